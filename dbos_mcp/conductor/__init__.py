@@ -1,0 +1,1 @@
+"""Upstream: what Conductor says, and how to ask."""

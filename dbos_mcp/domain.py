@@ -1,0 +1,66 @@
+"""Words that both sides of the event log use: statuses, and times as epoch milliseconds."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from time import time_ns
+
+
+class WorkflowStatus(StrEnum):
+    """The statuses known today. Conductor's field is open: a newer SDK may report others."""
+
+    ENQUEUED = "ENQUEUED"
+    DELAYED = "DELAYED"
+    PENDING = "PENDING"
+    SUCCESS = "SUCCESS"
+    ERROR = "ERROR"
+    MAX_RECOVERY_ATTEMPTS_EXCEEDED = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
+    CANCELLED = "CANCELLED"
+
+
+IN_FLIGHT = (WorkflowStatus.PENDING, WorkflowStatus.ENQUEUED, WorkflowStatus.DELAYED)
+FAILED = (WorkflowStatus.ERROR, WorkflowStatus.MAX_RECOVERY_ATTEMPTS_EXCEEDED)
+TERMINAL = (WorkflowStatus.SUCCESS, WorkflowStatus.CANCELLED, *FAILED)
+
+
+def now_ms() -> int:
+    """This machine's clock, in epoch milliseconds."""
+    return time_ns() // 1_000_000
+
+
+def to_datetime(ms: int) -> datetime:
+    """Epoch milliseconds as an aware UTC datetime.
+
+    Raises:
+        ValueError: a time that no calendar has (before year 1 or after 9999).
+    """
+    seconds, milliseconds = divmod(ms, 1000)
+    try:
+        whole = datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, OSError) as error:
+        raise ValueError(f"{ms} ms is not a time of the calendar") from error
+    return whole.replace(microsecond=milliseconds * 1000)
+
+
+def to_ms(moment: datetime) -> int:
+    """An aware datetime as epoch milliseconds, fractions below a millisecond dropped."""
+    whole = int(moment.replace(microsecond=0).timestamp())
+    return whole * 1000 + moment.microsecond // 1000
+
+
+def format_time(ms: int) -> str:
+    """Epoch milliseconds as RFC 3339 in UTC: `2026-11-21T06:30:05.120Z`, no fraction when it is 0."""
+    moment = to_datetime(ms)
+    timespec = "milliseconds" if moment.microsecond else "seconds"
+    return moment.replace(tzinfo=None).isoformat(timespec=timespec) + "Z"
+
+
+def parse_time(text: str) -> int:
+    """RFC 3339 or ISO 8601 text with a zone as epoch milliseconds.
+
+    Raises:
+        ValueError: not a time, or a time without a zone.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone")
+    return to_ms(moment)
