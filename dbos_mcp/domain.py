@@ -48,7 +48,7 @@ def to_ms(moment: datetime) -> int:
 
 
 def format_time(ms: int) -> str:
-    """Epoch milliseconds as RFC 3339 in UTC: `2026-11-21T06:30:05.120Z`, no fraction when it is 0."""
+    """Epoch milliseconds as RFC 3339 in UTC: `2026-11-21T06:30:05.120Z`, no fraction if 0."""
     moment = to_datetime(ms)
     timespec = "milliseconds" if moment.microsecond else "seconds"
     return moment.replace(tzinfo=None).isoformat(timespec=timespec) + "Z"

@@ -189,7 +189,7 @@ class Problem(Wire):
 
 
 class Body(Wire):
-    """A request body: unknown keys are refused, unset fields are left out rather than sent as null."""
+    """A request body: unknown keys are refused, unset fields left out, not sent as null."""
 
     model_config = ConfigDict(extra="forbid")
 
