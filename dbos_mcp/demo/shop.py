@@ -153,8 +153,8 @@ def restock(shelf: str) -> str:
 
 
 @DBOS.workflow()
-def nightly_report(scheduled_at: datetime, context: Any) -> str:
-    return f"{context} at {scheduled_at:%Y-%m-%d}"
+def nightly_report(scheduled_at: datetime, context: Any) -> None:
+    DBOS.set_event("report", f"{context} at {scheduled_at:%Y-%m-%d}")
 
 
 def make_orders(count: int, first: int = 1001) -> list[Order]:
