@@ -1,0 +1,70 @@
+"""When the worker runs: at once, then at an interval; in one process at a time, never twice."""
+
+import logging
+from datetime import UTC, datetime
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+from filelock import FileLock, Timeout
+
+from dbos_mcp.errors import AuthenticationError, DbosMcpError
+from dbos_mcp.sync.worker import SyncWorker
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 5.0
+
+
+class SyncScheduler:
+    """Runs `worker.run_once()` while this process leads.
+
+    The leader holds a file lock, which the system lets go of when the process ends, however it
+    ends; the others try at every interval, so one of them takes over within it.
+    """
+
+    def __init__(
+        self, worker: SyncWorker, *, interval_seconds: float = INTERVAL_SECONDS
+    ) -> None:
+        self.worker = worker
+        cache = worker.mirror.cache.path
+        self._leadership = FileLock(
+            cache.with_name(cache.name + ".leader.lock"), timeout=0, mode=0o600, thread_local=False
+        )
+        self._scheduler = AsyncIOScheduler(timezone=UTC)
+        self._job = self._scheduler.add_job(
+            self._tick,
+            IntervalTrigger(seconds=interval_seconds, timezone=UTC),
+            max_instances=1,
+            coalesce=True,
+            misfire_grace_time=None,
+            next_run_time=datetime.now(UTC),
+        )
+
+    @property
+    def leads(self) -> bool:
+        return bool(self._leadership.is_locked)
+
+    def start(self) -> None:
+        """Needs a running event loop."""
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        self._scheduler.shutdown(wait=False)
+        self._leadership.release(force=True)
+
+    async def _tick(self) -> None:
+        if not self.leads:
+            try:
+                self._leadership.acquire()
+            except Timeout:
+                return
+        try:
+            await self.worker.run_once()
+        except AuthenticationError as error:
+            # Every further cycle would be refused too: wait for a login, which makes a new one.
+            logger.warning("Syncing stops: %s", error)
+            self._job.pause()
+        except DbosMcpError as error:
+            logger.info("This cycle failed: %s", error)
+        except Exception:
+            logger.exception("This cycle failed unexpectedly; the next one will be tried.")
