@@ -29,7 +29,7 @@ Send = Callable[[], Awaitable[object]]
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What came of one command on one workflow; statuses as the mirror saw them, None if unknown."""
+    """What came of one command on one workflow; a status is None where it could not be seen."""
 
     workflow_id: str
     outcome: CommandOutcome
@@ -56,7 +56,7 @@ class Commands:
                 cancel_children=cancel_children,
             )
 
-        arguments = {"cancel_children": True} if cancel_children else {}
+        arguments: dict[str, object] = {"cancel_children": True} if cancel_children else {}
         return await self._each(application_name, workflow_ids, "cancel", arguments, send)
 
     async def resume(
@@ -69,7 +69,7 @@ class Commands:
                 client.resume_workflow, application_name, workflow_id, queue_name=queue_name
             )
 
-        arguments = {"queue_name": queue_name} if queue_name else {}
+        arguments: dict[str, object] = {"queue_name": queue_name} if queue_name else {}
         return await self._each(application_name, workflow_ids, "resume", arguments, send)
 
     async def fork(

@@ -144,7 +144,6 @@ def steps_due(
     )
 
 
-
 def status(connection: Connection, application_name: str, workflow_id: str) -> str | None:
     return connection.execute(
         select(col(WorkflowRow.status)).where(

@@ -22,9 +22,7 @@ class SyncScheduler:
     ends; the others try at every interval, so one of them takes over within it.
     """
 
-    def __init__(
-        self, worker: SyncWorker, *, interval_seconds: float = INTERVAL_SECONDS
-    ) -> None:
+    def __init__(self, worker: SyncWorker, *, interval_seconds: float = INTERVAL_SECONDS) -> None:
         self.worker = worker
         cache = worker.mirror.cache.path
         self._leadership = FileLock(

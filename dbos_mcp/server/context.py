@@ -1,0 +1,182 @@
+"""What a tool may ask for: the opened runtime, and the login that is under way.
+
+Nothing is opened, migrated or sent before the client's first messages are answered: the lifespan
+starts `keep_syncing` beside the server, and a tool that needs the runtime waits for it.
+"""
+
+import functools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import anyio
+from mcp.server.mcpserver import Context, MCPServer, Resolve
+from mcp.server.mcpserver.exceptions import ToolError
+
+from dbos_mcp.conductor.auth import MANAGED_ISSUER, DeviceAuthorization, DeviceLogin
+from dbos_mcp.conductor.credentials import Credentials, CredentialStore
+from dbos_mcp.errors import DbosMcpError, LoginError, UsageError
+from dbos_mcp.queries.freshness import freshness
+from dbos_mcp.runtime import Runtime, open_client, open_runtime
+from dbos_mcp.settings import Settings
+from dbos_mcp.sync.scheduler import SyncScheduler
+
+logger = logging.getLogger(__name__)
+
+FIRST_LOOK_SECONDS = 10.0
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Session:
+    """One server process's state: opened at the first need, opened again after a login."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._opening = anyio.Lock()
+        self._stack = AsyncExitStack()
+        self._runtime: Runtime | None = None
+        self._login: tuple[DeviceAuthorization, DeviceLogin] | None = None
+
+    async def runtime(self) -> Runtime:
+        """Open what is not open yet, and start syncing.
+
+        Raises:
+            DbosMcpError: see `open_runtime`; the next call tries again.
+        """
+        async with self._opening:
+            if self._runtime is None:
+                async with AsyncExitStack() as stack:
+                    runtime = await stack.enter_async_context(open_runtime(self.settings))
+                    if runtime.live is not None:
+                        scheduler = SyncScheduler(runtime.live.worker)
+                        scheduler.start()
+                        stack.callback(scheduler.stop)
+                    self._stack = stack.pop_all()
+                    self._runtime = runtime
+            return self._runtime
+
+    async def close(self) -> None:
+        async with self._opening:
+            self._runtime = None
+            await self._stack.aclose()
+
+    async def start_login(self) -> DeviceLogin:
+        """Begin a device login.
+
+        Raises:
+            UsageError: this target has no login. LoginError, UnavailableError: it did not begin.
+        """
+        if not self.settings.is_managed or self.settings.token is not None:
+            raise UsageError(
+                "There is nothing to log in to: "
+                + (
+                    "DBOS_TOKEN is set."
+                    if self.settings.token is not None
+                    else "this Conductor is used without a login."
+                )
+            )
+        authorization = DeviceAuthorization(MANAGED_ISSUER)
+        login = await authorization.start()
+        self._login = (authorization, login)
+        return login
+
+    async def complete_login(self, timeout_seconds: float) -> Credentials:
+        """Wait for the person's approval, keep the credentials, and begin anew with them.
+
+        Raises:
+            LoginPendingError: not yet. LoginError: it came to nothing.
+        """
+        if self._login is None:
+            raise LoginError("No login is under way.", hint="Call login first.")
+        authorization, login = self._login
+        tokens = await authorization.complete(login, timeout_seconds=timeout_seconds)
+        fresh = Credentials(
+            organization=self.settings.organization or "",
+            token=tokens.access_token,
+            refresh_token=tokens.refresh_token,
+            expires_at=tokens.expires_at,
+        )
+        async with open_client(self.settings, lambda: fresh) as client:
+            user = await client.get_current_user()
+        credentials = Credentials(
+            organization=self.settings.organization or user.org_name,
+            token=fresh.token,
+            user_name=user.name,
+            refresh_token=fresh.refresh_token,
+            expires_at=fresh.expires_at,
+        )
+        CredentialStore(self.settings.credentials_path).save(credentials)
+        self._login = None
+        await self.close()
+        return credentials
+
+
+@asynccontextmanager
+async def open_session(settings: Settings) -> AsyncIterator[Session]:
+    """A session that opens its runtime in the background."""
+    session = Session(settings)
+
+    async def begin() -> None:
+        try:
+            await session.runtime()
+        except DbosMcpError as error:
+            logger.warning("Not syncing yet: %s", error)
+
+    async with anyio.create_task_group() as background:
+        background.start_soon(begin)
+        try:
+            yield session
+        finally:
+            background.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await session.close()
+
+
+def lifespan(
+    settings: Settings,
+) -> Callable[[MCPServer[Session]], Any]:
+    return lambda _server: open_session(settings)
+
+
+def speaking_to_agents(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    """Of what a handler raises, the SDK shows the model the text of ToolError alone."""
+
+    @functools.wraps(function)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await function(*args, **kwargs)
+        except DbosMcpError as error:
+            retry = " The same call may succeed later." if error.retryable else ""
+            raise ToolError(f"{error}{retry}") from error
+
+    return wrapper
+
+
+async def _session(ctx: Context[Session, Any]) -> Session:
+    return ctx.request_context.lifespan_context
+
+
+@speaking_to_agents
+async def _runtime(ctx: Context[Session, Any]) -> Runtime:
+    runtime = await ctx.request_context.lifespan_context.runtime()
+    if runtime.live is not None:
+        await _first_look(runtime)
+    return runtime
+
+
+async def _first_look(runtime: Runtime) -> None:
+    """Wait, within reason, until some process has once listed the applications, or failed to."""
+    assert runtime.live is not None
+    with anyio.move_on_after(FIRST_LOOK_SECONDS):
+        while True:
+            state = await runtime.live.mirror.read(freshness)
+            if state.as_of is not None or state.reason is not None:
+                return
+            await anyio.sleep(0.05)
+
+
+CurrentSession = Annotated[Session, Resolve(_session)]
+CurrentRuntime = Annotated[Runtime, Resolve(_runtime)]
