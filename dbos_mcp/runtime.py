@@ -1,21 +1,27 @@
 """Everything that one target needs, opened and closed together."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import anyio.to_thread
 import httpx
+from sqlalchemy import Connection
 
+from dbos_mcp.conductor.auth import Tokens
 from dbos_mcp.conductor.client import ConductorClient
 from dbos_mcp.conductor.credentials import Credentials, CredentialStore, IdentitySource
-from dbos_mcp.errors import AuthenticationError, UsageError
+from dbos_mcp.domain import now_ms
+from dbos_mcp.errors import AuthenticationError, LoginError, NotFoundError, UsageError
 from dbos_mcp.settings import LOCAL_ORGANIZATION, Settings
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.migrate import open_cache
 from dbos_mcp.sync.commands import Commands
 from dbos_mcp.sync.mirror import Mirror
 from dbos_mcp.sync.worker import SyncWorker
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,15 @@ class Runtime:
     live: Live | None
     """None when everything is answered from the cache (`--offline`)."""
 
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a snapshot of the cache, on a thread."""
+
+        def run() -> T:
+            with self.cache.read() as connection:
+                return work(connection)
+
+        return await anyio.to_thread.run_sync(run)
+
     def require_live(self) -> Live:
         if self.live is None:
             raise UsageError(
@@ -45,8 +60,12 @@ class Runtime:
 
 
 @asynccontextmanager
-async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
+async def open_runtime(
+    settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None
+) -> AsyncIterator[Runtime]:
     """Open the target's cache and, unless offline, the way to its Conductor. Sends nothing.
+
+    `transport` takes the place of the network.
 
     Raises:
         AuthenticationError: nobody is logged in, so not even the organization is known.
@@ -62,7 +81,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         stack.callback(cache.close)
         live = None
         if not settings.offline:
-            client = await stack.enter_async_context(open_client(settings, identity))
+            client = await stack.enter_async_context(open_client(settings, identity, transport))
             mirror = Mirror(cache, client, payloads=settings.payloads)
             worker = SyncWorker(mirror, history_ms=settings.history_ms)
             live = Live(client, mirror, worker, Commands(mirror))
@@ -71,12 +90,13 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
 
 @asynccontextmanager
 async def open_client(
-    settings: Settings, identity: IdentitySource
+    settings: Settings,
+    identity: IdentitySource,
+    transport: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncIterator[ConductorClient]:
     """The way to Conductor: over the network, or to a local one inside this process."""
     async with AsyncExitStack() as stack:
-        transport: httpx.AsyncBaseTransport | None = None
-        if settings.system_database_url is not None:
+        if transport is None and settings.system_database_url is not None:
             from dbos_mcp.local_conductor.app import create_app
             from dbos_mcp.local_conductor.system_database import SystemDatabase
 
@@ -117,3 +137,31 @@ def identity_source(settings: Settings) -> IdentitySource:
         return credentials
 
     return stored
+
+
+async def finish_login(
+    settings: Settings, tokens: Tokens, *, transport: httpx.AsyncBaseTransport | None = None
+) -> Credentials:
+    """Learn who has logged in, and keep the credentials.
+
+    Raises:
+        LoginError: Conductor does not know the user, so there is no organization to ask for.
+    """
+    token, organization, user_name = tokens.access_token, settings.organization, None
+    async with open_client(
+        settings, lambda: Credentials(organization or "", token), transport
+    ) as client:
+        try:
+            user = await client.get_current_user()
+        except NotFoundError as error:
+            if organization is None:
+                raise LoginError(
+                    "The login worked, but Conductor does not know this user.",
+                    hint="Register at the DBOS console, or set DBOS_ORG.",
+                ) from error
+        else:
+            organization, user_name = organization or user.org_name, user.name
+    expires_at = None if tokens.expires_in is None else now_ms() // 1000 + tokens.expires_in
+    credentials = Credentials(organization, token, user_name, tokens.refresh_token, expires_at)
+    CredentialStore(settings.credentials_path).save(credentials)
+    return credentials

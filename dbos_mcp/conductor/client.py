@@ -68,8 +68,7 @@ from dbos_mcp.errors import (
     UnavailableError,
     UsageError,
 )
-
-MANAGED_URL = "https://cloud.dbos.dev/conductor"
+from dbos_mcp.settings import MANAGED_URL
 
 T = TypeVar("T")
 

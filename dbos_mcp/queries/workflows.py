@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy import Connection, Row, and_, func, or_, select
 from sqlmodel import col
 
@@ -31,8 +31,9 @@ HISTORY_ENTRIES = 20
 
 class WorkflowItem(BaseModel):
     """A workflow as the mirror last saw it. `duration_ms` is from start to end, of the workflow if
-    it ended; `queue_wait_ms` from creation to dequeue."""
+    it ended. `key` orders workflows of the same millisecond; it is no one else's business."""
 
+    key: int = Field(exclude=True, validation_alias="id")
     workflow_id: str
     status: str
     workflow_name: str | None = None
@@ -76,7 +77,13 @@ class WorkflowPage:
     items: list[WorkflowItem]
     total: int
     """How many workflows match, on all pages."""
-    next_cursor: str | None
+    more: bool
+    """Whether there is a page behind this one."""
+
+    def cursor_after(self, count: int) -> str:
+        """Where to go on when only the first `count` items were shown."""
+        last = self.items[count - 1]
+        return Cursor(last.created_at, last.key).encode()
 
 
 @dataclass(frozen=True)
@@ -140,10 +147,7 @@ def list_workflows(
         .order_by(col(WorkflowRow.created_at).desc(), col(WorkflowRow.id).desc())
         .limit(limit + 1)
     ).all()
-    more = len(rows) > limit
-    rows = rows[:limit]
-    next_cursor = Cursor(rows[-1].created_at, rows[-1].id).encode() if more else None
-    return WorkflowPage([_item(row) for row in rows], total, next_cursor)
+    return WorkflowPage([_item(row) for row in rows[:limit]], total, more=len(rows) > limit)
 
 
 def get_workflow(connection: Connection, application_name: str, workflow_id: str) -> WorkflowDetail:

@@ -1,7 +1,7 @@
 """What a tool may ask for: the opened runtime, and the login that is under way.
 
 Nothing is opened, migrated or sent before the client's first messages are answered: the lifespan
-starts `keep_syncing` beside the server, and a tool that needs the runtime waits for it.
+begins to open the runtime beside the server, and a tool that needs the runtime waits for it.
 """
 
 import functools
@@ -11,14 +11,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import anyio
-from mcp.server.mcpserver import Context, MCPServer, Resolve
+import httpx
+from mcp.server.mcpserver import Context, Resolve
 from mcp.server.mcpserver.exceptions import ToolError
 
-from dbos_mcp.conductor.auth import MANAGED_ISSUER, DeviceAuthorization, DeviceLogin
-from dbos_mcp.conductor.credentials import Credentials, CredentialStore
+from dbos_mcp.conductor.auth import MANAGED_ISSUER, DeviceAuthorization, DeviceLogin, Tokens
+from dbos_mcp.conductor.credentials import Credentials
 from dbos_mcp.errors import DbosMcpError, LoginError, UsageError
 from dbos_mcp.queries.freshness import freshness
-from dbos_mcp.runtime import Runtime, open_client, open_runtime
+from dbos_mcp.runtime import Runtime, finish_login, open_runtime
 from dbos_mcp.settings import Settings
 from dbos_mcp.sync.scheduler import SyncScheduler
 
@@ -33,12 +34,16 @@ R = TypeVar("R")
 class Session:
     """One server process's state: opened at the first need, opened again after a login."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
         self.settings = settings
+        self._transport = transport
         self._opening = anyio.Lock()
         self._stack = AsyncExitStack()
         self._runtime: Runtime | None = None
         self._login: tuple[DeviceAuthorization, DeviceLogin] | None = None
+        self._granted: Tokens | None = None
 
     async def runtime(self) -> Runtime:
         """Open what is not open yet, and start syncing.
@@ -49,11 +54,13 @@ class Session:
         async with self._opening:
             if self._runtime is None:
                 async with AsyncExitStack() as stack:
-                    runtime = await stack.enter_async_context(open_runtime(self.settings))
+                    runtime = await stack.enter_async_context(
+                        open_runtime(self.settings, transport=self._transport)
+                    )
                     if runtime.live is not None:
                         scheduler = SyncScheduler(runtime.live.worker)
                         scheduler.start()
-                        stack.callback(scheduler.stop)
+                        stack.push_async_callback(scheduler.stop)
                     self._stack = stack.pop_all()
                     self._runtime = runtime
             return self._runtime
@@ -78,9 +85,9 @@ class Session:
                     else "this Conductor is used without a login."
                 )
             )
-        authorization = DeviceAuthorization(MANAGED_ISSUER)
+        authorization = DeviceAuthorization(MANAGED_ISSUER, transport=self._transport)
         login = await authorization.start()
-        self._login = (authorization, login)
+        self._login, self._granted = (authorization, login), None
         return login
 
     async def complete_login(self, timeout_seconds: float) -> Credentials:
@@ -91,33 +98,21 @@ class Session:
         """
         if self._login is None:
             raise LoginError("No login is under way.", hint="Call login first.")
-        authorization, login = self._login
-        tokens = await authorization.complete(login, timeout_seconds=timeout_seconds)
-        fresh = Credentials(
-            organization=self.settings.organization or "",
-            token=tokens.access_token,
-            refresh_token=tokens.refresh_token,
-            expires_at=tokens.expires_at,
-        )
-        async with open_client(self.settings, lambda: fresh) as client:
-            user = await client.get_current_user()
-        credentials = Credentials(
-            organization=self.settings.organization or user.org_name,
-            token=fresh.token,
-            user_name=user.name,
-            refresh_token=fresh.refresh_token,
-            expires_at=fresh.expires_at,
-        )
-        CredentialStore(self.settings.credentials_path).save(credentials)
-        self._login = None
+        if self._granted is None:  # a code is good for one grant, Conductor may be away just then
+            authorization, login = self._login
+            self._granted = await authorization.complete(login, timeout_seconds=timeout_seconds)
+        credentials = await finish_login(self.settings, self._granted, transport=self._transport)
+        self._login = self._granted = None
         await self.close()
         return credentials
 
 
 @asynccontextmanager
-async def open_session(settings: Settings) -> AsyncIterator[Session]:
+async def open_session(
+    settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None
+) -> AsyncIterator[Session]:
     """A session that opens its runtime in the background."""
-    session = Session(settings)
+    session = Session(settings, transport=transport)
 
     async def begin() -> None:
         try:
@@ -133,12 +128,6 @@ async def open_session(settings: Settings) -> AsyncIterator[Session]:
             background.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
                 await session.close()
-
-
-def lifespan(
-    settings: Settings,
-) -> Callable[[MCPServer[Session]], Any]:
-    return lambda _server: open_session(settings)
 
 
 def speaking_to_agents(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
@@ -169,10 +158,9 @@ async def _runtime(ctx: Context[Session, Any]) -> Runtime:
 
 async def _first_look(runtime: Runtime) -> None:
     """Wait, within reason, until some process has once listed the applications, or failed to."""
-    assert runtime.live is not None
     with anyio.move_on_after(FIRST_LOOK_SECONDS):
         while True:
-            state = await runtime.live.mirror.read(freshness)
+            state = await runtime.read(freshness)
             if state.as_of is not None or state.reason is not None:
                 return
             await anyio.sleep(0.05)

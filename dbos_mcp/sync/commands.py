@@ -13,16 +13,20 @@ from uuid import uuid4
 from sqlalchemy import Connection
 
 from dbos_mcp.conductor.models import ForkRequest
+from dbos_mcp.domain import WorkflowStatus
 from dbos_mcp.errors import (
     AuthenticationError,
     ConductorError,
     DbosMcpError,
     NotFoundError,
     PermissionDeniedError,
+    UsageError,
 )
 from dbos_mcp.store.events import CommandIssued, CommandName, CommandOutcome, CommandSettled
 from dbos_mcp.sync import known
 from dbos_mcp.sync.mirror import Mirror
+
+_ENDED_FOR_GOOD = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR)
 
 Send = Callable[[], Awaitable[object]]
 
@@ -117,14 +121,22 @@ class Commands:
         results = []
         for workflow_id in dict.fromkeys(workflow_ids):
             if workflow_id not in exists:
-                error = NotFoundError(
+                missing = NotFoundError(
                     f"{application_name} has no workflow {workflow_id!r}; nothing was sent.",
                     hint="Look ids up with list_workflows.",
                 )
-                results.append(CommandResult(workflow_id, "failed", error=error))
+                results.append(CommandResult(workflow_id, "failed", error=missing))
+                continue
+            before = await self._status(application_name, workflow_id)
+            if command in ("cancel", "resume") and before in _ENDED_FOR_GOOD:
+                error = UsageError(
+                    f"{workflow_id} has ended as {before}; nothing was sent, since Conductor would"
+                    f" accept a {command} and do nothing.",
+                    hint="fork_workflow runs it again from a step, under a new id.",
+                )
+                results.append(CommandResult(workflow_id, "failed", before, before, error=error))
                 continue
             command_id = str(uuid4())
-            before = await self._status(application_name, workflow_id)
             await self._record(
                 CommandIssued(
                     application_name=application_name,

@@ -1,5 +1,6 @@
 """When the worker runs: at once, then at an interval; in one process at a time, never twice."""
 
+import asyncio
 import logging
 from datetime import UTC, datetime
 
@@ -38,6 +39,8 @@ class SyncScheduler:
             next_run_time=datetime.now(UTC),
         )
 
+    _cycle: "asyncio.Task[object] | None" = None
+
     @property
     def leads(self) -> bool:
         return bool(self._leadership.is_locked)
@@ -46,11 +49,16 @@ class SyncScheduler:
         """Needs a running event loop."""
         self._scheduler.start()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
+        """End the cycle that runs, where it can be left, and let go of the lead."""
         self._scheduler.shutdown(wait=False)
+        if self._cycle is not None:
+            self._cycle.cancel()
+            await asyncio.wait({self._cycle})
         self._leadership.release(force=True)
 
     async def _tick(self) -> None:
+        self._cycle = asyncio.current_task()
         if not self.leads:
             try:
                 self._leadership.acquire()
