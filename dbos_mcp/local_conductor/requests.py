@@ -8,7 +8,8 @@ time looks like, and that all text can be stored.
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn, TypeVar
+from math import isfinite
+from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from pydantic import ValidationError
@@ -48,6 +49,10 @@ def _time(value: Any) -> str | None:
     return "must be an RFC 3339 time with a zone"
 
 
+def _not_blank(value: Any) -> str | None:
+    return "must not be blank" if isinstance(value, str) and not value.strip() else None
+
+
 def _fine(_: Any) -> None:
     return None
 
@@ -58,6 +63,7 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "timeBucketSizeMs": _within(1, INT64),
     "startStep": _within(-INT32 - 1, INT32),
     "fromStep": _within(-INT32 - 1, INT32),
+    "newWorkflowId": _not_blank,
     "startTime": _time,
     "endTime": _time,
     "completedAfter": _time,
@@ -105,12 +111,12 @@ _CONVERTERS: dict[type, Callable[[str], object]] = {bool: _boolean, int: _intege
 
 
 def parse_query(types: Mapping[str, type], given: Mapping[str, str]) -> dict[str, Any]:
-    """The query parameters of `types` by snake_case name. As upstream, a blank one counts as not
-    given and an unknown one is nobody's business."""
+    """The query parameters of `types` by snake_case name. As upstream, a blank filter is no filter,
+    and an unknown parameter is nobody's business."""
     values: dict[str, Any] = {}
     errors = []
     for name in types.keys() & given.keys():
-        if not given[name]:
+        if types[name] is str and not given[name]:
             continue
         try:
             value = _CONVERTERS[types[name]](given[name])
@@ -136,7 +142,7 @@ def parse_body(model: type[B], raw: bytes, *, required: bool) -> B:
             raise InvalidRequestError(400, ("body", "is required"))
         return model()
     try:
-        body = json.loads(raw, parse_constant=_refuse_constant)
+        body = json.loads(raw, parse_constant=_number, parse_float=_number)
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(400, ("body", f"is not JSON: {error}")) from error
     if not isinstance(body, dict):
@@ -147,8 +153,12 @@ def parse_body(model: type[B], raw: bytes, *, required: bool) -> B:
     return model.model_validate(body)
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON value")
+def _number(text: str) -> float:
+    """A number with a point; `2.0` is an integer in JSON Schema."""
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{text} is not a number of JSON, or too large for one")
+    return int(number) if number.is_integer() else number
 
 
 def _body_errors(model: type[Body], body: dict[str, Any]) -> Iterator[tuple[str, str]]:

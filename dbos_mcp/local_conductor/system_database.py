@@ -18,7 +18,6 @@ import logging
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
@@ -60,7 +59,7 @@ from dbos_mcp.conductor.models import (
     WorkflowSearch,
     WorkflowSelection,
 )
-from dbos_mcp.domain import parse_time, to_datetime
+from dbos_mcp.domain import format_time, parse_time, to_datetime
 from dbos_mcp.errors import ConductorError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -311,12 +310,12 @@ class ApplicationDatabase:
             schedule_name=_list(body.schedule_name),
             parent_workflow_id=_list(body.parent_workflow_id),
             forked_from=_list(body.forked_from),
-            start_time=_dbos_time(body.start_time),
-            end_time=_dbos_time(body.end_time),
-            completed_after=_dbos_time(body.completed_after),
-            completed_before=_dbos_time(body.completed_before),
-            dequeued_after=_dbos_time(body.dequeued_after),
-            dequeued_before=_dbos_time(body.dequeued_before),
+            start_time=_iso(body.start_time),
+            end_time=_iso(body.end_time),
+            completed_after=_iso(body.completed_after),
+            completed_before=_iso(body.completed_before),
+            dequeued_after=_iso(body.dequeued_after),
+            dequeued_before=_iso(body.dequeued_before),
             has_parent=body.has_parent,
             was_forked_from=body.was_forked_from,
             attributes=body.attributes,
@@ -757,13 +756,8 @@ def _list(values: Sequence[str] | None) -> list[str] | None:
     return None if values is None else list(values)
 
 
-def _dbos_time(ms: int | None) -> str | None:
-    """A bound for `DBOSClient`, half a millisecond late: it multiplies seconds as floats and cuts
-    off the fraction, which turns one time in eight or so into the millisecond before."""
-    if ms is None:
-        return None
-    moment: datetime = to_datetime(ms) + timedelta(microseconds=500)
-    return moment.isoformat()
+def _iso(ms: int | None) -> str | None:
+    return None if ms is None else format_time(ms)
 
 
 def _calendar(ms: int | None) -> int | None:
