@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import anyio.to_thread
@@ -73,14 +74,14 @@ async def open_runtime(
         UsageError: settings that do not go together.
     """
     async with AsyncExitStack() as stack:
-        identity = identity_source(settings)
-        path = settings.cache or settings.cache_path(identity().organization)
+        path = await anyio.to_thread.run_sync(locate_cache, settings)
         cache = await anyio.to_thread.run_sync(
             lambda: open_cache(path, writable=not settings.offline)
         )
         stack.callback(cache.close)
         live = None
         if not settings.offline:
+            identity = identity_source(settings)
             client = await stack.enter_async_context(open_client(settings, identity, transport))
             mirror = Mirror(cache, client, payloads=settings.payloads)
             worker = SyncWorker(mirror, history_ms=settings.history_ms)
@@ -106,6 +107,15 @@ async def open_client(
             transport = httpx.ASGITransport(create_app(database))
         client = ConductorClient(settings.base_url, identity, transport=transport)
         yield await stack.enter_async_context(client)
+
+
+def locate_cache(settings: Settings) -> Path:
+    """The cache file of the target; one that is named needs no login.
+
+    Raises:
+        AuthenticationError: nobody is logged in, so not even the organization is known.
+    """
+    return settings.cache or settings.cache_path(identity_source(settings)().organization)
 
 
 def identity_source(settings: Settings) -> IdentitySource:

@@ -23,6 +23,7 @@ class ApplicationItem(BaseModel):
     workflows: int
     in_flight: int
     failed: int
+    as_of: EpochMs | None = None
     offline_since: EpochMs | None = None
 
 
@@ -48,8 +49,8 @@ def list_applications(connection: Connection) -> list[ApplicationItem]:
             select(
                 col(WorkflowRow.application_name),
                 func.count().label("workflows"),
-                func.sum(status.in_(IN_FLIGHT)).label("in_flight"),
-                func.sum(status.in_(FAILED)).label("failed"),
+                func.count().filter(status.in_(IN_FLIGHT)).label("in_flight"),
+                func.count().filter(status.in_(FAILED)).label("failed"),
             )
             .where(alive)
             .group_by(col(WorkflowRow.application_name))
@@ -60,6 +61,7 @@ def list_applications(connection: Connection) -> list[ApplicationItem]:
         select(table_of(ApplicationRow)).order_by(col(ApplicationRow.application_name))
     ):
         count = counts.get(row.application_name)
+        state = sync_state.load(connection, row.application_name)
         items.append(
             ApplicationItem(
                 application_name=row.application_name,
@@ -69,7 +71,8 @@ def list_applications(connection: Connection) -> list[ApplicationItem]:
                 workflows=count.workflows if count else 0,
                 in_flight=count.in_flight if count else 0,
                 failed=count.failed if count else 0,
-                offline_since=sync_state.load(connection, row.application_name).offline_since,
+                as_of=state.succeeded_at,
+                offline_since=state.offline_since,
             )
         )
     return items

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
+from sqlmodel import col
 
 from dbos_mcp.store import sync_state
+from dbos_mcp.store.projections.applications import ApplicationRow
 from dbos_mcp.store.sync_state import CONDUCTOR
 
 
@@ -34,3 +36,15 @@ def freshness(connection: Connection, application_name: str = CONDUCTOR) -> Fres
         offline_since=state.offline_since,
         reason=state.last_error,
     )
+
+
+def looked_at_conductor(connection: Connection) -> bool:
+    """Whether the applications were ever listed, or could not be."""
+    state = sync_state.load(connection, CONDUCTOR)
+    return state.attempted_at is not None
+
+
+def looked_at_applications(connection: Connection) -> bool:
+    """Whether every listed application was once read to the end, or could not be."""
+    names = connection.execute(select(col(ApplicationRow.application_name))).scalars()
+    return all(sync_state.load(connection, name).attempted_at is not None for name in names.all())

@@ -18,7 +18,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from dbos_mcp.conductor.auth import MANAGED_ISSUER, DeviceAuthorization, DeviceLogin, Tokens
 from dbos_mcp.conductor.credentials import Credentials
 from dbos_mcp.errors import DbosMcpError, LoginError, UsageError
-from dbos_mcp.queries.freshness import freshness
+from dbos_mcp.queries.freshness import looked_at_applications, looked_at_conductor
 from dbos_mcp.runtime import Runtime, finish_login, open_runtime
 from dbos_mcp.settings import Settings
 from dbos_mcp.sync.scheduler import SyncScheduler
@@ -26,6 +26,7 @@ from dbos_mcp.sync.scheduler import SyncScheduler
 logger = logging.getLogger(__name__)
 
 FIRST_LOOK_SECONDS = 10.0
+FIRST_LOAD_SECONDS = 2.0
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -157,13 +158,17 @@ async def _runtime(ctx: Context[Session, Any]) -> Runtime:
 
 
 async def _first_look(runtime: Runtime) -> None:
-    """Wait, within reason, until some process has once listed the applications, or failed to."""
-    with anyio.move_on_after(FIRST_LOOK_SECONDS):
-        while True:
-            state = await runtime.read(freshness)
-            if state.as_of is not None or state.reason is not None:
-                return
-            await anyio.sleep(0.05)
+    """On a new mirror, wait within reason for what any process finds at its first look.
+
+    An application that takes longer to load than that is answered with what is there.
+    """
+    for patience, looked in (
+        (FIRST_LOOK_SECONDS, looked_at_conductor),
+        (FIRST_LOAD_SECONDS, looked_at_applications),
+    ):
+        with anyio.move_on_after(patience):
+            while not await runtime.read(looked):
+                await anyio.sleep(0.02)
 
 
 CurrentSession = Annotated[Session, Resolve(_session)]

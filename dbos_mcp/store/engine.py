@@ -158,6 +158,7 @@ def _engine(path: Path, *, read_only: bool) -> Engine:
         pool_size=8 if read_only else 1,
         max_overflow=0,
         pool_timeout=LOCK_TIMEOUT_SECONDS,
+        hide_parameters=True,  # in errors and logs: they are the application's data
     )
     own = (
         ("PRAGMA query_only = ON",)

@@ -154,12 +154,13 @@ def diff_steps(
                 step_ids=tuple(sorted(gone)),
             )
         )
-    ended = [step.completed_at for step in now if step.completed_at is not None]
+    # Not the ends: a sleep's is in the future while it lasts.
+    started = [step.started_at for step in now if step.started_at is not None]
     events.append(
         StepsObserved(
             application_name=application_name,
             workflow_id=workflow_id,
-            occurred_at=max(ended, default=None),
+            occurred_at=max(started, default=None),
             steps=now,
         )
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -9,11 +10,14 @@ from apscheduler.triggers.interval import IntervalTrigger
 from filelock import FileLock, Timeout
 
 from dbos_mcp.errors import AuthenticationError, DbosMcpError
-from dbos_mcp.sync.worker import SyncWorker
+from dbos_mcp.sync.worker import ApplicationReport, SyncWorker
 
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 5.0
+
+OnCycle = Callable[[list[ApplicationReport] | DbosMcpError], None]
+"""Told what each cycle did, or why it did nothing."""
 
 
 class SyncScheduler:
@@ -23,8 +27,15 @@ class SyncScheduler:
     ends; the others try at every interval, so one of them takes over within it.
     """
 
-    def __init__(self, worker: SyncWorker, *, interval_seconds: float = INTERVAL_SECONDS) -> None:
+    def __init__(
+        self,
+        worker: SyncWorker,
+        *,
+        interval_seconds: float = INTERVAL_SECONDS,
+        on_cycle: OnCycle = lambda _outcome: None,
+    ) -> None:
         self.worker = worker
+        self._on_cycle = on_cycle
         cache = worker.mirror.cache.path
         self._leadership = FileLock(
             cache.with_name(cache.name + ".leader.lock"), timeout=0, mode=0o600, thread_local=False
@@ -65,12 +76,13 @@ class SyncScheduler:
             except Timeout:
                 return
         try:
-            await self.worker.run_once()
-        except AuthenticationError as error:
-            # Every further cycle would be refused too: wait for a login, which makes a new one.
-            logger.warning("Syncing stops: %s", error)
-            self._job.pause()
+            self._on_cycle(await self.worker.run_once())
         except DbosMcpError as error:
             logger.info("This cycle failed: %s", error)
+            self._on_cycle(error)
+            if isinstance(error, AuthenticationError):
+                # Every further cycle would be refused too; a login begins with a new scheduler.
+                logger.warning("Syncing stops until somebody logs in: %s", error)
+                self._job.pause()
         except Exception:
             logger.exception("This cycle failed unexpectedly; the next one will be tried.")

@@ -24,6 +24,7 @@ async def list_applications(runtime: CurrentRuntime) -> str:
             ("workflows", lambda item: str(item.workflows)),
             ("in_flight", lambda item: str(item.in_flight)),
             ("failed", lambda item: str(item.failed)),
+            ("mirrored", lambda item: render.time(item.as_of) or "loading"),
             ("private_mode", lambda item: "yes" if item.private_mode else None),
             ("offline_since", lambda item: render.time(item.offline_since)),
         ],

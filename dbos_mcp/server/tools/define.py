@@ -12,7 +12,7 @@ from typing import Any
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase
 from mcp_types import ToolAnnotations
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from dbos_mcp.server.context import speaking_to_agents
@@ -55,13 +55,13 @@ def _tool(function: Handler, annotations: ToolAnnotations) -> Tool:
     tool = Tool.from_function(
         speaking_to_agents(function), annotations=annotations, structured_output=False
     )
-    tool.fn_metadata.arg_model = _known_arguments_only(tool.fn_metadata.arg_model)
+    tool.fn_metadata.arg_model = _known_arguments_only(tool.name, tool.fn_metadata.arg_model)
     tool.parameters = _compact(tool.fn_metadata.arg_model.model_json_schema(by_alias=True))
     tool.description = " ".join(tool.description.split())
     return tool
 
 
-def _known_arguments_only(arguments: type[ArgModelBase]) -> type[ArgModelBase]:
+def _known_arguments_only(name: str, arguments: type[ArgModelBase]) -> type[ArgModelBase]:
     class KnownArguments(arguments):  # type: ignore[valid-type,misc] # made per tool
         model_config = ConfigDict(extra="forbid")
 
@@ -73,17 +73,16 @@ def _known_arguments_only(arguments: type[ArgModelBase]) -> type[ArgModelBase]:
                     near = difflib.get_close_matches(name, cls.model_fields, n=1)
                     raise PydanticCustomError(
                         "unknown_argument",
-                        "Unknown argument '{name}'{hint}. Arguments: {known}",
+                        "Unknown argument '{name}'{hint} Arguments: {known}",
                         {
                             "name": str(name)[:80],
-                            "hint": f", did you mean '{near[0]}'?" if near else "",
+                            "hint": f": did you mean '{near[0]}'?" if near else ".",
                             "known": ", ".join(cls.model_fields),
                         },
                     )
             return values
 
-    KnownArguments.__name__ = arguments.__name__
-    return KnownArguments
+    return create_model(name, __base__=KnownArguments)
 
 
 def _compact(schema: Any) -> Any:

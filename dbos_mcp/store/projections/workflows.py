@@ -83,10 +83,10 @@ _seen = _insert.excluded
 
 def _keep_unless_looked_at(column: str) -> Any:
     """A look without payloads does not forget the ones we have, unless the status moved on."""
-    known = col(getattr(WorkflowRow, column))
     return case(
         (_seen["payloads_loaded"], _seen[column]),
-        (col(WorkflowRow.status) == _seen["status"], known),
+        (col(WorkflowRow.status) == _seen["status"], col(getattr(WorkflowRow, column))),
+        else_=_seen[column],
     )
 
 
