@@ -132,8 +132,9 @@ class DeviceAuthorization:
         if not response.is_success:
             raise _final_error(_error_name(response))
         answer = self._parse(_DeviceAnswer, response)
-        for uri in filter(None, (answer.verification_uri, answer.verification_uri_complete)):
-            _require_https(uri)
+        _require_https(answer.verification_uri)
+        if answer.verification_uri_complete is not None:
+            _require_https(answer.verification_uri_complete)
         return DeviceLogin(
             user_code=one_line(answer.user_code, 100),
             verification_uri=answer.verification_uri,
