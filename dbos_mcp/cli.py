@@ -212,6 +212,7 @@ def local_conductor(
     from dbos_mcp.local_conductor.app import serve
     from dbos_mcp.local_conductor.system_database import SystemDatabase
 
+    err.print(f"The Conductor API is at http://127.0.0.1:{port} (DBOS_URL); Ctrl-C ends it.")
     serve(SystemDatabase(system_database_url, application or []), port=port)
 
 

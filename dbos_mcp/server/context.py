@@ -167,7 +167,8 @@ async def _first_look(runtime: Runtime) -> None:
         (FIRST_LOAD_SECONDS, looked_at_applications),
     ):
         with anyio.move_on_after(patience):
-            while not await runtime.read(looked):
+            # Another process may be the one that looks: only the cache says when it has.
+            while not await runtime.read(looked):  # noqa: ASYNC110
                 await anyio.sleep(0.02)
 
 
