@@ -102,6 +102,7 @@ _NOT_SENT = (
 _ANOTHER_RESOURCE = (
     "In a URL it would address another resource; a search by workflow_ids can name any workflow."
 )
+_NOT_CONDUCTOR = "A proxy, or something else at a wrong DBOS_URL, may be answering."
 _MAY_HAVE_RUN = "The command may have run: look at the state before sending it again."
 
 
@@ -505,6 +506,12 @@ class _Asked:
         """No answer, or one that broke off."""
         sent = not isinstance(error, _NOT_SENT)
         unknown = self.command and sent
+        if isinstance(error, httpx.DecodingError):
+            return ResponseError(
+                f"The answer of Conductor at {self._host} cannot be unpacked.",
+                hint=_MAY_HAVE_RUN if unknown else _NOT_CONDUCTOR,
+                outcome_unknown=unknown,
+            )
         reason = "timed out" if isinstance(error, httpx.TimeoutException) else str(error)
         return UnavailableError(
             f"Conductor at {self._host} {'gave no answer' if sent else 'cannot be reached'}"
@@ -569,7 +576,7 @@ class _Asked:
         return ResponseError(
             f"Conductor at {self._host} answered {response.status_code} with "
             f"{_media_type(response)} that is not of API v2{self._because(fault)}.",
-            hint=_MAY_HAVE_RUN if self.command else "A proxy or a wrong DBOS_URL may be answering.",
+            hint=_MAY_HAVE_RUN if self.command else _NOT_CONDUCTOR,
             outcome_unknown=self.command,
         )
 
@@ -583,7 +590,9 @@ class _Asked:
         permission = "application.write" if self.command else "application.read"
         return PermissionDeniedError(
             f"Conductor does not allow this{because}{self._because(reason)}.",
-            hint=f"The credentials need the permission {permission}, for this application.",
+            hint=f"It needs the permission {permission}; a key may be limited to some applications."
+            if "{organization}" in self.template
+            else "An API key has no user: log in.",
         )
 
     @property

@@ -570,6 +570,12 @@ async def test_a_command_that_is_forbidden_names_the_permission_to_write() -> No
     assert "application.write" in error.hint
 
 
+async def test_an_api_key_that_asks_for_its_user_is_told_why_it_may_not() -> None:
+    error = await error_of(lambda c: c.get_current_user(), Upstream(problem(403)))
+    assert isinstance(error, PermissionDeniedError)
+    assert "API key" in error.hint
+
+
 async def test_503_of_a_list_of_applications_blames_no_application() -> None:
     error = await error_of(lambda c: c.list_applications(), Upstream(problem(503)))
     assert isinstance(error, UnavailableError)
@@ -629,6 +635,15 @@ async def test_a_success_that_is_not_the_apis_says_what_came(
         assert word in str(error)
     assert "secret" not in str(error)
     assert error.__cause__ is error.__context__ is None
+
+
+async def test_an_answer_that_cannot_be_unpacked_is_not_conductors() -> None:
+    squeezed = Response(b"not gzip", headers={"Content-Encoding": "gzip"})
+    of_read = await error_of(read, Upstream(squeezed))
+    of_command = await error_of(command, Upstream(squeezed))
+    assert isinstance(of_read, ResponseError)
+    assert isinstance(of_command, ResponseError)
+    assert (of_read.outcome_unknown, of_command.outcome_unknown) == (False, True)
 
 
 # What becomes of no answer, and what a command may have done
