@@ -15,16 +15,8 @@ from dbos_mcp.store import event_log, projector
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.events import KINDS, Event, StepsObserved, StepState, from_log, storable
 from dbos_mcp.store.migrate import open_cache
-from tests.store.factories import (
-    ANY_JSON,
-    BORN,
-    SHOP,
-    any_event,
-    any_of,
-    changed,
-    issued,
-    observed,
-)
+from tests.store.factories import BORN, SHOP, changed, issued, observed
+from tests.store.strategies import ANY_JSON, any_event, any_of
 
 HOSTILE = (
     "'; DROP TABLE event; -- \"\0\r\n\u2028\u202e\x1b[31m\x9b é 書 👩‍👩‍👧 \U000e0041 {{x}} <b>"
