@@ -70,7 +70,7 @@ class Cache:
         self.writable = writable
         self._lock_timeout_seconds = lock_timeout_seconds
         # SQLite follows symbolic links; two names of one file must share one lock.
-        self._file = path.resolve()
+        self._file = Path(os.path.realpath(path))
         self._lock_path = self._beside(".lock")
         self._reader = _engine(self._file, read_only=True)
         self._writer = _engine(self._file, read_only=False) if writable else None
@@ -165,15 +165,15 @@ class Cache:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         lock = FileLock(self._lock_path, timeout=self._lock_timeout_seconds, mode=0o600)
-        try:
-            with self._faults_as_errors("locked", OSError):
+        with self._faults_as_errors("locked", OSError):
+            try:
                 lock.acquire()
-        except Timeout as error:
-            raise StoreError(
-                f"Another process has held the cache {self.path} locked for"
-                f" {self._lock_timeout_seconds:g} s.",
-                hint="Try again; if it stays so, look for a stopped dbos-mcp process.",
-            ) from error
+            except Timeout as error:
+                raise StoreError(
+                    f"Another process has held the cache {self.path} locked for"
+                    f" {self._lock_timeout_seconds:g} s.",
+                    hint="Try again; if it stays so, look for a stopped dbos-mcp process.",
+                ) from error
         try:
             yield
         finally:
@@ -191,7 +191,7 @@ class Cache:
         )
         try:
             yield
-        except (IntegrityError, sqlite3.IntegrityError, Timeout):
+        except (IntegrityError, sqlite3.IntegrityError):
             raise
         except faults as error:
             reason, hint = _explain(error)

@@ -198,6 +198,13 @@ def test_a_foreign_database_left_by_a_crash_keeps_what_its_wal_holds(tmp_path: P
     assert (crashed.read_bytes(), wal.read_bytes()) == before
 
 
+def test_a_link_that_leads_to_itself_is_told_in_a_sentence(tmp_path: Path) -> None:
+    loop = tmp_path / "cache.sqlite"
+    loop.symlink_to(loop)
+    with pytest.raises(StoreError):
+        Cache(loop)
+
+
 def test_a_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotOurFileError):
         Cache(tmp_path)

@@ -35,6 +35,14 @@ print("ready", flush=True)
 sys.stdin.readline()
 open_cache(Path(sys.argv[1])).close()
 """
+OPEN_AS_INSTALLED = """
+import sys
+from pathlib import Path
+from dbos_mcp.store.migrate import migrations_folder, open_cache
+
+assert migrations_folder() == Path.cwd() / "installed" / "dbos_mcp" / "_migrations"
+open_cache(Path(sys.argv[1])).close()
+"""
 UPGRADE = """
 import sys
 from pathlib import Path
@@ -236,7 +244,7 @@ def test_a_first_opening_may_stop_at_any_statement(tmp_path: Path, blank_cache: 
     assert stopped > 25
 
 
-def test_a_wheel_carries_the_migrations(tmp_path: Path) -> None:
+def test_an_installed_wheel_carries_its_migrations(tmp_path: Path) -> None:
     uv = shutil.which("uv")
     if uv is None:
         pytest.skip("uv is not installed: no wheel was built")
@@ -253,9 +261,10 @@ def test_a_wheel_carries_the_migrations(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-    here = {
-        f"dbos_mcp/_migrations/{path.relative_to(root / 'migrations').as_posix()}"
-        for path in (root / "migrations").rglob("*.py")
-    }
-    assert here <= names
+        archive.extractall(tmp_path / "installed")
+    subprocess.run(
+        [sys.executable, "-c", OPEN_AS_INSTALLED, str(tmp_path / "cache.sqlite")],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        cwd=tmp_path,
+        check=True,
+    )
