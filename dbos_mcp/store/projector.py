@@ -36,11 +36,8 @@ def record(connection: Connection, events: Sequence[Event], *, recorded_at: int)
 
 def catch_up(connection: Connection) -> list[str]:
     """Rebuild the read models that an older version of their code wrote; their names."""
-    versions = dict(
-        connection.execute(select(col(CheckpointRow.name), col(CheckpointRow.version)))
-        .tuples()
-        .all()
-    )
+    rows = connection.execute(select(col(CheckpointRow.name), col(CheckpointRow.version)))
+    versions = {row.name: row.version for row in rows}
     stale = [p for p in PROJECTIONS if versions.get(p.name) != p.version]
     if stale:
         _replay(connection, PROJECTIONS)
