@@ -3,6 +3,9 @@
 from datetime import UTC, datetime
 from enum import StrEnum
 from time import time_ns
+from typing import Annotated
+
+from pydantic import PlainSerializer
 
 
 class WorkflowStatus(StrEnum):
@@ -64,3 +67,7 @@ def parse_time(text: str) -> int:
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")
     return to_ms(moment)
+
+
+EpochMs = Annotated[int, PlainSerializer(format_time, return_type=str, when_used="json")]
+"""Epoch milliseconds in Python, RFC 3339 in a JSON answer."""

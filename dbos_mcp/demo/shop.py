@@ -10,9 +10,8 @@ import argparse
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 
 from dbos import (
     DBOS,
@@ -36,15 +35,11 @@ CITIES = {
 RATES_PENCE = {"LS": 395, "BS": 450, "CF": 475, "G": 620}
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(TypedDict):
+    order_id: str
     number: int
     city: str
     total_pence: int
-
-    @property
-    def order_id(self) -> str:
-        return f"order-{self.number}"
 
 
 class PaymentGatewayBusyError(Exception):
@@ -56,20 +51,20 @@ _attempts: dict[int, int] = {}
 
 @DBOS.step()
 def check_stock(order: Order) -> int:
-    return 1 + order.number % 3
+    return 1 + order["number"] % 3
 
 
 @DBOS.step(retries_allowed=True, max_attempts=4, interval_seconds=0.01)
 def charge_card(order: Order) -> str:
-    _attempts[order.number] = _attempts.get(order.number, 0) + 1
-    if order.number % 4 == 0 and _attempts[order.number] < 3:
-        raise PaymentGatewayBusyError(f"gateway busy, attempt {_attempts[order.number]}")
-    return f"payment-{order.number}"
+    _attempts[order["number"]] = _attempts.get(order["number"], 0) + 1
+    if order["number"] % 4 == 0 and _attempts[order["number"]] < 3:
+        raise PaymentGatewayBusyError(f"gateway busy, attempt {_attempts[order['number']]}")
+    return f"payment-{order['number']}"
 
 
 @DBOS.step()
 def reserve_items(order: Order) -> list[str]:
-    return [f"shelf-{order.number % 7}"]
+    return [f"shelf-{order['number'] % 7}"]
 
 
 @DBOS.step()
@@ -84,7 +79,7 @@ def quote_delivery(area: str) -> int:
 
 @DBOS.step()
 def confirm_courier(order: Order, pence: int) -> str:
-    return f"courier for {order.order_id} at {pence}p"
+    return f"courier for {order['order_id']} at {pence}p"
 
 
 @DBOS.step()
@@ -104,7 +99,7 @@ def export_ledger(page: int) -> int:
 
 @DBOS.workflow()
 def book_courier(order: Order) -> str:
-    area = find_depot(order.city)
+    area = find_depot(order["city"])
     return confirm_courier(order, quote_delivery(area))
 
 
@@ -126,7 +121,7 @@ def place_order(order: Order) -> str:
     check_stock(order)
     payment = charge_card(order)
     DBOS.set_event("payment", payment)
-    DBOS.enqueue_workflow(EMAILS, email_receipt, order.order_id)
+    DBOS.enqueue_workflow(EMAILS, email_receipt, order["order_id"])
     return fulfil_order(order)
 
 
@@ -160,15 +155,22 @@ def nightly_report(scheduled_at: datetime, context: Any) -> None:
 def make_orders(count: int, first: int = 1001) -> list[Order]:
     cities = list(CITIES)
     return [
-        Order(number, cities[index % len(cities)], 1250 + 37 * index)
+        Order(
+            order_id=f"order-{number}",
+            number=number,
+            city=cities[index % len(cities)],
+            total_pence=1250 + 37 * index,
+        )
         for index, number in enumerate(range(first, first + count))
     ]
 
 
 def place(order: Order) -> WorkflowHandle[str]:
     with (
-        SetWorkflowID(order.order_id),
-        SetWorkflowAttributes({"city": order.city, "customer": f"customer-{order.number % 9}"}),
+        SetWorkflowID(order["order_id"]),
+        SetWorkflowAttributes(
+            {"city": order["city"], "customer": f"customer-{order['number'] % 9}"}
+        ),
     ):
         return DBOS.start_workflow(place_order, order)
 

@@ -1,0 +1,228 @@
+"""The command line. The only module that prints: on stdio, stdout belongs to the protocol.
+
+Exit codes, as dbosctl's: 1 it failed, 2 wrong usage, 3 a login is needed, 4 not found.
+"""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from dbos_mcp import __version__
+from dbos_mcp.errors import DbosMcpError, UsageError
+from dbos_mcp.runtime import locate_cache, open_runtime
+from dbos_mcp.server.render import plain
+from dbos_mcp.settings import LogLevel, Settings
+from dbos_mcp.store import projector
+from dbos_mcp.store.migrate import open_cache
+from dbos_mcp.sync.scheduler import SyncScheduler
+from dbos_mcp.sync.worker import ApplicationReport
+
+logger = logging.getLogger(__name__)
+
+app = typer.Typer(
+    name="dbos-mcp",
+    help="An MCP server for DBOS workflows, on a local mirror of DBOS Conductor. Without a command"
+    " it serves MCP on stdin and stdout.",
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """The program's entry point: runs a command, and turns errors into messages and exit codes."""
+    try:
+        app(standalone_mode=True)
+    except DbosMcpError as error:
+        err.print(escape(plain(f"Error: {error.message}", limit=2000)))
+        if error.hint:
+            err.print(escape(plain(error.hint, limit=2000)))
+        sys.exit(error.exit_code)
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line, so that no message can pose as another."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=True)
+
+
+def _log_to_stderr(level: LogLevel) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for noisy in ("httpx", "httpcore", "apscheduler", "alembic", "filelock", "dbos"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"dbos-mcp {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def serve(
+    context: typer.Context,
+    cache: Annotated[
+        Path | None, typer.Option(help="The cache file (DBOS_MCP_CACHE).", dir_okay=False)
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Answer from the cache alone, send nothing.")
+    ] = False,
+    log_level: Annotated[
+        LogLevel | None, typer.Option(help="What goes to stderr (DBOS_MCP_LOG_LEVEL).")
+    ] = None,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    settings = Settings.from_env(
+        os.environ, cache=cache, offline=offline or None, log_level=log_level
+    )
+    _log_to_stderr(settings.log_level)
+    context.obj = settings
+    if context.invoked_subcommand is None:
+        from dbos_mcp.server.app import build_server
+
+        build_server(settings).run("stdio")
+
+
+@app.command()
+def sync(
+    context: typer.Context,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
+) -> None:
+    """Mirror Conductor into the cache, once."""
+    settings: Settings = context.obj
+    if settings.offline:
+        raise UsageError("sync and --offline do not go together.")
+    try:
+        failed = anyio.run(_watch if watch else _sync_once, settings)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if failed:
+        sys.exit(1)
+
+
+async def _sync_once(settings: Settings) -> bool:
+    async with open_runtime(settings) as runtime:
+        worker = runtime.require_live().worker
+        if err.is_terminal:
+            with Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False),
+                TextColumn("{task.completed} workflows"),
+                TimeElapsedColumn(),
+                console=err,
+                transient=True,
+            ) as bar:
+                task = bar.add_task("applications", total=None)
+
+                def show(application_name: str, subject: str, count: int) -> None:
+                    description = f"{plain(application_name)}: {subject}"
+                    bar.update(task, description=description, completed=count)
+
+                reports = await worker.run_once(show)
+        else:
+            reports = await worker.run_once()
+        _print_reports(reports)
+        out.print(f"Cache: {escape(str(runtime.cache.path))}")
+    return any(report.error for report in reports)
+
+
+async def _watch(settings: Settings) -> bool:
+    def show(outcome: "list[ApplicationReport] | DbosMcpError") -> None:
+        if isinstance(outcome, DbosMcpError):
+            out.print(escape(plain(str(outcome), limit=500)))
+        else:
+            _print_reports([r for r in outcome if r.events or r.error])
+
+    async with open_runtime(settings) as runtime:
+        scheduler = SyncScheduler(runtime.require_live().worker, on_cycle=show)
+        scheduler.start()
+        out.print(f"Mirroring into {escape(str(runtime.cache.path))}; Ctrl-C ends it.")
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await scheduler.stop()
+    return False
+
+
+def _print_reports(reports: list[ApplicationReport]) -> None:
+    for report in reports:
+        line = (
+            f"{plain(report.application_name)}: {report.workflows_seen} workflows seen,"
+            f" {report.events} events"
+        )
+        if report.error is not None:
+            line += f"; stopped: {plain(str(report.error), limit=500)}"
+        out.print(escape(line))
+
+
+@app.command()
+def rebuild(context: typer.Context) -> None:
+    """Fold the read models from the event log again, and say whether they came out equal."""
+    cache = open_cache(locate_cache(context.obj))
+    try:
+        with cache.write() as connection:
+            tables = projector.rebuild(connection)
+    finally:
+        cache.close()
+    for table in tables:
+        verdict = "equal to the live ones" if table.equal else "DIFFERENT from the live ones"
+        out.print(f"{table.table}: {table.rows} rows, {verdict}")
+    if not all(table.equal for table in tables):
+        err.print("The rebuilt rows are kept: the log is the truth. Please report this.")
+        sys.exit(1)
+
+
+@app.command("local-conductor")
+def local_conductor(
+    system_database_url: Annotated[
+        str, typer.Option(help="sqlite:///… or postgresql://…", envvar="DBOS_SYSTEM_DATABASE_URL")
+    ],
+    application: Annotated[
+        list[str] | None, typer.Option("--app", help="The application to show; may be repeated.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8090,
+) -> None:
+    """Serve the Conductor API on loopback, in front of a DBOS system database."""
+    from dbos_mcp.local_conductor.app import serve
+    from dbos_mcp.local_conductor.system_database import SystemDatabase
+
+    err.print(f"The Conductor API is at http://127.0.0.1:{port} (DBOS_URL); Ctrl-C ends it.")
+    serve(SystemDatabase(system_database_url, application or []), port=port)
+
+
+@app.command()
+def demo(
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep the demo's cache in this folder.", file_okay=False)
+    ] = None,
+) -> None:
+    """Run a shop of real workflows, mirror it, break it, and ask what happened. Takes a minute."""
+    from dbos_mcp.demo.tour import run_tour
+
+    anyio.run(run_tour, out, keep)

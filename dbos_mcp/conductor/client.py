@@ -1,0 +1,716 @@
+"""Conductor's API v2: one async method per operation, and one place where requests are made.
+
+`_request` is the only way out. It builds the path, asks once, and turns every failure and every
+status into an answer of `conductor.models` or an error of `dbos_mcp.errors`; nothing here retries.
+Reads may be repeated by whoever calls, commands must not be: when one may have run although no
+answer came, the error says so in `outcome_unknown`.
+
+Names are put into paths with care. httpx resolves dot segments, so that deleting the workflow `..`
+would go out as deleting its application.
+"""
+
+import re
+import unicodedata
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cache
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+
+from dbos_mcp.conductor.credentials import IdentitySource
+from dbos_mcp.conductor.models import (
+    Application,
+    ApplicationVersion,
+    BackfillRequest,
+    Body,
+    BulkCancelRequest,
+    BulkDeleteRequest,
+    BulkForkFromFailureRequest,
+    BulkResumeRequest,
+    CancelRequest,
+    Event,
+    Executor,
+    ForkRequest,
+    ForkResult,
+    LatestVersionRequest,
+    Notification,
+    Problem,
+    Queue,
+    ResumeRequest,
+    Schedule,
+    Step,
+    StepAggregate,
+    StepAggregateQuery,
+    StreamEntry,
+    TriggerResult,
+    UserProfile,
+    Workflow,
+    WorkflowAggregate,
+    WorkflowAggregateQuery,
+    WorkflowIds,
+    WorkflowSearch,
+)
+from dbos_mcp.errors import (
+    AuthenticationError,
+    DbosMcpError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    RejectedError,
+    ResponseError,
+    UnavailableError,
+    UsageError,
+)
+from dbos_mcp.settings import MANAGED_URL
+
+T = TypeVar("T")
+
+_ORGANIZATION = "/v2/orgs/{organization}"
+_APPLICATION = _ORGANIZATION + "/apps/{application}"
+_WORKFLOWS = _APPLICATION + "/workflows"
+_WORKFLOW = _WORKFLOWS + "/{workflow}"
+_SCHEDULES = _APPLICATION + "/schedules"
+_SCHEDULE = _SCHEDULES + "/{schedule}"
+_QUEUES = _APPLICATION + "/queues"
+
+_FIELD = re.compile(r"\{(\w+)\}")
+
+_LOOKUP = {
+    "organization": "Check the organization's name (DBOS_ORG).",
+    "application": "list_applications shows the names.",
+    "workflow": "list_workflows shows the ids.",
+    "queue": "list_queues shows the names.",
+    "schedule": "list_schedules shows the names.",
+}
+
+_NOT_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+    httpx.LocalProtocolError,
+)
+
+_ANOTHER_RESOURCE = (
+    "In a URL it would address another resource; a search by workflow_ids can name any workflow."
+)
+_NOT_CONDUCTOR = "A proxy, or something else at a wrong DBOS_URL, may be answering."
+_MAY_HAVE_RUN = "The command may have run: look at the state before sending it again."
+
+
+class ConductorClient:
+    """Asks one Conductor, as whoever `identity` says at the time of the call.
+
+    Methods raise the ConductorError and NotFoundError of `dbos_mcp.errors`, and UsageError, before
+    anything is sent, for what cannot be asked without asking for something else.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        identity: IdentitySource,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        url = _parse_base_url(base_url)
+        self._identity = identity
+        self._http = httpx.AsyncClient(
+            # httpx logs URLs in full, so a password must not stay in one.
+            base_url=url.copy_with(userinfo=b""),
+            auth=httpx.BasicAuth(url.username, url.password) if url.userinfo else None,
+            timeout=httpx.Timeout(30.0, connect=5.0),
+            follow_redirects=False,
+            transport=transport,
+        )
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    # Applications
+
+    async def list_applications(self) -> list[Application]:
+        return await self._get(list[Application], _ORGANIZATION + "/apps")
+
+    async def get_application(self, application_name: str) -> Application:
+        return await self._get(Application, _APPLICATION, application=application_name)
+
+    async def list_executors(self, application_name: str) -> list[Executor]:
+        path = _APPLICATION + "/executors"
+        return await self._get(list[Executor], path, application=application_name)
+
+    async def list_application_versions(self, application_name: str) -> list[ApplicationVersion]:
+        path = _APPLICATION + "/versions"
+        return await self._get(list[ApplicationVersion], path, application=application_name)
+
+    async def get_current_user(self) -> UserProfile:
+        """Of a login; an API key has no user."""
+        return await self._get(UserProfile, "/v2/users/me")
+
+    # Workflows
+
+    async def list_workflows(
+        self,
+        application_name: str,
+        *,
+        status: str | None = None,
+        workflow_name: str | None = None,
+        limit: int,
+        offset: int | None = None,
+        sort_desc: bool | None = None,
+        load_input: bool | None = None,
+        load_output: bool | None = None,
+    ) -> list[Workflow]:
+        """The GET form: one value per filter."""
+        _require_limit(limit)
+        params = {
+            "status": status,
+            "workflowName": workflow_name,
+            "limit": limit,
+            "offset": offset,
+            "sortDesc": sort_desc,
+            "loadInput": load_input,
+            "loadOutput": load_output,
+        }
+        return await self._get(
+            list[Workflow], _WORKFLOWS, params=params, application=application_name
+        )
+
+    async def search_workflows(
+        self, application_name: str, search: WorkflowSearch
+    ) -> list[Workflow]:
+        _require_limit(search.limit)
+        path = _WORKFLOWS + "/search"
+        return await self._query(list[Workflow], path, search, application=application_name)
+
+    async def get_workflow(self, application_name: str, workflow_id: str) -> Workflow:
+        return await self._get(
+            Workflow, _WORKFLOW, application=application_name, workflow=workflow_id
+        )
+
+    async def list_steps(
+        self,
+        application_name: str,
+        workflow_id: str,
+        *,
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> list[Step]:
+        """With outputs. An unknown workflow has an empty list, here and in the next three."""
+        if limit is not None:
+            _require_limit(limit)
+        return await self._get(
+            list[Step],
+            _WORKFLOW + "/steps",
+            params={"limit": limit, "offset": offset},
+            application=application_name,
+            workflow=workflow_id,
+        )
+
+    async def list_events(self, application_name: str, workflow_id: str) -> list[Event]:
+        path = _WORKFLOW + "/events"
+        return await self._get(
+            list[Event], path, application=application_name, workflow=workflow_id
+        )
+
+    async def list_notifications(
+        self, application_name: str, workflow_id: str
+    ) -> list[Notification]:
+        path = _WORKFLOW + "/notifications"
+        return await self._get(
+            list[Notification], path, application=application_name, workflow=workflow_id
+        )
+
+    async def list_streams(self, application_name: str, workflow_id: str) -> list[StreamEntry]:
+        path = _WORKFLOW + "/streams"
+        return await self._get(
+            list[StreamEntry], path, application=application_name, workflow=workflow_id
+        )
+
+    async def get_workflow_aggregates(
+        self, application_name: str, query: WorkflowAggregateQuery
+    ) -> list[WorkflowAggregate]:
+        path = _WORKFLOWS + "/aggregates"
+        return await self._query(list[WorkflowAggregate], path, query, application=application_name)
+
+    async def get_step_aggregates(
+        self, application_name: str, query: StepAggregateQuery
+    ) -> list[StepAggregate]:
+        path = _APPLICATION + "/steps/aggregates"
+        return await self._query(list[StepAggregate], path, query, application=application_name)
+
+    # Queues and schedules
+
+    async def list_queues(self, application_name: str) -> list[Queue]:
+        return await self._get(list[Queue], _QUEUES, application=application_name)
+
+    async def get_queue(self, application_name: str, queue_name: str) -> Queue:
+        path = _QUEUES + "/{queue}"
+        return await self._get(Queue, path, application=application_name, queue=queue_name)
+
+    async def list_schedules(
+        self,
+        application_name: str,
+        *,
+        status: str | None = None,
+        workflow_name: str | None = None,
+        schedule_name_prefix: str | None = None,
+        load_context: bool | None = None,
+    ) -> list[Schedule]:
+        params = {
+            "status": status,
+            "workflowName": workflow_name,
+            "scheduleNamePrefix": schedule_name_prefix,
+            "loadContext": load_context,
+        }
+        return await self._get(
+            list[Schedule], _SCHEDULES, params=params, application=application_name
+        )
+
+    async def get_schedule(self, application_name: str, schedule_name: str) -> Schedule:
+        return await self._get(
+            Schedule, _SCHEDULE, application=application_name, schedule=schedule_name
+        )
+
+    # Commands: sent once, never repeated here
+
+    async def cancel_workflow(
+        self, application_name: str, workflow_id: str, *, cancel_children: bool = False
+    ) -> None:
+        await self._post(
+            object,
+            _WORKFLOW + "/cancel",
+            CancelRequest(cancel_children=cancel_children or None),
+            application=application_name,
+            workflow=workflow_id,
+        )
+
+    async def resume_workflow(
+        self, application_name: str, workflow_id: str, *, queue_name: str | None = None
+    ) -> None:
+        """Enqueues the workflow again, a running one included."""
+        await self._post(
+            object,
+            _WORKFLOW + "/resume",
+            ResumeRequest(queue_name=queue_name),
+            application=application_name,
+            workflow=workflow_id,
+        )
+
+    async def fork_workflow(
+        self, application_name: str, workflow_id: str, request: ForkRequest
+    ) -> str:
+        """The new workflow's id. With `new_workflow_id` set, a repeat cannot make a second fork."""
+        result = await self._post(
+            ForkResult,
+            _WORKFLOW + "/fork",
+            request,
+            application=application_name,
+            workflow=workflow_id,
+        )
+        return result.workflow_id
+
+    async def delete_workflow(
+        self, application_name: str, workflow_id: str, *, delete_children: bool = False
+    ) -> None:
+        await self._request(
+            "DELETE",
+            _WORKFLOW,
+            {"application": application_name, "workflow": workflow_id},
+            object,
+            params={"deleteChildren": delete_children or None},
+            command=True,
+        )
+
+    async def bulk_cancel_workflows(
+        self, application_name: str, request: BulkCancelRequest
+    ) -> None:
+        path = _WORKFLOWS + "/bulk-cancel"
+        await self._post(object, path, request, application=application_name)
+
+    async def bulk_resume_workflows(
+        self, application_name: str, request: BulkResumeRequest
+    ) -> None:
+        path = _WORKFLOWS + "/bulk-resume"
+        await self._post(object, path, request, application=application_name)
+
+    async def bulk_delete_workflows(
+        self, application_name: str, request: BulkDeleteRequest
+    ) -> None:
+        path = _WORKFLOWS + "/bulk-delete"
+        await self._post(object, path, request, application=application_name)
+
+    async def bulk_fork_from_failure(
+        self, application_name: str, request: BulkForkFromFailureRequest
+    ) -> list[str]:
+        """The new workflows' ids."""
+        path = _WORKFLOWS + "/bulk-fork-from-failure"
+        result = await self._post(WorkflowIds, path, request, application=application_name)
+        return result.workflow_ids
+
+    async def pause_schedule(self, application_name: str, schedule_name: str) -> None:
+        path = _SCHEDULE + "/pause"
+        await self._post(object, path, application=application_name, schedule=schedule_name)
+
+    async def resume_schedule(self, application_name: str, schedule_name: str) -> None:
+        path = _SCHEDULE + "/resume"
+        await self._post(object, path, application=application_name, schedule=schedule_name)
+
+    async def trigger_schedule(self, application_name: str, schedule_name: str) -> str:
+        """The id of the workflow it started."""
+        result = await self._post(
+            TriggerResult,
+            _SCHEDULE + "/trigger",
+            application=application_name,
+            schedule=schedule_name,
+        )
+        return result.workflow_id
+
+    async def backfill_schedule(
+        self, application_name: str, schedule_name: str, request: BackfillRequest
+    ) -> list[str]:
+        """The ids of the workflows it started."""
+        result = await self._post(
+            WorkflowIds,
+            _SCHEDULE + "/backfill",
+            request,
+            application=application_name,
+            schedule=schedule_name,
+        )
+        return result.workflow_ids
+
+    async def set_latest_application_version(
+        self, application_name: str, version_name: str
+    ) -> None:
+        await self._request(
+            "PATCH",
+            _APPLICATION + "/versions/latest",
+            {"application": application_name},
+            object,
+            body=LatestVersionRequest(version_name=version_name),
+            command=True,
+        )
+
+    # The way out
+
+    async def _get(
+        self,
+        answer: type[T],
+        template: str,
+        *,
+        params: Mapping[str, str | int | None] | None = None,
+        **names: str,
+    ) -> T:
+        return await self._request("GET", template, names, answer, params=params)
+
+    async def _query(self, answer: type[T], template: str, body: Body, **names: str) -> T:
+        """A read whose filters do not fit into a query string."""
+        return await self._request("POST", template, names, answer, body=body)
+
+    async def _post(
+        self, answer: type[T], template: str, body: Body | None = None, **names: str
+    ) -> T:
+        return await self._request("POST", template, names, answer, body=body, command=True)
+
+    async def _request(
+        self,
+        method: str,
+        template: str,
+        names: Mapping[str, str],
+        answer: type[T],
+        *,
+        params: Mapping[str, str | int | None] | None = None,
+        body: Body | None = None,
+        command: bool = False,
+    ) -> T:
+        """Ask once. `answer` is the shape of a success; `object` where it says nothing."""
+        credentials = self._identity()
+        names = {"organization": credentials.organization, **names}
+        asked = _Asked(self._http.base_url, template, names, command, credentials.token)
+        request = self._build(method, asked, params, body)
+        auth = _Bearer(credentials.token) if credentials.token else httpx.USE_CLIENT_DEFAULT
+        try:
+            response = await self._http.send(request, auth=auth)
+        except httpx.HTTPError as error:
+            raise asked.failure(error) from error
+        if not response.is_success:
+            raise asked.refusal(response)
+        try:
+            return _parse(answer, response.content)
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        # Outside the handler: the validation error holds the answer's text.
+        raise asked.unreadable(response, ".".join([fault["type"], *map(str, fault["loc"])]))
+
+    def _build(
+        self,
+        method: str,
+        asked: "_Asked",
+        params: Mapping[str, str | int | None] | None,
+        body: Body | None,
+    ) -> httpx.Request:
+        given = {name: value for name, value in (params or {}).items() if value is not None}
+        for name, value in [*given.items(), *(body or ())]:
+            if value is not None and value in ("", (), [], {}):
+                raise UsageError(
+                    f"{name} is empty.",
+                    hint="An empty filter means everything upstream: leave it out, or fill it.",
+                )
+        path = asked.path()
+        try:
+            request = self._http.build_request(
+                method, path, params=given, json=None if body is None else body.to_request()
+            )
+        except (ValueError, httpx.InvalidURL) as error:
+            raise UsageError(
+                f"This cannot be sent to Conductor: {one_line(str(error))}."
+            ) from error
+        expected = self._http.base_url.raw_path + path.removeprefix("/").encode()
+        if request.url.raw_path.partition(b"?")[0] != expected:
+            raise UsageError("These names cannot be put into a URL.", hint=_ANOTHER_RESOURCE)
+        return request
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked, for the words of an error. No text of the server's goes unclipped."""
+
+    base_url: httpx.URL
+    template: str
+    names: Mapping[str, str]
+    command: bool
+    token: str | None = field(repr=False)
+
+    def path(self) -> str:
+        return _FIELD.sub(lambda match: self._segment(match[1]), self.template)
+
+    def failure(self, error: httpx.HTTPError) -> DbosMcpError:
+        """No answer, or one that broke off."""
+        sent = not isinstance(error, _NOT_SENT)
+        unknown = self.command and sent
+        if isinstance(error, httpx.DecodingError):
+            return ResponseError(
+                f"The answer of Conductor at {self._host} cannot be unpacked.",
+                hint=_MAY_HAVE_RUN if unknown else _NOT_CONDUCTOR,
+                outcome_unknown=unknown,
+            )
+        reason = "timed out" if isinstance(error, httpx.TimeoutException) else str(error)
+        return UnavailableError(
+            f"Conductor at {self._host} {'gave no answer' if sent else 'cannot be reached'}"
+            f"{self._because(reason or type(error).__name__)}.",
+            hint=_MAY_HAVE_RUN if unknown else "Check DBOS_URL and the network, then try again.",
+            outcome_unknown=unknown,
+        )
+
+    def refusal(self, response: httpx.Response) -> DbosMcpError:
+        """An answer that is not a success."""
+        status = response.status_code
+        phrase = f"{status} {httpx.codes.get_reason_phrase(status)}".rstrip()
+        answered = f"Conductor at {self._host} answered {phrase}"
+        because = self._because(*_explain(_problem(response)))
+        # 501 and 503 say that nothing was tried.
+        unknown = self.command and status >= 500 and status not in (501, 503)
+        hint = _MAY_HAVE_RUN if unknown else ""
+        if status == 401:
+            return AuthenticationError(
+                f"Conductor at {self._host} does not accept the credentials{because}.",
+                hint="Call `login`, or set DBOS_TOKEN.",
+            )
+        if status == 403:
+            return self._forbidden(response, because)
+        if status == 404 and _media_type(response) != "application/problem+json":
+            return ResponseError(
+                f"{answered} ({_media_type(response)}): it has no API v2 at this address.",
+                hint="A self-hosted Conductor needs image 0.17.0 or later; else DBOS_URL may miss "
+                "its prefix, such as /conductor.",
+            )
+        if status == 404:
+            return self._not_found(because)
+        if status == 429:
+            return RateLimitError(
+                f"Conductor at {self._host} has had too many requests{because}.",
+                hint="Wait before the next one.",
+                retry_after_seconds=_retry_after(response),
+            )
+        if status == 503 and "{application}" in self.template:
+            return UnavailableError(
+                f"Application {_quoted(self.names['application'])} has no healthy executor "
+                f"connected{because}.",
+                hint="Conductor asks the application itself: start it, or use the cache.",
+            )
+        if status in (502, 503, 504):
+            return UnavailableError(
+                f"{answered}{because}.",
+                hint=hint or "An executor, or a proxy, did not answer: try again later.",
+                outcome_unknown=unknown,
+            )
+        if 400 <= status < 500:
+            return RejectedError(f"{answered}{because}.")
+        if response.next_request is not None:
+            return ResponseError(
+                f"{answered}, to {response.next_request.url.host}.",
+                hint="Redirects are not followed: set DBOS_URL to where Conductor is.",
+            )
+        return ResponseError(f"{answered}{because}.", hint=hint, outcome_unknown=unknown)
+
+    def unreadable(self, response: httpx.Response, fault: str) -> ResponseError:
+        """A success that is not one of API v2."""
+        return ResponseError(
+            f"Conductor at {self._host} answered {response.status_code} with "
+            f"{_media_type(response)} that is not of API v2{self._because(fault)}.",
+            hint=_MAY_HAVE_RUN if self.command else _NOT_CONDUCTOR,
+            outcome_unknown=self.command,
+        )
+
+    def _forbidden(self, response: httpx.Response, because: str) -> PermissionDeniedError:
+        reason = response.headers.get("X-DBOS-Error", "")
+        if reason == "past_limit":
+            return PermissionDeniedError(
+                f"The organization is past the limit of its plan (past_limit){because}.",
+                hint="Its administrator can change the plan.",
+            )
+        permission = "application.write" if self.command else "application.read"
+        return PermissionDeniedError(
+            f"Conductor does not allow this{because}{self._because(reason)}.",
+            hint=f"It needs the permission {permission}; a key may be limited to some applications."
+            if "{organization}" in self.template
+            else "An API key has no user: log in.",
+        )
+
+    @property
+    def _host(self) -> str:
+        return str(self.base_url.netloc, "ascii")
+
+    def _not_found(self, because: str) -> NotFoundError:
+        """What was asked for is the last name in the path."""
+        names: list[str] = _FIELD.findall(self.template)
+        if not names:
+            return NotFoundError(
+                f"Conductor has no user for these credentials{because}.",
+                hint="An API key has no user, nor has a login that is not registered yet.",
+            )
+        sought = " in ".join(f"{name} {_quoted(self.names[name])}" for name in names[:-3:-1])
+        return NotFoundError(f"Conductor has no {sought}{because}.", hint=_LOOKUP[names[-1]])
+
+    def _segment(self, name: str) -> str:
+        value = self.names[name]
+        if value in ("", ".", "..") or any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
+            raise UsageError(
+                f"{_quoted(value)} cannot be asked for as {name}.", hint=_ANOTHER_RESOURCE
+            )
+        return quote(value, safe="")
+
+    def _because(self, *reasons: str) -> str:
+        """`: reason; reason`, each clipped, and without the token should the server repeat it."""
+        if self.token:
+            reasons = tuple(reason.replace(self.token, "[token]") for reason in reasons)
+        said = "; ".join(filter(None, map(one_line, reasons))).rstrip(".")
+        return f": {said}" if said else ""
+
+
+class _Bearer(httpx.Auth):
+    def __init__(self, token: str) -> None:
+        # httpx and h11 would quote it in their errors.
+        if not (token.isascii() and token.isprintable()) or " " in token:
+            raise AuthenticationError(
+                "The token holds spaces, line breaks or other characters that no token has.",
+                hint="Set DBOS_TOKEN to the token alone, or call `login`.",
+            )
+        self._token = token
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request
+
+
+def one_line(text: str, limit: int = 300) -> str:
+    """Text from elsewhere, fit for an error: no control or invisible characters, and not long."""
+    printable = "".join(c if c.isprintable() else " " for c in text[:limit])
+    return " ".join(printable.split()) + ("…" if len(text) > limit else "")
+
+
+def _quoted(name: str) -> str:
+    return one_line(repr(name), 100)
+
+
+def _parse_base_url(base_url: str) -> httpx.URL:
+    hint = f"Set DBOS_URL to an address such as {MANAGED_URL} or http://localhost:8090."
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL:
+        raise UsageError("The URL of Conductor is not a URL.", hint=hint) from None
+    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
+        raise UsageError(f"This is not the URL of a Conductor: {one_line(url.host)!r}.", hint=hint)
+    if url.scheme == "http" and url.host.rstrip(".") == httpx.URL(MANAGED_URL).host:
+        raise UsageError(f"{url.host} is to be asked over https.", hint=hint)
+    return url
+
+
+def _require_limit(limit: int | None) -> None:
+    if limit is None or limit < 1:
+        raise UsageError(
+            f"limit is {limit}.", hint="Give one of at least 1: without, every row would come."
+        )
+
+
+@cache
+def _adapter(answer: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(answer)
+
+
+def _parse(answer: type[T], content: bytes) -> T:
+    shape: Any = answer
+    parsed: T = _adapter(shape).validate_json(content or b"null")
+    return parsed
+
+
+def _media_type(response: httpx.Response) -> str:
+    content_type: str = response.headers.get("Content-Type", "")
+    return one_line(content_type.partition(";")[0].lower(), 100) or "no content type"
+
+
+def _problem(response: httpx.Response) -> Problem:
+    if _media_type(response) in ("application/problem+json", "application/json"):
+        try:
+            return Problem.model_validate_json(response.content)
+        except ValidationError:
+            pass
+    return Problem()
+
+
+def _explain(problem: Problem) -> tuple[str, str]:
+    """The problem's detail, and the places it names; never the values."""
+    places = (f"{error.get('location')}: {error.get('message')}" for error in problem.errors or ())
+    return problem.detail or problem.title or "", ", ".join(islice(places, 10))
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """RFC 9110, section 10.2.3: seconds, or a date."""
+    value = response.headers.get("Retry-After", "")
+    if re.fullmatch(r"[0-9]{1,9}", value):
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,1 @@
+"""Read models → answers. Nothing here knows of Conductor; every answer is of one snapshot."""

@@ -1,0 +1,50 @@
+"""How old, how complete and how live an answer is: it ends every one of them."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select
+from sqlmodel import col
+
+from dbos_mcp.store import sync_state
+from dbos_mcp.store.projections.applications import ApplicationRow
+from dbos_mcp.store.sync_state import CONDUCTOR
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """Times are epoch milliseconds by our clock, `covered_since` by upstream's."""
+
+    as_of: int | None
+    """The last complete look; None: there was none."""
+    covered_since: int | None
+    """Workflows created before it may be missing; 0: none are."""
+    history_complete: bool
+    """Nothing further back was asked for."""
+    offline_since: int | None
+    """Upstream has not answered since."""
+    reason: str | None
+    """What it said, or did, instead."""
+
+
+def freshness(connection: Connection, application_name: str = CONDUCTOR) -> Freshness:
+    """Of one application, or of the list of applications."""
+    state = sync_state.load(connection, application_name)
+    return Freshness(
+        as_of=state.succeeded_at,
+        covered_since=state.covered_since,
+        history_complete=state.history_complete,
+        offline_since=state.offline_since,
+        reason=state.last_error,
+    )
+
+
+def looked_at_conductor(connection: Connection) -> bool:
+    """Whether the applications were ever listed, or could not be."""
+    state = sync_state.load(connection, CONDUCTOR)
+    return state.attempted_at is not None
+
+
+def looked_at_applications(connection: Connection) -> bool:
+    """Whether every listed application was once read to the end, or could not be."""
+    names = connection.execute(select(col(ApplicationRow.application_name))).scalars()
+    return all(sync_state.load(connection, name).attempted_at is not None for name in names.all())

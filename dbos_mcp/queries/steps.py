@@ -1,0 +1,81 @@
+"""The steps of one workflow."""
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+from sqlalchemy import Connection, select
+from sqlmodel import col
+
+from dbos_mcp.domain import IN_FLIGHT, EpochMs
+from dbos_mcp.queries.applications import require_application
+from dbos_mcp.queries.workflows import not_mirrored
+from dbos_mcp.store.projections.steps import StepRow
+from dbos_mcp.store.projections.workflows import WorkflowRow
+from dbos_mcp.store.sync_state import StepReadingRow
+from dbos_mcp.store.tables import table_of
+
+
+class StepItem(BaseModel):
+    """`duration_ms` is null where a time is missing. A sleep ends in the future while it lasts."""
+
+    step_id: int
+    step_name: str
+    started_at: EpochMs | None = None
+    completed_at: EpochMs | None = None
+    child_workflow_id: str | None = None
+    output: str | None = None
+    error: str | None = None
+
+    @property
+    def duration_ms(self) -> int | None:
+        if self.started_at is None or self.completed_at is None:
+            return None
+        return max(0, self.completed_at - self.started_at)
+
+
+@dataclass(frozen=True)
+class StepList:
+    workflow_status: str
+    items: list[StepItem]
+    read_at: int | None
+    """When they were read, epoch ms; None: never, so an empty list says nothing."""
+    may_have_changed: bool
+    """The workflow runs, or moved on since they were read."""
+
+
+def list_steps(connection: Connection, application_name: str, workflow_id: str) -> StepList:
+    """In the order of their ids.
+
+    Raises:
+        NotFoundError: the mirror has never seen the workflow.
+    """
+    require_application(connection, application_name)
+    workflow = connection.execute(
+        select(col(WorkflowRow.id), col(WorkflowRow.status), col(WorkflowRow.updated_at)).where(
+            col(WorkflowRow.application_name) == application_name,
+            col(WorkflowRow.workflow_id) == workflow_id,
+        )
+    ).first()
+    if workflow is None:
+        raise not_mirrored(application_name, workflow_id)
+    reading = connection.execute(
+        select(col(StepReadingRow.read_at), col(StepReadingRow.workflow_updated_at)).where(
+            col(StepReadingRow.application_name) == application_name,
+            col(StepReadingRow.workflow_id) == workflow_id,
+        )
+    ).first()
+    rows = connection.execute(
+        select(table_of(StepRow))
+        .where(col(StepRow.workflow_key) == workflow.id)
+        .order_by(col(StepRow.step_id))
+    )
+    return StepList(
+        workflow_status=workflow.status,
+        items=[StepItem.model_validate(row, from_attributes=True) for row in rows],
+        read_at=reading.read_at if reading else None,
+        may_have_changed=(
+            reading is None
+            or workflow.status in IN_FLIGHT
+            or reading.workflow_updated_at != workflow.updated_at
+        ),
+    )

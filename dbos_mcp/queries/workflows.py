@@ -1,0 +1,264 @@
+"""Workflows: a filtered page of them, one with its relatives, and what was observed of it."""
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel, Field
+from sqlalchemy import Connection, Row, and_, func, or_, select
+from sqlmodel import col
+
+from dbos_mcp.domain import EpochMs
+from dbos_mcp.errors import NotFoundError
+from dbos_mcp.queries.applications import require_application
+from dbos_mcp.queries.filters import WorkflowFilter
+from dbos_mcp.queries.paging import Cursor
+from dbos_mcp.store import event_log
+from dbos_mcp.store.event_log import Recorded
+from dbos_mcp.store.events import (
+    CommandIssued,
+    CommandSettled,
+    StepsDiscarded,
+    StepsObserved,
+    WorkflowDeleted,
+    WorkflowState,
+)
+from dbos_mcp.store.projections.steps import StepRow
+from dbos_mcp.store.projections.workflows import WorkflowRow
+from dbos_mcp.store.tables import table_of
+
+RELATIVES = 20
+HISTORY_ENTRIES = 20
+
+
+class WorkflowItem(BaseModel):
+    """A workflow as the mirror last saw it. `duration_ms` is from start to end, of the workflow if
+    it ended. `key` orders workflows of the same millisecond; it is no one else's business."""
+
+    key: int = Field(exclude=True, validation_alias="id")
+    workflow_id: str
+    status: str
+    workflow_name: str | None = None
+    class_name: str | None = None
+    config_name: str | None = None
+    error: str | None = None
+    created_at: EpochMs
+    updated_at: EpochMs
+    dequeued_at: EpochMs | None = None
+    completed_at: EpochMs | None = None
+    delay_until: EpochMs | None = None
+    deadline: EpochMs | None = None
+    timeout_ms: int | None = None
+    queue_name: str | None = None
+    queue_partition_key: str | None = None
+    priority: int = 0
+    deduplication_id: str | None = None
+    application_version: str | None = None
+    executor_id: str | None = None
+    parent_workflow_id: str | None = None
+    forked_from: str | None = None
+    was_forked_from: bool = False
+    schedule_name: str | None = None
+    authenticated_user: str | None = None
+    assumed_role: str | None = None
+    authenticated_roles: str | None = None
+    attributes: str | None = None
+    owning_application: str | None = None
+    observed_at: EpochMs
+    deleted_at: EpochMs | None = None
+
+    @property
+    def duration_ms(self) -> int | None:
+        if self.completed_at is None:
+            return None
+        return max(0, self.completed_at - (self.dequeued_at or self.created_at))
+
+
+@dataclass(frozen=True)
+class WorkflowPage:
+    items: list[WorkflowItem]
+    total: int
+    """How many workflows match, on all pages."""
+    more: bool
+    """Whether there is a page behind this one."""
+
+    def cursor_after(self, count: int) -> str:
+        """Where to go on when only the first `count` items were shown."""
+        last = self.items[count - 1]
+        return Cursor(last.created_at, last.key).encode()
+
+
+@dataclass(frozen=True)
+class Relatives:
+    """The first few, and how many there are."""
+
+    items: list[WorkflowItem]
+    total: int
+
+
+class HistoryEntry(BaseModel):
+    """One thing that was observed of a workflow, or done to it."""
+
+    position: int
+    recorded_at: EpochMs
+    occurred_at: EpochMs | None = None
+    kind: str
+    what: str
+
+
+@dataclass(frozen=True)
+class WorkflowDetail:
+    workflow: WorkflowItem
+    children: Relatives
+    forks: Relatives
+    steps: int
+    failed_steps: int
+    history: list[HistoryEntry]
+    """The newest entries, oldest first."""
+    history_total: int
+
+
+def list_workflows(
+    connection: Connection, question: WorkflowFilter, *, limit: int, cursor: str | None = None
+) -> WorkflowPage:
+    """The newest first. Workflows that are gone upstream are left out.
+
+    Raises:
+        NotFoundError: an application that was never listed.
+        InvalidCursorError: not a cursor of an earlier page.
+    """
+    require_application(connection, question.application_name)
+    conditions = [*question.conditions(), col(WorkflowRow.deleted_at).is_(None)]
+    total = connection.execute(
+        select(func.count()).select_from(WorkflowRow).where(*conditions)
+    ).scalar_one()
+    if cursor is not None:
+        place = Cursor.decode(cursor)
+        conditions.append(
+            or_(
+                col(WorkflowRow.created_at) < place.created_at,
+                and_(
+                    col(WorkflowRow.created_at) == place.created_at,
+                    col(WorkflowRow.id) < place.id,
+                ),
+            )
+        )
+    rows = connection.execute(
+        select(table_of(WorkflowRow))
+        .where(*conditions)
+        .order_by(col(WorkflowRow.created_at).desc(), col(WorkflowRow.id).desc())
+        .limit(limit + 1)
+    ).all()
+    return WorkflowPage([_item(row) for row in rows[:limit]], total, more=len(rows) > limit)
+
+
+def get_workflow(connection: Connection, application_name: str, workflow_id: str) -> WorkflowDetail:
+    """A workflow, also one that is gone upstream.
+
+    Raises:
+        NotFoundError: the mirror has never seen it.
+    """
+    require_application(connection, application_name)
+    row = connection.execute(
+        select(table_of(WorkflowRow)).where(
+            col(WorkflowRow.application_name) == application_name,
+            col(WorkflowRow.workflow_id) == workflow_id,
+        )
+    ).first()
+    if row is None:
+        raise not_mirrored(application_name, workflow_id)
+    children = WorkflowFilter(application_name=application_name, parent_workflow_id=(workflow_id,))
+    forks = WorkflowFilter(application_name=application_name, forked_from=(workflow_id,))
+    steps, failed_steps = connection.execute(
+        select(func.count(), func.count(col(StepRow.error))).where(
+            col(StepRow.workflow_key) == row.id
+        )
+    ).one()
+    history = get_history(connection, application_name, workflow_id)
+    return WorkflowDetail(
+        workflow=_item(row),
+        children=_relatives(connection, children),
+        forks=_relatives(connection, forks),
+        steps=steps,
+        failed_steps=failed_steps,
+        history=history[-HISTORY_ENTRIES:],
+        history_total=len(history),
+    )
+
+
+def get_history(
+    connection: Connection, application_name: str, workflow_id: str
+) -> list[HistoryEntry]:
+    """Everything the log holds of a workflow, oldest first."""
+    recorded = event_log.read_workflow(connection, application_name, workflow_id)
+    return [
+        HistoryEntry(
+            position=entry.position,
+            recorded_at=entry.recorded_at,
+            occurred_at=entry.event.occurred_at,
+            kind=entry.event.kind,
+            what=_what(entry),
+        )
+        for entry in recorded
+    ]
+
+
+def holds(connection: Connection, application_name: str, workflow_id: str) -> bool:
+    return (
+        connection.execute(
+            select(col(WorkflowRow.id)).where(
+                col(WorkflowRow.application_name) == application_name,
+                col(WorkflowRow.workflow_id) == workflow_id,
+            )
+        ).scalar()
+        is not None
+    )
+
+
+def not_mirrored(application_name: str, workflow_id: str) -> NotFoundError:
+    return NotFoundError(
+        f"The mirror holds no workflow {workflow_id!r} of {application_name}.",
+        hint="Look ids up with list_workflows (workflow_id_prefix finds the start of one).",
+    )
+
+
+def _relatives(connection: Connection, question: WorkflowFilter) -> Relatives:
+    conditions = list(question.conditions())
+    total = connection.execute(
+        select(func.count()).select_from(WorkflowRow).where(*conditions)
+    ).scalar_one()
+    rows = connection.execute(
+        select(table_of(WorkflowRow))
+        .where(*conditions)
+        .order_by(col(WorkflowRow.created_at), col(WorkflowRow.id))
+        .limit(RELATIVES)
+    )
+    return Relatives([_item(row) for row in rows], total)
+
+
+def _item(row: Row[*tuple[object, ...]]) -> WorkflowItem:
+    return WorkflowItem.model_validate(row, from_attributes=True)
+
+
+def _what(recorded: Recorded) -> str:
+    match recorded.event:
+        case WorkflowState(status=status, queue_name=queue, executor_id=executor):
+            places = [
+                *([f"queue {queue}"] if queue else []),
+                *([f"executor {executor}"] if executor else []),
+            ]
+            return f"{status} ({', '.join(places)})" if places else status
+        case WorkflowDeleted():
+            return "gone upstream"
+        case StepsObserved(steps=steps):
+            failed = sum(step.error is not None for step in steps)
+            return f"{len(steps)} steps" + (f", {failed} failed" if failed else "")
+        case StepsDiscarded(step_ids=ids):
+            return f"steps {', '.join(map(str, ids))} discarded: a rewind"
+        case CommandIssued(command=command):
+            return f"{command} asked for"
+        case CommandSettled(outcome=outcome, new_workflow_id=new_id, detail=detail):
+            return (
+                f"{outcome}"
+                + (f", as {new_id}" if new_id else "")
+                + (f": {detail}" if detail else "")
+            )
+    return ""

@@ -1,0 +1,176 @@
+"""What a tool may ask for: the opened runtime, and the login that is under way.
+
+Nothing is opened, migrated or sent before the client's first messages are answered: the lifespan
+begins to open the runtime beside the server, and a tool that needs the runtime waits for it.
+"""
+
+import functools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import anyio
+import httpx
+from mcp.server.mcpserver import Context, Resolve
+from mcp.server.mcpserver.exceptions import ToolError
+
+from dbos_mcp.conductor.auth import MANAGED_ISSUER, DeviceAuthorization, DeviceLogin, Tokens
+from dbos_mcp.conductor.credentials import Credentials
+from dbos_mcp.errors import DbosMcpError, LoginError, UsageError
+from dbos_mcp.queries.freshness import looked_at_applications, looked_at_conductor
+from dbos_mcp.runtime import Runtime, finish_login, open_runtime
+from dbos_mcp.settings import Settings
+from dbos_mcp.sync.scheduler import SyncScheduler
+
+logger = logging.getLogger(__name__)
+
+FIRST_LOOK_SECONDS = 10.0
+FIRST_LOAD_SECONDS = 2.0
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Session:
+    """One server process's state: opened at the first need, opened again after a login."""
+
+    def __init__(
+        self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self.settings = settings
+        self._transport = transport
+        self._opening = anyio.Lock()
+        self._stack = AsyncExitStack()
+        self._runtime: Runtime | None = None
+        self._login: tuple[DeviceAuthorization, DeviceLogin] | None = None
+        self._granted: Tokens | None = None
+
+    async def runtime(self) -> Runtime:
+        """Open what is not open yet, and start syncing.
+
+        Raises:
+            DbosMcpError: see `open_runtime`; the next call tries again.
+        """
+        async with self._opening:
+            if self._runtime is None:
+                async with AsyncExitStack() as stack:
+                    runtime = await stack.enter_async_context(
+                        open_runtime(self.settings, transport=self._transport)
+                    )
+                    if runtime.live is not None:
+                        scheduler = SyncScheduler(runtime.live.worker)
+                        scheduler.start()
+                        stack.push_async_callback(scheduler.stop)
+                    self._stack = stack.pop_all()
+                    self._runtime = runtime
+            return self._runtime
+
+    async def close(self) -> None:
+        async with self._opening:
+            self._runtime = None
+            await self._stack.aclose()
+
+    async def start_login(self) -> DeviceLogin:
+        """Begin a device login.
+
+        Raises:
+            UsageError: this target has no login. LoginError, UnavailableError: it did not begin.
+        """
+        if not self.settings.is_managed or self.settings.token is not None:
+            raise UsageError(
+                "There is nothing to log in to: "
+                + (
+                    "DBOS_TOKEN is set."
+                    if self.settings.token is not None
+                    else "this Conductor is used without a login."
+                )
+            )
+        authorization = DeviceAuthorization(MANAGED_ISSUER, transport=self._transport)
+        login = await authorization.start()
+        self._login, self._granted = (authorization, login), None
+        return login
+
+    async def complete_login(self, timeout_seconds: float) -> Credentials:
+        """Wait for the person's approval, keep the credentials, and begin anew with them.
+
+        Raises:
+            LoginPendingError: not yet. LoginError: it came to nothing.
+        """
+        if self._login is None:
+            raise LoginError("No login is under way.", hint="Call login first.")
+        if self._granted is None:  # a code is good for one grant, Conductor may be away just then
+            authorization, login = self._login
+            self._granted = await authorization.complete(login, timeout_seconds=timeout_seconds)
+        credentials = await finish_login(self.settings, self._granted, transport=self._transport)
+        self._login = self._granted = None
+        await self.close()
+        return credentials
+
+
+@asynccontextmanager
+async def open_session(
+    settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None
+) -> AsyncIterator[Session]:
+    """A session that opens its runtime in the background."""
+    session = Session(settings, transport=transport)
+
+    async def begin() -> None:
+        try:
+            await session.runtime()
+        except DbosMcpError as error:
+            logger.warning("Not syncing yet: %s", error)
+
+    async with anyio.create_task_group() as background:
+        background.start_soon(begin)
+        try:
+            yield session
+        finally:
+            background.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await session.close()
+
+
+def speaking_to_agents(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    """Of what a handler raises, the SDK shows the model the text of ToolError alone."""
+
+    @functools.wraps(function)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await function(*args, **kwargs)
+        except DbosMcpError as error:
+            retry = " The same call may succeed later." if error.retryable else ""
+            raise ToolError(f"{error}{retry}") from error
+
+    return wrapper
+
+
+async def _session(ctx: Context[Session, Any]) -> Session:
+    return ctx.request_context.lifespan_context
+
+
+@speaking_to_agents
+async def _runtime(ctx: Context[Session, Any]) -> Runtime:
+    runtime = await ctx.request_context.lifespan_context.runtime()
+    if runtime.live is not None:
+        await _first_look(runtime)
+    return runtime
+
+
+async def _first_look(runtime: Runtime) -> None:
+    """On a new mirror, wait within reason for what any process finds at its first look.
+
+    An application that takes longer to load than that is answered with what is there.
+    """
+    for patience, looked in (
+        (FIRST_LOOK_SECONDS, looked_at_conductor),
+        (FIRST_LOAD_SECONDS, looked_at_applications),
+    ):
+        with anyio.move_on_after(patience):
+            # Another process may be the one that looks: only the cache says when it has.
+            while not await runtime.read(looked):  # noqa: ASYNC110
+                await anyio.sleep(0.02)
+
+
+CurrentSession = Annotated[Session, Resolve(_session)]
+CurrentRuntime = Annotated[Runtime, Resolve(_runtime)]

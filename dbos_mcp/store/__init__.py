@@ -1,0 +1,1 @@
+"""Events → read models, in one SQLite file: the cache."""

@@ -1,0 +1,150 @@
+"""The newest known state of every workflow, the deleted ones included."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import Connection, Index, LargeBinary, bindparam, case, text, update
+from sqlalchemy.dialects.sqlite import insert
+from sqlmodel import Field, SQLModel, col
+
+from dbos_mcp.store.event_log import Recorded
+from dbos_mcp.store.events import WorkflowDeleted, WorkflowState
+from dbos_mcp.store.projections.base import Projection
+
+
+def _sparse_index(column: str) -> Index:
+    """For a column that is mostly null: only the rows that have it cost space."""
+    return Index(
+        f"ix_workflow_{column}",
+        "application_name",
+        column,
+        "created_at",
+        sqlite_where=text(f"{column} IS NOT NULL"),
+    )
+
+
+class WorkflowRow(SQLModel, table=True):
+    """Times are epoch milliseconds; the first three are upstream's words, `observed_at` and
+    `deleted_at` our clock. `id` is the position of the event that first showed the workflow."""
+
+    __tablename__ = "workflow"
+    __table_args__ = (
+        Index("ux_workflow", "application_name", "workflow_id", unique=True),
+        Index("ix_workflow_created_at", "application_name", "created_at"),
+        Index("ix_workflow_status", "application_name", "status", "created_at"),
+        Index("ix_workflow_workflow_name", "application_name", "workflow_name", "created_at"),
+        _sparse_index("queue_name"),
+        _sparse_index("parent_workflow_id"),
+        _sparse_index("forked_from"),
+    )
+
+    id: int = Field(primary_key=True)
+    application_name: str
+    workflow_id: str
+    created_at: int
+    updated_at: int
+    completed_at: int | None = None
+    status: str
+    workflow_name: str | None = None
+    class_name: str | None = None
+    config_name: str | None = None
+    owning_application: str | None = None
+    authenticated_user: str | None = None
+    assumed_role: str | None = None
+    authenticated_roles: str | None = None
+    application_version: str | None = None
+    executor_id: str | None = None
+    queue_name: str | None = None
+    queue_partition_key: str | None = None
+    priority: int
+    deduplication_id: str | None = None
+    parent_workflow_id: str | None = None
+    forked_from: str | None = None
+    was_forked_from: bool
+    schedule_name: str | None = None
+    attributes: str | None = None
+    dequeued_at: int | None = None
+    delay_until: int | None = None
+    deadline: int | None = None
+    timeout_ms: int | None = None
+    payloads_loaded: bool
+    input: str | None = None
+    output: str | None = None
+    error: str | None = None
+    content_hash: bytes = Field(sa_type=LargeBinary)
+    observed_at: int
+    deleted_at: int | None = None
+
+
+_insert = insert(WorkflowRow)
+_seen = _insert.excluded
+
+
+def _keep_unless_looked_at(column: str) -> Any:
+    """A look without payloads does not forget the ones we have, unless the status moved on."""
+    return case(
+        (_seen["payloads_loaded"], _seen[column]),
+        (col(WorkflowRow.status) == _seen["status"], col(getattr(WorkflowRow, column))),
+        else_=_seen[column],
+    )
+
+
+_UPSERT = _insert.on_conflict_do_update(
+    index_elements=["application_name", "workflow_id"],
+    set_={
+        column.name: _keep_unless_looked_at(column.name)
+        if column.name in ("input", "output", "error", "payloads_loaded")
+        else column
+        for column in _seen
+        if column.name not in ("id", "application_name", "workflow_id")
+    },
+)
+_MARK_DELETED = (
+    update(WorkflowRow)
+    .where(
+        col(WorkflowRow.application_name) == bindparam("application"),
+        col(WorkflowRow.workflow_id) == bindparam("deleted_id"),
+    )
+    .values(deleted_at=bindparam("at"), observed_at=bindparam("at"))
+)
+
+
+def apply(connection: Connection, batch: Sequence[Recorded]) -> None:
+    for kind, run in groupby(batch, key=lambda recorded: _subject(recorded)):
+        if kind is WorkflowState:
+            connection.execute(_UPSERT, [_row(recorded) for recorded in run])
+        elif kind is WorkflowDeleted:
+            connection.execute(
+                _MARK_DELETED,
+                [
+                    {
+                        "application": event.application_name,
+                        "deleted_id": event.workflow_id,
+                        "at": recorded_at,
+                    }
+                    for _, recorded_at, event in run
+                ],
+            )
+
+
+def _subject(recorded: Recorded) -> type | None:
+    for kind in (WorkflowState, WorkflowDeleted):
+        if isinstance(recorded.event, kind):
+            return kind
+    return None
+
+
+def _row(recorded: Recorded) -> dict[str, Any]:
+    position, recorded_at, event = recorded
+    assert isinstance(event, WorkflowState)
+    return {
+        **event.model_dump(exclude={"occurred_at"}),
+        "id": position,
+        "content_hash": event.content_hash(),
+        "observed_at": recorded_at,
+        "deleted_at": None,
+    }
+
+
+PROJECTION = Projection("workflows", 1, (WorkflowRow,), apply)

@@ -1,0 +1,1 @@
+"""Upstream → events: look, compare, record. The only place where Conductor and the cache meet."""

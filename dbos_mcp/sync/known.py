@@ -1,0 +1,153 @@
+"""What the cache holds, in the shape in which `diff` compares it with what is seen."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, and_, or_, select
+from sqlmodel import col
+
+from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
+from dbos_mcp.store.events import ApplicationObserved, ExecutorObserved, StepState
+from dbos_mcp.store.projections.applications import ApplicationRow
+from dbos_mcp.store.projections.executors import ExecutorRow
+from dbos_mcp.store.projections.steps import StepRow
+from dbos_mcp.store.projections.workflows import WorkflowRow
+from dbos_mcp.store.sync_state import StepReadingRow
+from dbos_mcp.store.tables import table_of
+from dbos_mcp.sync.diff import KnownWorkflow
+
+_IDS_PER_STATEMENT = 500
+
+
+def applications(connection: Connection) -> dict[str, ApplicationObserved]:
+    """By name."""
+    rows = connection.execute(select(table_of(ApplicationRow)))
+    return {
+        row.application_name: ApplicationObserved.model_validate(dict(row._mapping)) for row in rows
+    }
+
+
+def executors(connection: Connection, application_name: str) -> dict[str, ExecutorObserved]:
+    """By executor id, the removed ones included."""
+    rows = connection.execute(
+        select(table_of(ExecutorRow)).where(col(ExecutorRow.application_name) == application_name)
+    )
+    return {
+        row.executor_id: ExecutorObserved.model_validate(
+            {**row._mapping, "occurred_at": row.updated_at}
+        )
+        for row in rows
+    }
+
+
+def workflows(
+    connection: Connection, application_name: str, workflow_ids: Sequence[str]
+) -> dict[str, KnownWorkflow]:
+    """By id; ids that the cache does not hold are left out."""
+    held: dict[str, KnownWorkflow] = {}
+    for start in range(0, len(workflow_ids), _IDS_PER_STATEMENT):
+        rows = connection.execute(
+            select(
+                col(WorkflowRow.workflow_id),
+                col(WorkflowRow.content_hash),
+                col(WorkflowRow.deleted_at),
+                col(WorkflowRow.payloads_loaded),
+                col(WorkflowRow.error),
+            ).where(
+                col(WorkflowRow.application_name) == application_name,
+                col(WorkflowRow.workflow_id).in_(workflow_ids[start : start + _IDS_PER_STATEMENT]),
+            )
+        )
+        for row in rows:
+            held[row.workflow_id] = KnownWorkflow(
+                content_hash=row.content_hash,
+                deleted=row.deleted_at is not None,
+                payloads_loaded=bool(row.payloads_loaded),
+                error=row.error,
+            )
+    return held
+
+
+def in_flight_ids(connection: Connection, application_name: str) -> list[str]:
+    return list(
+        connection.execute(
+            select(col(WorkflowRow.workflow_id)).where(
+                col(WorkflowRow.application_name) == application_name,
+                col(WorkflowRow.status).in_(IN_FLIGHT),
+                col(WorkflowRow.deleted_at).is_(None),
+            )
+        ).scalars()
+    )
+
+
+def updated_at(connection: Connection, application_name: str, workflow_id: str) -> int | None:
+    """Upstream's `updatedAt` of a workflow that the cache holds, else None."""
+    return connection.execute(
+        select(col(WorkflowRow.updated_at)).where(
+            col(WorkflowRow.application_name) == application_name,
+            col(WorkflowRow.workflow_id) == workflow_id,
+        )
+    ).scalar()
+
+
+def steps(connection: Connection, application_name: str, workflow_id: str) -> list[StepState]:
+    rows = connection.execute(
+        select(table_of(StepRow))
+        .join(WorkflowRow, col(WorkflowRow.id) == col(StepRow.workflow_key))
+        .where(
+            col(WorkflowRow.application_name) == application_name,
+            col(WorkflowRow.workflow_id) == workflow_id,
+        )
+        .order_by(col(StepRow.step_id))
+    )
+    return [StepState.model_validate(dict(row._mapping)) for row in rows]
+
+
+def steps_due(
+    connection: Connection, application_name: str, *, running_read_before: int, limit: int
+) -> list[str]:
+    """Workflows whose steps to read, the newest first: failed ones not read since they last
+    changed, and running ones not read since `running_read_before` (our clock, epoch ms)."""
+    reading = StepReadingRow
+    return list(
+        connection.execute(
+            select(col(WorkflowRow.workflow_id))
+            .outerjoin(
+                reading,
+                and_(
+                    col(reading.application_name) == col(WorkflowRow.application_name),
+                    col(reading.workflow_id) == col(WorkflowRow.workflow_id),
+                ),
+            )
+            .where(
+                col(WorkflowRow.application_name) == application_name,
+                col(WorkflowRow.deleted_at).is_(None),
+                or_(
+                    and_(
+                        col(WorkflowRow.status).in_(FAILED),
+                        or_(
+                            col(reading.read_at).is_(None),
+                            col(reading.workflow_updated_at) != col(WorkflowRow.updated_at),
+                        ),
+                    ),
+                    and_(
+                        col(WorkflowRow.status) == WorkflowStatus.PENDING,
+                        or_(
+                            col(reading.read_at).is_(None),
+                            col(reading.read_at) < running_read_before,
+                        ),
+                    ),
+                ),
+            )
+            .order_by(col(WorkflowRow.created_at).desc())
+            .limit(limit)
+        ).scalars()
+    )
+
+
+def status(connection: Connection, application_name: str, workflow_id: str) -> str | None:
+    return connection.execute(
+        select(col(WorkflowRow.status)).where(
+            col(WorkflowRow.application_name) == application_name,
+            col(WorkflowRow.workflow_id) == workflow_id,
+        )
+    ).scalar()

@@ -1,0 +1,175 @@
+"""The cache and Conductor side by side: read something upstream, record what differs.
+
+Every method may run in any process that holds the cache: its lock keeps writers apart, and a second
+look that finds nothing new writes nothing. The network is async, SQLite is not; they meet here.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+from sqlalchemy import Connection
+
+from dbos_mcp.conductor.client import ConductorClient
+from dbos_mcp.conductor.models import Workflow, WorkflowSearch
+from dbos_mcp.domain import now_ms
+from dbos_mcp.settings import Payloads
+from dbos_mcp.store import projector, sync_state
+from dbos_mcp.store.engine import Cache
+from dbos_mcp.store.events import Event
+from dbos_mcp.sync import diff, known
+
+IDS_PER_REQUEST = 500
+
+T = TypeVar("T")
+
+
+class Mirror:
+    def __init__(
+        self,
+        cache: Cache,
+        client: ConductorClient,
+        *,
+        payloads: Payloads = Payloads.ERRORS,
+        clock: Callable[[], int] = now_ms,
+    ) -> None:
+        self.cache = cache
+        self.client = client
+        self.payloads = payloads
+        self.clock = clock
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a snapshot of the cache, on a thread."""
+
+        def run() -> T:
+            with self.cache.read() as connection:
+                return work(connection)
+
+        return await anyio.to_thread.run_sync(run)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction that may write, on a thread."""
+
+        def run() -> T:
+            with self.cache.write() as connection:
+                return work(connection)
+
+        return await anyio.to_thread.run_sync(run)
+
+    def record(self, connection: Connection, events: Sequence[Event]) -> int:
+        """Append events in the caller's transaction, stamped with our clock; how many."""
+        return len(projector.record(connection, events, recorded_at=self.clock()))
+
+    async def record_workflows(
+        self,
+        application_name: str,
+        rows: Sequence[Workflow],
+        *,
+        missing: Sequence[str] = (),
+        also: Callable[[Connection], None] | None = None,
+    ) -> int:
+        """Record what differs in `rows`, and that the `missing` ids are gone; how many events.
+
+        `also` runs in the same transaction: what says that these rows were read.
+        """
+        rows, loaded = await self._with_error_texts(application_name, rows)
+
+        def work(connection: Connection) -> int:
+            ids = [row.workflow_id for row in rows]
+            held = known.workflows(connection, application_name, [*ids, *missing])
+            seen = (
+                diff.diff_workflow(
+                    application_name,
+                    held.get(row.workflow_id),
+                    row,
+                    payloads_loaded=row.workflow_id in loaded,
+                )
+                for row in rows
+            )
+            gone = [i for i in missing if i in held and not held[i].deleted]
+            events = [event for event in seen if event is not None]
+            count = self.record(connection, [*events, *diff.diff_missing(application_name, gone)])
+            if also is not None:
+                also(connection)
+            return count
+
+        return await self.write(work)
+
+    async def refresh_workflows(
+        self, application_name: str, workflow_ids: Sequence[str]
+    ) -> set[str]:
+        """Read workflows by id, whatever their state, and record what differs.
+
+        Returns the ids that exist upstream. Those that the mirror held and upstream does not have
+        are recorded as deleted.
+
+        Raises:
+            ConductorError, NotFoundError: nothing more was learnt, nothing more was recorded.
+        """
+        found: set[str] = set()
+        wanted = list(dict.fromkeys(workflow_ids))
+        for start in range(0, len(wanted), IDS_PER_REQUEST):
+            chunk = wanted[start : start + IDS_PER_REQUEST]
+            rows = await self.client.search_workflows(
+                application_name, WorkflowSearch(workflow_ids=chunk, limit=len(chunk))
+            )
+            here = {row.workflow_id for row in rows}
+            found |= here
+            await self.record_workflows(
+                application_name, rows, missing=[i for i in chunk if i not in here]
+            )
+        return found
+
+    async def refresh_steps(self, application_name: str, workflow_id: str) -> int:
+        """Read the steps of a workflow that the mirror holds; how many events that made.
+
+        Raises:
+            ConductorError, NotFoundError: nothing was learnt, nothing was recorded.
+        """
+        seen = await self.client.list_steps(application_name, workflow_id)
+
+        def work(connection: Connection) -> int:
+            updated_at = known.updated_at(connection, application_name, workflow_id)
+            if updated_at is None:
+                return 0
+            held = known.steps(connection, application_name, workflow_id)
+            count = self.record(
+                connection,
+                diff.diff_steps(application_name, workflow_id, held, seen, policy=self.payloads),
+            )
+            sync_state.note_step_reading(
+                connection,
+                application_name,
+                workflow_id,
+                updated_at=updated_at,
+                now=self.clock(),
+            )
+            return count
+
+        return await self.write(work)
+
+    async def _with_error_texts(
+        self, application_name: str, rows: Sequence[Workflow]
+    ) -> tuple[Sequence[Workflow], set[str]]:
+        """The rows with the error texts that we do not have yet, and the ids they were loaded for.
+
+        A listing that loads error texts loads every output too, so only failures are asked for.
+        """
+        failed = [row.workflow_id for row in rows if diff.wants_payloads(row, self.payloads)]
+        if not failed:
+            return rows, set()
+        held = await self.read(
+            partial(known.workflows, application_name=application_name, workflow_ids=failed)
+        )
+        wanted = [i for i in failed if i not in held or not held[i].payloads_loaded]
+        loaded: dict[str, Workflow] = {}
+        for start in range(0, len(wanted), IDS_PER_REQUEST):
+            chunk = wanted[start : start + IDS_PER_REQUEST]
+            answer = await self.client.search_workflows(
+                application_name,
+                WorkflowSearch(workflow_ids=chunk, limit=len(chunk), load_output=True),
+            )
+            loaded |= {row.workflow_id: row for row in answer}
+        return [loaded.get(row.workflow_id, row) for row in rows], set(loaded)
