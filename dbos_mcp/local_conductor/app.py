@@ -18,7 +18,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from ipaddress import ip_address
+from ipaddress import IPv4Address
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -31,6 +31,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -71,6 +72,8 @@ from dbos_mcp.local_conductor.system_database import (
     SystemDatabase,
     is_away,
 )
+
+_log = logging.getLogger(__name__)
 
 ORG = "/v2/orgs/{orgName}"
 APP = ORG + "/apps/{appName}"
@@ -240,7 +243,12 @@ def create_app(system_database: SystemDatabase) -> Starlette:
             Route("/healthz", healthz),
             *(_route(system_database, path, operations) for path, operations in _by_path()),
         ],
-        middleware=[Middleware(_RawPath)],
+        middleware=[
+            Middleware(_RawPath),
+            # Here rather than below: Starlette raises again what it answers for `Exception`, and
+            # a client in the same process would get that instead of the answer.
+            Middleware(ExceptionMiddleware, handlers={Exception: _answer_crash}),
+        ],
         exception_handlers={
             HTTPException: _answer_http_error,
             InvalidRequestError: _answer_invalid_request,
@@ -251,7 +259,6 @@ def create_app(system_database: SystemDatabase) -> Starlette:
             dbos_errors.DBOSQueryTimeoutError: _answering(HTTPStatus.SERVICE_UNAVAILABLE),
             DBAPIError: _answer_database_error,
             PoolTimeoutError: _answering(HTTPStatus.SERVICE_UNAVAILABLE),
-            Exception: _answering(HTTPStatus.INTERNAL_SERVER_ERROR),
         },
     )
     app.router.redirect_slashes = False
@@ -277,7 +284,7 @@ def serve(system_database: SystemDatabase, host: str = "127.0.0.1", port: int = 
 
 def _is_loopback(host: str) -> bool:
     try:
-        return ip_address(host).is_loopback
+        return IPv4Address(host).is_loopback
     except ValueError:
         return False
 
@@ -363,6 +370,11 @@ def _problem(
 
 def _answering(status: int) -> Callable[[Request, Exception], Response]:
     return lambda _, error: _problem(status, str(error))
+
+
+def _answer_crash(request: Request, error: Exception) -> Response:
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {error}")
 
 
 def _answer_http_error(_: Request, error: Exception) -> Response:

@@ -17,6 +17,9 @@ from dbos_mcp.local_conductor.app import serve
 from dbos_mcp.local_conductor.system_database import SystemDatabase
 from tests.local_conductor.conftest import Tables, open_client
 
+on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+"""For what is refused before any database is asked."""
+
 
 def locations(response: httpx.Response) -> set[str]:
     return {error["location"] for error in response.json()["errors"]}
@@ -60,6 +63,7 @@ async def test_a_body_that_no_database_stores_is_refused(
     assert all(where.startswith("body.") for where in locations(answer))
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "body", ["{", "[1,", '{"limit": NaN}', '{"limit": 1e999}', "\xff", "[" * 100_000, ""]
 )
@@ -69,6 +73,7 @@ async def test_what_is_not_json_is_a_bad_request(shop: httpx.AsyncClient, body: 
     assert answer.status_code == 400
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("body", "location"),
     [
@@ -105,6 +110,7 @@ async def test_a_body_that_the_contract_refuses_is_unprocessable(
     assert location in locations(answer)
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "query",
     ["limit=-1", "limit=x", "limit=1_0", "limit=9223372036854775808", "offset=-1", "sortDesc=yes"],
@@ -117,6 +123,7 @@ async def test_a_query_that_the_contract_refuses_is_unprocessable(
     assert locations(answer) == {f"query.{query.partition('=')[0]}"}
 
 
+@on_sqlite
 async def test_a_step_must_fit_32_bits_and_a_bucket_must_have_a_size(
     shop: httpx.AsyncClient,
 ) -> None:
@@ -141,6 +148,7 @@ async def test_a_body_may_be_missing_though_its_type_is_announced(shop: httpx.As
     assert cancelled.status_code == 204
 
 
+@on_sqlite
 @pytest.mark.parametrize("depth", [99, 101, 900])
 async def test_a_deep_body_is_read_down_to_a_depth(shop: httpx.AsyncClient, depth: int) -> None:
     body = '{"attributes": {"a": ' + "[" * depth + "]" * depth + "}}"
@@ -177,6 +185,16 @@ async def test_a_web_page_is_refused(shop: httpx.AsyncClient, tables: Tables) ->
     refused = await shop.post("/workflows/reconcile-1/cancel", headers=origin)
     assert refused.status_code == 403
     assert tables.column("SELECT 1 FROM workflow_status WHERE status = 'CANCELLED'") == []
+
+
+async def test_a_row_that_cannot_be_told_is_a_problem_not_a_crash(
+    shop: httpx.AsyncClient, tables: Tables, caplog: pytest.LogCaptureFixture
+) -> None:
+    tables.change("UPDATE workflow_status SET created_at = 99999999999999999")
+    answer = await shop.get("/workflows")
+    assert answer.status_code == 500
+    assert "year 3170843 is out of range" in answer.json()["detail"]
+    assert "GET /v2/orgs/local/apps/shop/workflows failed" in caplog.text
 
 
 async def test_a_missing_file_is_unavailable_and_stays_missing(missing_file: Path) -> None:

@@ -1,9 +1,13 @@
 """A command changes the system database, and says so."""
 
+import subprocess
+from pathlib import Path
+
 import httpx
 import pytest
 
-from tests.local_conductor.conftest import ORG, Tables
+from dbos_mcp.local_conductor.system_database import SystemDatabase
+from tests.local_conductor.conftest import ORG, Tables, open_client, wait_until
 
 BOOKING = "order-1005-5-4"  # the workflow whose step `quote_delivery` fails
 
@@ -204,3 +208,19 @@ async def test_a_version_is_made_the_latest(shop: httpx.AsyncClient, tables: Tab
     assert again["versionTimestamp"] >= first["versionTimestamp"]
     unknown = await shop.patch("/versions/latest", json={"versionName": "9"})
     assert unknown.status_code == 404
+
+
+@pytest.mark.e2e
+async def test_a_running_application_does_what_it_was_told(
+    live_shop: tuple[Path, "subprocess.Popen[str]"],
+) -> None:
+    url = f"sqlite:///{live_shop[0]}"
+    database, tables = SystemDatabase(url), Tables(url)
+    async with open_client(database, f"{ORG}/apps/shop") as shop:
+        fork = (await shop.post("/workflows/order-1001/fork", json={"startStep": 3})).json()
+        night = (await shop.post("/schedules/nightly-report/trigger")).json()
+        wait_until(lambda: status(tables, fork["workflowId"]) == ["SUCCESS"])
+        wait_until(lambda: status(tables, night["workflowId"]) == ["SUCCESS"])
+        (event,) = (await shop.get(f"/workflows/{night['workflowId']}/events")).json()
+    database.close()
+    assert event["value"].startswith("sales at ")
