@@ -106,7 +106,8 @@ async def _act(tour: "_Tour") -> None:
 
 async def _ask_offline(tour: "_Tour") -> None:
     with anyio.move_on_after(OFFLINE_SECONDS):
-        while "offline since" not in await tour.ask("list_executors", quietly=True):
+        # What it waits for shows in answers alone.
+        while "offline since" not in await tour.ask("list_executors", quietly=True):  # noqa: ASYNC110
             await anyio.sleep(0.2)
     tour.title("The same questions, with nobody there to answer but the mirror")
     answer = await tour.ask("list_workflows", status="ERROR", has_parent=False)
@@ -185,7 +186,7 @@ async def running_conductor(database: Path) -> AsyncIterator[str]:
     async with _running(command):
         try:
             with anyio.fail_after(START_SECONDS):
-                while not await _accepts(port):
+                while not await _accepts(port):  # noqa: ASYNC110 # another process
                     await anyio.sleep(0.05)
         except TimeoutError as error:
             raise DemoError("The local Conductor did not start; its output is above.") from error

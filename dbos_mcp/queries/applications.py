@@ -10,6 +10,7 @@ from dbos_mcp.store import sync_state
 from dbos_mcp.store.projections.applications import ApplicationRow
 from dbos_mcp.store.projections.executors import ExecutorRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
+from dbos_mcp.store.sync_state import CONDUCTOR
 from dbos_mcp.store.tables import table_of
 
 
@@ -85,12 +86,13 @@ def require_application(connection: Connection, application_name: str) -> None:
     ).scalars()
     known = list(names)
     if application_name not in known:
+        reason = sync_state.load(connection, CONDUCTOR).last_error
         raise NotFoundError(
             f"No application {application_name!r} is known here.",
             hint=(
                 f"Known: {', '.join(known[:20])}."
                 if known
-                else "None has been mirrored yet: call list_applications."
+                else f"Nothing has been mirrored yet. {reason or ''}".rstrip()
             ),
         )
 

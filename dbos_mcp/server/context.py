@@ -14,13 +14,22 @@ import anyio
 import httpx
 from mcp.server.mcpserver import Context, Resolve
 from mcp.server.mcpserver.exceptions import ToolError
+from sqlalchemy import Connection
 
 from dbos_mcp.conductor.auth import MANAGED_ISSUER, DeviceAuthorization, DeviceLogin, Tokens
 from dbos_mcp.conductor.credentials import Credentials
+from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import DbosMcpError, LoginError, UsageError
-from dbos_mcp.queries.freshness import looked_at_applications, looked_at_conductor
+from dbos_mcp.queries.freshness import (
+    Freshness,
+    freshness,
+    looked_at_applications,
+    looked_at_conductor,
+)
 from dbos_mcp.runtime import Runtime, finish_login, open_runtime
+from dbos_mcp.server.render import freshness_line
 from dbos_mcp.settings import Settings
+from dbos_mcp.store.sync_state import CONDUCTOR
 from dbos_mcp.sync.scheduler import SyncScheduler
 
 logger = logging.getLogger(__name__)
@@ -30,6 +39,7 @@ FIRST_LOAD_SECONDS = 2.0
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Session:
@@ -45,6 +55,7 @@ class Session:
         self._runtime: Runtime | None = None
         self._login: tuple[DeviceAuthorization, DeviceLogin] | None = None
         self._granted: Tokens | None = None
+        self.looked_once = False
 
     async def runtime(self) -> Runtime:
         """Open what is not open yet, and start syncing.
@@ -68,7 +79,7 @@ class Session:
 
     async def close(self) -> None:
         async with self._opening:
-            self._runtime = None
+            self._runtime, self.looked_once = None, False
             await self._stack.aclose()
 
     async def start_login(self) -> DeviceLogin:
@@ -120,6 +131,8 @@ async def open_session(
             await session.runtime()
         except DbosMcpError as error:
             logger.warning("Not syncing yet: %s", error)
+        except Exception:
+            logger.exception("Not syncing yet; the next question tries again.")
 
     async with anyio.create_task_group() as background:
         background.start_soon(begin)
@@ -151,10 +164,24 @@ async def _session(ctx: Context[Session, Any]) -> Session:
 
 @speaking_to_agents
 async def _runtime(ctx: Context[Session, Any]) -> Runtime:
-    runtime = await ctx.request_context.lifespan_context.runtime()
-    if runtime.live is not None:
+    session = ctx.request_context.lifespan_context
+    runtime = await session.runtime()
+    if runtime.live is not None and not session.looked_once:
         await _first_look(runtime)
+        session.looked_once = True
     return runtime
+
+
+async def answer_from(
+    runtime: Runtime, query: Callable[[Connection], T], application_name: str = CONDUCTOR
+) -> tuple[T, str]:
+    """What a query finds, and the line that says how fresh it is, of one snapshot."""
+
+    def work(connection: Connection) -> tuple[T, Freshness]:
+        return query(connection), freshness(connection, application_name)
+
+    result, state = await runtime.read(work)
+    return result, freshness_line(state, now=now_ms(), offline=runtime.live is None)
 
 
 async def _first_look(runtime: Runtime) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from dbos_mcp.errors import NotFoundError, NotOurFileError, StoreError
 
@@ -101,8 +101,11 @@ class Cache:
         try:
             with self._reader.begin() as connection:
                 yield connection
-        except OperationalError as error:
-            raise StoreError(f"The cache {self.path} cannot be read: {_reason(error)}.") from error
+        except DatabaseError as error:
+            raise StoreError(
+                f"The cache {self.path} cannot be read: {_reason(error)}.",
+                hint="Nothing was changed. Name another file with DBOS_MCP_CACHE to go on.",
+            ) from error
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -113,7 +116,9 @@ class Cache:
             try:
                 with self._writer.begin() as connection:
                     yield connection
-            except OperationalError as error:
+            except IntegrityError:
+                raise  # a fault of ours, not of the file
+            except DatabaseError as error:
                 raise StoreError(
                     f"The cache {self.path} cannot be written: {_reason(error)}.",
                     hint="Nothing of this change was stored. Check the disk's free space.",
@@ -141,6 +146,9 @@ class Cache:
             raw.execute("PRAGMA busy_timeout = 200")
             try:
                 (busy, *_) = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.OperationalError as error:
+                logger.info("The WAL was not folded back, the next cycle tries: %s", error)
+                return False
             finally:
                 raw.execute("PRAGMA busy_timeout = 5000")
         return not busy

@@ -2,11 +2,9 @@
 
 from functools import partial
 
-from dbos_mcp.domain import now_ms
 from dbos_mcp.queries import applications
-from dbos_mcp.queries.freshness import freshness
 from dbos_mcp.server import render
-from dbos_mcp.server.context import CurrentRuntime
+from dbos_mcp.server.context import CurrentRuntime, answer_from
 from dbos_mcp.server.tools.arguments import ApplicationName
 
 
@@ -14,8 +12,7 @@ async def list_applications(runtime: CurrentRuntime) -> str:
     """List the applications registered with DBOS Conductor: their status, and how many workflows
     of each are mirrored, in flight and failed. Start here: other tools take an application_name.
     Answered from the local mirror, also while Conductor is away."""
-    items = await runtime.read(applications.list_applications)
-    state = await runtime.read(freshness)
+    items, freshness = await answer_from(runtime, applications.list_applications)
     table = render.table(
         [
             ("application_name", lambda item: item.application_name),
@@ -33,17 +30,18 @@ async def list_applications(runtime: CurrentRuntime) -> str:
     return render.answer(
         f"{len(items)} applications",
         table if items else "None is registered, or none has been seen yet.",
-        render.freshness_line(state, now=now_ms(), offline=runtime.live is None),
+        freshness,
     )
 
 
 async def list_executors(runtime: CurrentRuntime, application_name: ApplicationName) -> str:
     """List the executors (processes) of an application: HEALTHY, DISCONNECTED, DEAD, or REMOVED
     when no longer listed. A PENDING workflow on a dead executor waits for recovery."""
-    items = await runtime.read(
-        partial(applications.list_executors, application_name=application_name)
+    items, freshness = await answer_from(
+        runtime,
+        partial(applications.list_executors, application_name=application_name),
+        application_name,
     )
-    state = await runtime.read(partial(freshness, application_name=application_name))
     table = render.table(
         [
             ("executor_id", lambda item: item.executor_id),
@@ -60,5 +58,5 @@ async def list_executors(runtime: CurrentRuntime, application_name: ApplicationN
     return render.answer(
         f"{len(items)} executors of {render.plain(application_name)}",
         table if items else "Conductor lists none: it is normal while no process is connected.",
-        render.freshness_line(state, now=now_ms(), offline=runtime.live is None),
+        freshness,
     )

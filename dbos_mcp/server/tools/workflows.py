@@ -5,16 +5,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import ConductorError, NotFoundError
 from dbos_mcp.queries import steps as step_queries
 from dbos_mcp.queries import workflows as queries
 from dbos_mcp.queries.filters import WorkflowFilter
-from dbos_mcp.queries.freshness import freshness
 from dbos_mcp.queries.workflows import WorkflowItem, WorkflowPage
 from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
-from dbos_mcp.server.context import CurrentRuntime
+from dbos_mcp.server.context import CurrentRuntime, answer_from
 from dbos_mcp.server.render import Column
 from dbos_mcp.server.tools import arguments
 from dbos_mcp.server.tools.arguments import ApplicationName, Texts, Time, WorkflowId
@@ -96,8 +94,10 @@ async def list_workflows(
         was_forked_from=was_forked_from,
         queues_only=queues_only,
     )
-    page = await runtime.read(
-        partial(queries.list_workflows, question=question, limit=limit, cursor=cursor)
+    page, freshness = await answer_from(
+        runtime,
+        partial(queries.list_workflows, question=question, limit=limit, cursor=cursor),
+        application_name,
     )
     rows, shown = _within_budget(page)
     more = page.more or shown < len(page.items)
@@ -106,7 +106,7 @@ async def list_workflows(
         rows if shown else "None matches.",
         f"More: pass cursor={page.cursor_after(shown)}, or narrow the question." if more else None,
         DATA_NOTE if shown else None,
-        await _freshness(runtime, application_name),
+        freshness,
     )
 
 
@@ -122,8 +122,10 @@ async def get_workflow(
     the history of what was observed of it and done to it. From the local mirror; a workflow that
     was deleted upstream is still shown, and one that the mirror lacks is looked up."""
     note = await _look_up(runtime, application_name, workflow_id)
-    detail = await runtime.read(
-        partial(queries.get_workflow, application_name=application_name, workflow_id=workflow_id)
+    detail, freshness = await answer_from(
+        runtime,
+        partial(queries.get_workflow, application_name=application_name, workflow_id=workflow_id),
+        application_name,
     )
     item = detail.workflow
     payload = await _payload(runtime, application_name, workflow_id) if include_payload else None
@@ -149,7 +151,7 @@ async def get_workflow(
         ),
         DATA_NOTE,
         note,
-        await _freshness(runtime, application_name),
+        freshness,
     )
 
 
@@ -167,13 +169,13 @@ async def list_steps(
     find = partial(
         step_queries.list_steps, application_name=application_name, workflow_id=workflow_id
     )
-    steps = await runtime.read(find)
+    steps, freshness = await answer_from(runtime, find, application_name)
     if steps.may_have_changed and note is None and runtime.live is not None:
         try:
             await runtime.live.mirror.refresh_steps(application_name, workflow_id)
         except (ConductorError, NotFoundError) as error:
             note = f"Not read afresh: {error}"
-        steps = await runtime.read(find)
+        steps, freshness = await answer_from(runtime, find, application_name)
     behind = [step for step in steps.items if after_step_id is None or step.step_id > after_step_id]
     shown = behind[:limit]
     failed = sum(step.error is not None for step in steps.items)
@@ -200,7 +202,7 @@ async def list_steps(
         DATA_NOTE if shown else None,
         note,
         f"Steps read at {render.time(steps.read_at)}." if steps.read_at is not None else None,
-        await _freshness(runtime, application_name),
+        freshness,
     )
 
 
@@ -235,11 +237,6 @@ async def _payload(runtime: Runtime, application_name: str, workflow_id: str) ->
     if live.input is None and live.output is None:
         return "payload: Conductor sent none (private mode withholds it)"
     return render.fields([("input", live.input), ("output", live.output)], limit=DETAIL_CHARACTERS)
-
-
-async def _freshness(runtime: Runtime, application_name: str) -> str:
-    state = await runtime.read(partial(freshness, application_name=application_name))
-    return render.freshness_line(state, now=now_ms(), offline=runtime.live is None)
 
 
 def _within_budget(page: WorkflowPage) -> tuple[str, int]:
