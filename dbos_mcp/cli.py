@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dbos_mcp import __version__
-from dbos_mcp.errors import DbosMcpError, UsageError
+from dbos_mcp.errors import DbosMcpError, NotFoundError, UsageError
 from dbos_mcp.runtime import locate_cache, open_runtime
 from dbos_mcp.server.render import plain
 from dbos_mcp.settings import LogLevel, Settings
@@ -45,7 +45,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except DbosMcpError as error:
-        err.print(escape(plain(f"Error: {error.message}", limit=2000)))
+        _print_error(error.message)
         if error.hint:
             err.print(escape(plain(error.hint, limit=2000)))
         sys.exit(error.exit_code)
@@ -118,14 +118,12 @@ def sync(
     if settings.offline:
         raise UsageError("sync and --offline do not go together.")
     try:
-        failed = anyio.run(_watch if watch else _sync_once, settings)
+        sys.exit(anyio.run(_watch if watch else _sync_once, settings))
     except KeyboardInterrupt:
         sys.exit(130)
-    if failed:
-        sys.exit(1)
 
 
-async def _sync_once(settings: Settings) -> bool:
+async def _sync_once(settings: Settings) -> int:
     async with open_runtime(settings) as runtime:
         worker = runtime.require_live().worker
         if err.is_terminal:
@@ -148,13 +146,13 @@ async def _sync_once(settings: Settings) -> bool:
             reports = await worker.run_once()
         _print_reports(reports)
         out.print(f"Cache: {escape(str(runtime.cache.path))}")
-    return any(report.error for report in reports)
+    return max((report.error.exit_code for report in reports if report.error), default=0)
 
 
-async def _watch(settings: Settings) -> bool:
+async def _watch(settings: Settings) -> int:
     def show(outcome: "list[ApplicationReport] | DbosMcpError") -> None:
         if isinstance(outcome, DbosMcpError):
-            out.print(escape(plain(str(outcome), limit=500)))
+            _print_error(str(outcome))
         else:
             _print_reports([r for r in outcome if r.events or r.error])
 
@@ -167,24 +165,30 @@ async def _watch(settings: Settings) -> bool:
         finally:
             with anyio.CancelScope(shield=True):
                 await scheduler.stop()
-    return False
+    return 0
 
 
 def _print_reports(reports: list[ApplicationReport]) -> None:
     for report in reports:
-        line = (
-            f"{plain(report.application_name)}: {report.workflows_seen} workflows seen,"
-            f" {report.events} events"
+        out.print(
+            escape(plain(report.application_name))
+            + f": {report.workflows_seen} workflows seen, {report.events} events"
         )
         if report.error is not None:
-            line += f"; stopped: {plain(str(report.error), limit=500)}"
-        out.print(escape(line))
+            _print_error(str(report.error))
+
+
+def _print_error(text: str) -> None:
+    err.print(escape(plain(f"Error: {text}", limit=2000)))
 
 
 @app.command()
 def rebuild(context: typer.Context) -> None:
     """Fold the read models from the event log again, and say whether they came out equal."""
-    cache = open_cache(locate_cache(context.obj))
+    path = locate_cache(context.obj)
+    if not path.exists():
+        raise NotFoundError(f"There is no cache at {path}.", hint="`dbos-mcp sync` makes one.")
+    cache = open_cache(path)
     try:
         with cache.write() as connection:
             tables = projector.rebuild(connection)
