@@ -1,12 +1,15 @@
 """The command line. The only module that prints: on stdio, stdout belongs to the protocol.
 
-Exit codes, as dbosctl's: 1 it failed, 2 wrong usage, 3 a login is needed, 4 not found.
+Exit codes, as dbosctl's: 1 it failed, 2 wrong usage, 3 a login is needed, 4 not found,
+130 interrupted.
 """
 
 import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +52,15 @@ def main() -> None:
         if error.hint:
             err.print(escape(plain(error.hint, limit=2000)))
         sys.exit(error.exit_code)
+
+
+@contextmanager
+def _until_interrupted() -> Iterator[None]:
+    """Ctrl-C is a way to end, not a failure."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 class _JsonLines(logging.Formatter):
@@ -105,7 +117,8 @@ def serve(
     if context.invoked_subcommand is None:
         from dbos_mcp.server.app import build_server
 
-        build_server(settings).run("stdio")
+        with _until_interrupted():
+            build_server(settings).run("stdio")
 
 
 @app.command()
@@ -117,10 +130,8 @@ def sync(
     settings: Settings = context.obj
     if settings.offline:
         raise UsageError("sync and --offline do not go together.")
-    try:
+    with _until_interrupted():
         sys.exit(anyio.run(_watch if watch else _sync_once, settings))
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 async def _sync_once(settings: Settings) -> int:
@@ -217,7 +228,8 @@ def local_conductor(
     from dbos_mcp.local_conductor.system_database import SystemDatabase
 
     err.print(f"The Conductor API is at http://127.0.0.1:{port} (DBOS_URL); Ctrl-C ends it.")
-    serve(SystemDatabase(system_database_url, application or []), port=port)
+    with _until_interrupted():
+        serve(SystemDatabase(system_database_url, application or []), port=port)
 
 
 @app.command()
@@ -229,4 +241,5 @@ def demo(
     """Run a shop of real workflows, mirror it, break it, and ask what happened. Takes a minute."""
     from dbos_mcp.demo.tour import run_tour
 
-    anyio.run(run_tour, out, keep)
+    with _until_interrupted():
+        anyio.run(run_tour, out, keep)
