@@ -17,7 +17,7 @@ import anyio
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dbos_mcp import __version__
 from dbos_mcp.errors import DbosMcpError, NotFoundError, UsageError
@@ -140,6 +140,7 @@ async def _sync_once(settings: Settings) -> int:
         if err.is_terminal:
             with Progress(
                 SpinnerColumn(),
+                BarColumn(bar_width=20),
                 TextColumn("{task.description}", markup=False),
                 TextColumn("{task.completed} workflows"),
                 TimeElapsedColumn(),

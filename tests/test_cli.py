@@ -5,9 +5,11 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -138,6 +140,63 @@ def test_a_cache_from_a_newer_version_is_left_as_it_is(
     assert done.returncode == 1
     assert "was written by another version of dbos-mcp (schema 9999" in done.stderr
     assert "Use the newest version" in done.stderr
+
+
+@pytest.fixture
+def conductor() -> Iterator[Callable[[int, str, str], str]]:
+    """A web server that gives one answer to everything: `conductor(status, type, body)` → URL."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def answering(status: int, content_type: str, body: str) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.send_header("content-type", content_type)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, format: str, *arguments: object) -> None:
+                """Quiet."""
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield answering
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type", "body", "exit_code", "message"),
+    [
+        (401, "application/problem+json", "{}", 3, "DBOS_TOKEN"),
+        (403, "application/problem+json", "{}", 1, "application.read"),
+        (404, "application/problem+json", "{}", 4, "DBOS_ORG"),
+        (404, "text/plain", "404 page not found", 1, "image 0.17.0 or later"),
+        (429, "application/problem+json", "{}", 1, "too many requests"),
+        (500, "application/problem+json", "{}", 1, "500"),
+        (200, "text/html", "<html></html>", 1, "DBOS_URL"),
+        (200, "application/json", '[{"id": "1", "na', 1, "JSON"),
+    ],
+)
+def test_what_conductor_answers_becomes_a_message_and_an_exit_code(
+    run: Run,
+    conductor: Callable[[int, str, str], str],
+    status: int,
+    content_type: str,
+    body: str,
+    exit_code: int,
+    message: str,
+) -> None:
+    done = run("sync", DBOS_URL=conductor(status, content_type, body))
+    assert done.returncode == exit_code
+    assert message.lower() in done.stderr.lower()
+    assert done.stderr.startswith("Error: ")
+    assert "Traceback" not in done.stderr
 
 
 def test_logs_are_json_lines_on_stderr(run: Run, shop_url: str) -> None:

@@ -30,13 +30,13 @@ def test_rfc_3339_with_any_fraction_and_zone_is_read(text: str, ms: int) -> None
 
 @pytest.mark.parametrize("text", ["", "now", "2026-11-21", "2026-11-21T06:30:05", "2026-13-01T0Z"])
 def test_what_is_not_a_time_with_a_zone_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError):
         parse_time(text)
 
 
 @pytest.mark.parametrize("ms", [YEAR_1 - 1, YEAR_9999 + 1, 2**63])
 def test_a_time_of_no_calendar_is_refused(ms: int) -> None:
-    with pytest.raises(ValueError, match="calendar|year"):
+    with pytest.raises(ValueError, match=r"calendar|year"):
         format_time(ms)
 
 

@@ -77,4 +77,5 @@ def test_secrets_are_in_no_repr_and_no_file_name() -> None:
     assert "canary" not in repr(settings)
     assert "canary" not in str(settings.cache_path("local"))
     behind_password = Settings.from_env({"DBOS_URL": "http://u:canary@one:8090"})
+    assert "canary" not in repr(behind_password)
     assert "canary" not in str(behind_password.cache_path("local"))
