@@ -1,11 +1,9 @@
 """A file of any age, opened by any number at once, is made current or left as it is."""
 
-import os
 import shutil
 import sqlite3
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -33,14 +31,6 @@ from dbos_mcp.store.migrate import open_cache
 
 print("ready", flush=True)
 sys.stdin.readline()
-open_cache(Path(sys.argv[1])).close()
-"""
-OPEN_AS_INSTALLED = """
-import sys
-from pathlib import Path
-from dbos_mcp.store.migrate import migrations_folder, open_cache
-
-assert migrations_folder() == Path.cwd() / "installed" / "dbos_mcp" / "_migrations"
 open_cache(Path(sys.argv[1])).close()
 """
 UPGRADE = """
@@ -242,29 +232,3 @@ def test_a_first_opening_may_stop_at_any_statement(tmp_path: Path, blank_cache: 
             pass
         assert contents(path) == contents(blank_cache)
     assert stopped > 25
-
-
-def test_an_installed_wheel_carries_its_migrations(tmp_path: Path) -> None:
-    uv = shutil.which("uv")
-    if uv is None:
-        pytest.skip("uv is not installed: no wheel was built")
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "UV_OFFLINE": "1"}
-    built = subprocess.run(
-        [uv, "build", "--wheel", "--quiet", "--out-dir", str(tmp_path), str(root)],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    if built.returncode != 0 and "offline" in built.stderr.lower():
-        pytest.skip("the build backend is not in uv's cache")
-    assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "installed")
-    subprocess.run(
-        [sys.executable, "-c", OPEN_AS_INSTALLED, str(tmp_path / "cache.sqlite")],
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
-        cwd=tmp_path,
-        check=True,
-    )
