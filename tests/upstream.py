@@ -5,7 +5,7 @@ import base64
 import json
 import pickle
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,7 +163,7 @@ class Wire(httpx.AsyncBaseTransport):
         self.inner = inner
         self.asked: list[Asked] = []
         self.fault: Fault = lambda _request: None
-        self.heard: Callable[[Asked], None] = lambda _asked: None
+        self.heard: Callable[[Asked], Awaitable[None] | None] = lambda _asked: None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         content = await request.aread()
@@ -177,11 +177,26 @@ class Wire(httpx.AsyncBaseTransport):
         answer = await self.inner.handle_async_request(request)
         body = await answer.aread()
         asked.answer_bytes = len(body)
-        self.heard(asked)
+        waiting = self.heard(asked)
+        if waiting is not None:
+            await waiting
         return httpx.Response(answer.status_code, headers=answer.headers, content=body)
 
     async def aclose(self) -> None:
         await self.inner.aclose()
+
+
+def problem(status: int, detail: str = "") -> httpx.Response:
+    return httpx.Response(
+        status,
+        headers={"Content-Type": "application/problem+json"},
+        content=json.dumps({"status": status, "detail": detail}),
+    )
+
+
+def below(part: str, fault: Callable[[], httpx.Response | Exception]) -> Fault:
+    """The fault for every request whose path holds `part`."""
+    return lambda request: fault() if part in request.url.path else None
 
 
 class Clock:

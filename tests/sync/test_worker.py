@@ -1,7 +1,5 @@
 """A cycle of the worker: what it finds, what it asks for, and that nothing is lost on the way."""
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +17,6 @@ from dbos_mcp.errors import (
 )
 from dbos_mcp.settings import DAY_MS, Payloads
 from dbos_mcp.store import projector
-from dbos_mcp.store.migrate import open_cache
 from dbos_mcp.store.projections.applications import ApplicationRow
 from dbos_mcp.store.projections.executors import ExecutorRow
 from dbos_mcp.store.projections.steps import StepRow
@@ -27,22 +24,9 @@ from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.sync_state import CONDUCTOR
 from dbos_mcp.sync.diff import MAX_PAYLOAD_CHARACTERS, REMOVED
 from dbos_mcp.sync.worker import OVERLAP_MS, STEPS_REREAD_AFTER_MS
-from tests.upstream import APP, Asked, Fault, Site, open_site, pickled, workflow
+from tests.upstream import APP, Asked, Site, below, open_site, pickled, problem, workflow
 
 HOUR_MS = 3_600_000
-
-
-def problem(status: int, detail: str = "") -> httpx.Response:
-    return httpx.Response(
-        status,
-        headers={"Content-Type": "application/problem+json"},
-        content=json.dumps({"status": status, "detail": detail}),
-    )
-
-
-def below(part: str, fault: Callable[[], httpx.Response | Exception]) -> Fault:
-    """The fault for every request whose path holds `part`."""
-    return lambda request: fault() if part in request.url.path else None
 
 
 def page_asked(asked: Asked) -> bool:
@@ -395,18 +379,6 @@ FAILURES: tuple[Callable[[], httpx.Response | Exception], ...] = (
     lambda: httpx.ReadError("connection reset"),
     lambda: problem(502),
 )
-
-
-@pytest.fixture
-def new_cache(tmp_path: Path) -> Callable[[object], Path]:
-    """Copies of one empty cache: migrating each would take longer than the test."""
-    template = tmp_path / "template.sqlite"
-    open_cache(template).close()
-
-    def copy(name: object) -> Path:
-        return Path(shutil.copy(template, tmp_path / f"{name}.sqlite"))
-
-    return copy
 
 
 async def test_a_first_load_that_is_cut_at_any_request_goes_on_and_loses_nothing(
