@@ -13,7 +13,8 @@ and until it has gone as far back as it was asked to, the first load, from the n
 the oldest.
 
 Lists are paged by `createdAt`, never by offset: rows change while they are read. Rows can become
-visible late, behind newer ones, so every watermark stays `OVERLAP_MS` behind the newest row seen.
+visible late, behind newer ones, so every watermark stays `OVERLAP_MS` behind the newest row seen,
+until nothing has come for as long as that.
 A page, and the state that says it was read, are written in one transaction: a crash or a failure
 repeats at the most one page, and a page read twice writes nothing.
 """
@@ -87,6 +88,9 @@ class SyncWorker:
         self.page_limit = page_limit
         self.steps_refused: dict[tuple[str, str], int] = {}
         """Whose steps upstream would not show, by application and id, and when (our clock)."""
+        self.newest_seen: dict[tuple[str, str], tuple[int, int]] = {}
+        """The newest creation and the newest end of each application, and since when (our clock)
+        it is known to be the newest."""
         self._one_at_a_time = anyio.Lock()
 
     async def run_once(self, progress: Progress = _no_progress) -> list[ApplicationReport]:
@@ -202,24 +206,29 @@ class _Pass:
             await self._record(page, "in flight")
 
     async def _created(self) -> None:
-        if self.state.watermark is None:
+        before = self.state.watermark
+        if before is None:
             return  # nothing was ever seen: the first page of the history is the newest
-        search = WorkflowSearch(start_time=self.state.watermark)
-        async for page in self._pages(search, "ascending"):
+        newest = None
+        async for page in self._pages(WorkflowSearch(start_time=before), "ascending"):
             newest = page.rows[-1].created_at
-            watermark = self._behind(newest, self.state.watermark)
-            await self._record(page, "created", watermark=watermark)
+            await self._record(page, "created", watermark=max(before, self._behind(newest)))
+        if newest is not None and self._is_quiet("created", newest):
+            await self._move_on(watermark=max(before, self._right_after(newest)))
 
     async def _ended(self) -> None:
         before = self.state.ended_watermark
         if before is None:
             return
-        newest = before
+        newest = None
         async for page in self._pages(WorkflowSearch(completed_after=before), "ascending"):
-            newest = max([newest, *(row.completed_at for row in page.rows if row.completed_at)])
+            newest = max([newest or 0, *(row.completed_at or 0 for row in page.rows)])
             await self._record(page, "ended")
         # Pages go by creation time, so only after the last one is it known which ends were seen.
-        await self._move_on(ended_watermark=self._behind(newest, before))
+        if newest is not None:
+            quiet = self._is_quiet("ended", newest)
+            reached = self._right_after(newest) if quiet else self._behind(newest)
+            await self._move_on(ended_watermark=max(before, reached))
 
     async def _unseen_in_flight(self) -> None:
         held = await self.mirror.read(partial(known.in_flight_ids, application_name=self.name))
@@ -334,9 +343,23 @@ class _Pass:
     def _moved(self, changes: Mapping[str, int | bool | None]) -> SyncStateRow:
         return SyncStateRow(**{**self.state.model_dump(), **changes})
 
-    def _behind(self, newest: int, before: int | None = None) -> int:
-        """A watermark never goes back, and never passes what may still become visible."""
-        return max(before or 0, min(newest, self.started_at) - OVERLAP_MS)
+    def _behind(self, newest: int) -> int:
+        """A watermark that does not pass what may still become visible."""
+        return max(0, min(newest, self.started_at) - OVERLAP_MS)
+
+    def _right_after(self, newest: int) -> int:
+        """One that nothing is read again from, for a time when nothing happens."""
+        return max(0, min(newest + 1, self.started_at - OVERLAP_MS))
+
+    def _is_quiet(self, subject: str, newest: int) -> bool:
+        """Whether nothing newer has come for so long that nothing older can come any more.
+
+        By how long we have known it, not by comparing upstream's clock with ours.
+        """
+        known = self.worker.newest_seen.get((self.name, subject))
+        if known is None or known[0] != newest:
+            known = self.worker.newest_seen[self.name, subject] = (newest, self.started_at)
+        return self.started_at - known[1] >= OVERLAP_MS
 
 
 def _note_failure(
