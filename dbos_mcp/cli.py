@@ -1,12 +1,15 @@
 """The command line. The only module that prints: on stdio, stdout belongs to the protocol.
 
-Exit codes, as dbosctl's: 1 it failed, 2 wrong usage, 3 a login is needed, 4 not found.
+Exit codes, as dbosctl's: 1 it failed, 2 wrong usage, 3 a login is needed, 4 not found,
+130 interrupted.
 """
 
 import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +17,10 @@ import anyio
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dbos_mcp import __version__
-from dbos_mcp.errors import DbosMcpError, UsageError
+from dbos_mcp.errors import DbosMcpError, NotFoundError, UsageError
 from dbos_mcp.runtime import locate_cache, open_runtime
 from dbos_mcp.server.render import plain
 from dbos_mcp.settings import LogLevel, Settings
@@ -45,10 +48,19 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except DbosMcpError as error:
-        err.print(escape(plain(f"Error: {error.message}", limit=2000)))
+        _print_error(error.message)
         if error.hint:
             err.print(escape(plain(error.hint, limit=2000)))
         sys.exit(error.exit_code)
+
+
+@contextmanager
+def _until_interrupted() -> Iterator[None]:
+    """Ctrl-C is a way to end, not a failure."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 class _JsonLines(logging.Formatter):
@@ -105,7 +117,8 @@ def serve(
     if context.invoked_subcommand is None:
         from dbos_mcp.server.app import build_server
 
-        build_server(settings).run("stdio")
+        with _until_interrupted():
+            build_server(settings).run("stdio")
 
 
 @app.command()
@@ -117,20 +130,17 @@ def sync(
     settings: Settings = context.obj
     if settings.offline:
         raise UsageError("sync and --offline do not go together.")
-    try:
-        failed = anyio.run(_watch if watch else _sync_once, settings)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    if failed:
-        sys.exit(1)
+    with _until_interrupted():
+        sys.exit(anyio.run(_watch if watch else _sync_once, settings))
 
 
-async def _sync_once(settings: Settings) -> bool:
+async def _sync_once(settings: Settings) -> int:
     async with open_runtime(settings) as runtime:
         worker = runtime.require_live().worker
         if err.is_terminal:
             with Progress(
                 SpinnerColumn(),
+                BarColumn(bar_width=20),
                 TextColumn("{task.description}", markup=False),
                 TextColumn("{task.completed} workflows"),
                 TimeElapsedColumn(),
@@ -148,13 +158,13 @@ async def _sync_once(settings: Settings) -> bool:
             reports = await worker.run_once()
         _print_reports(reports)
         out.print(f"Cache: {escape(str(runtime.cache.path))}")
-    return any(report.error for report in reports)
+    return max((report.error.exit_code for report in reports if report.error), default=0)
 
 
-async def _watch(settings: Settings) -> bool:
+async def _watch(settings: Settings) -> int:
     def show(outcome: "list[ApplicationReport] | DbosMcpError") -> None:
         if isinstance(outcome, DbosMcpError):
-            out.print(escape(plain(str(outcome), limit=500)))
+            _print_error(str(outcome))
         else:
             _print_reports([r for r in outcome if r.events or r.error])
 
@@ -167,24 +177,30 @@ async def _watch(settings: Settings) -> bool:
         finally:
             with anyio.CancelScope(shield=True):
                 await scheduler.stop()
-    return False
+    return 0
 
 
 def _print_reports(reports: list[ApplicationReport]) -> None:
     for report in reports:
-        line = (
-            f"{plain(report.application_name)}: {report.workflows_seen} workflows seen,"
-            f" {report.events} events"
+        out.print(
+            escape(plain(report.application_name))
+            + f": {report.workflows_seen} workflows seen, {report.events} events"
         )
         if report.error is not None:
-            line += f"; stopped: {plain(str(report.error), limit=500)}"
-        out.print(escape(line))
+            _print_error(str(report.error))
+
+
+def _print_error(text: str) -> None:
+    err.print(escape(plain(f"Error: {text}", limit=2000)))
 
 
 @app.command()
 def rebuild(context: typer.Context) -> None:
     """Fold the read models from the event log again, and say whether they came out equal."""
-    cache = open_cache(locate_cache(context.obj))
+    path = locate_cache(context.obj)
+    if not path.exists():
+        raise NotFoundError(f"There is no cache at {path}.", hint="`dbos-mcp sync` makes one.")
+    cache = open_cache(path)
     try:
         with cache.write() as connection:
             tables = projector.rebuild(connection)
@@ -213,7 +229,8 @@ def local_conductor(
     from dbos_mcp.local_conductor.system_database import SystemDatabase
 
     err.print(f"The Conductor API is at http://127.0.0.1:{port} (DBOS_URL); Ctrl-C ends it.")
-    serve(SystemDatabase(system_database_url, application or []), port=port)
+    with _until_interrupted():
+        serve(SystemDatabase(system_database_url, application or []), port=port)
 
 
 @app.command()
@@ -225,4 +242,5 @@ def demo(
     """Run a shop of real workflows, mirror it, break it, and ask what happened. Takes a minute."""
     from dbos_mcp.demo.tour import run_tour
 
-    anyio.run(run_tour, out, keep)
+    with _until_interrupted():
+        anyio.run(run_tour, out, keep)

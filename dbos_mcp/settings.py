@@ -39,7 +39,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     home: Path = Field(default_factory=Path.home)
-    url: str | None = Field(None, description="Base URL of a self-hosted Conductor")
+    url: str | None = Field(None, repr=False, description="Base URL of a self-hosted Conductor")
     organization: str | None = Field(None, description="Organization on Conductor")
     token: SecretStr | None = Field(None, description="API key or access token")
     application_name: str | None = Field(None, description="Application of the system database")

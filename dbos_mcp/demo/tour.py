@@ -63,14 +63,19 @@ async def run_tour(console: Console, keep: Path | None) -> None:
         url = await upstream.enter_async_context(running_conductor(database))
         tour.say(f"The shop's Conductor API is at {url}; the mirror is {cache}")
 
-        settings = Settings(home=folder, url=url, cache=cache)
-        async with Client(build_server(settings)) as client:
+        failure = None
+        async with Client(build_server(Settings(home=folder, url=url, cache=cache))) as client:
             tour.client = client
-            await _investigate(tour)
-            await _act(tour)
-            tour.title("The shop goes down: its process and its Conductor are killed")
-            await upstream.aclose()
-            await _ask_offline(tour)
+            try:
+                await _investigate(tour)
+                await _act(tour)
+                tour.title("The shop goes down: its process and its Conductor are killed")
+                await upstream.aclose()
+                await _ask_offline(tour)
+            except DemoError as error:
+                failure = error  # the client would wrap it into a group
+        if failure is not None:
+            raise failure
     tour.title("Explore it with an agent")
     command = [sys.executable, "-m", "dbos_mcp", "--offline", "--cache", str(cache.resolve())]
     console.print(f"claude mcp add dbos-demo -- {shlex.join(command)}", markup=False)

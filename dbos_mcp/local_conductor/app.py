@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from ipaddress import IPv4Address
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -30,6 +31,8 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -56,7 +59,7 @@ from dbos_mcp.conductor.models import (
     WorkflowAggregateQuery,
     WorkflowSearch,
 )
-from dbos_mcp.errors import ConductorError, NotFoundError
+from dbos_mcp.errors import ConductorError, NotFoundError, UsageError
 from dbos_mcp.local_conductor.requests import (
     InvalidRequestError,
     parse_body,
@@ -69,6 +72,8 @@ from dbos_mcp.local_conductor.system_database import (
     SystemDatabase,
     is_away,
 )
+
+_log = logging.getLogger(__name__)
 
 ORG = "/v2/orgs/{orgName}"
 APP = ORG + "/apps/{appName}"
@@ -238,7 +243,12 @@ def create_app(system_database: SystemDatabase) -> Starlette:
             Route("/healthz", healthz),
             *(_route(system_database, path, operations) for path, operations in _by_path()),
         ],
-        middleware=[Middleware(_RawPath)],
+        middleware=[
+            Middleware(_RawPath),
+            # Here rather than below: Starlette raises again what it answers for `Exception`, and
+            # a client in the same process would get that instead of the answer.
+            Middleware(ExceptionMiddleware, handlers={Exception: _answer_crash}),
+        ],
         exception_handlers={
             HTTPException: _answer_http_error,
             InvalidRequestError: _answer_invalid_request,
@@ -246,9 +256,9 @@ def create_app(system_database: SystemDatabase) -> Starlette:
             dbos_errors.DBOSNonExistentWorkflowError: _answering(HTTPStatus.NOT_FOUND),
             ConductorError: _answering(HTTPStatus.INTERNAL_SERVER_ERROR),
             dbos_errors.DBOSException: _answering(HTTPStatus.INTERNAL_SERVER_ERROR),
+            dbos_errors.DBOSQueryTimeoutError: _answering(HTTPStatus.SERVICE_UNAVAILABLE),
             DBAPIError: _answer_database_error,
             PoolTimeoutError: _answering(HTTPStatus.SERVICE_UNAVAILABLE),
-            Exception: _answering(HTTPStatus.INTERNAL_SERVER_ERROR),
         },
     )
     app.router.redirect_slashes = False
@@ -256,9 +266,27 @@ def create_app(system_database: SystemDatabase) -> Starlette:
 
 
 def serve(system_database: SystemDatabase, host: str = "127.0.0.1", port: int = 8090) -> None:
-    """Serve on a port of this machine until a signal comes. Logs go to stderr."""
+    """Serve on a port of this machine until a signal comes. What goes wrong is logged to stderr.
+
+    Raises:
+        UsageError: `host` is not this machine alone. There is no login: who can connect, commands.
+    """
+    if host != "localhost" and not _is_loopback(host):
+        raise UsageError(
+            f"A local Conductor is not served on {host}: it has no login.",
+            hint="Use 127.0.0.1.",
+        )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    uvicorn.run(create_app(system_database), host=host, port=port, log_config=None)
+    # A page whose name was made to point here would still say its own name.
+    app = TrustedHostMiddleware(create_app(system_database), [host, "localhost", "127.0.0.1"])
+    uvicorn.run(app, host=host, port=port, log_config=None)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return IPv4Address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class _RawPath:
@@ -344,6 +372,11 @@ def _answering(status: int) -> Callable[[Request, Exception], Response]:
     return lambda _, error: _problem(status, str(error))
 
 
+def _answer_crash(request: Request, error: Exception) -> Response:
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {error}")
+
+
 def _answer_http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return _problem(error.status_code, error.detail, headers=error.headers)
@@ -351,8 +384,7 @@ def _answer_http_error(_: Request, error: Exception) -> Response:
 
 def _answer_invalid_request(_: Request, error: Exception) -> Response:
     assert isinstance(error, InvalidRequestError)
-    detail = "; ".join(f"{location} {message}" for location, message in error.errors)
-    return _problem(error.status, detail, error.errors)
+    return _problem(error.status, str(error), error.errors)
 
 
 def _answer_database_error(_: Request, error: Exception) -> Response:

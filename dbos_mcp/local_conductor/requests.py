@@ -16,18 +16,21 @@ from pydantic import ValidationError
 from pydantic.alias_generators import to_snake
 
 from dbos_mcp.conductor.models import Body, WorkflowSelection
+from dbos_mcp.errors import UsageError
 
 B = TypeVar("B", bound=Body)
 
 INT32 = 2**31 - 1
 INT64 = 2**63 - 1
+_DEEPEST = 100
 
 
-class InvalidRequestError(Exception):
-    """A request that cannot be answered: its HTTP status, and one (location, message) each."""
+class InvalidRequestError(UsageError):
+    """A request that cannot be answered: its HTTP status, and a (location, message) for each
+    thing that is wrong with it."""
 
     def __init__(self, status: int, *errors: tuple[str, str]) -> None:
-        super().__init__(status, errors)
+        super().__init__("; ".join(f"{location} {message}" for location, message in errors))
         self.status = status
         self.errors = errors
 
@@ -107,7 +110,11 @@ def _integer(text: str) -> int:
     return int(text)
 
 
-_CONVERTERS: dict[type, Callable[[str], object]] = {bool: _boolean, int: _integer, str: str}
+_CONVERTERS: dict[type, tuple[Callable[[str], object], str]] = {
+    bool: (_boolean, "must be true or false"),
+    int: (_integer, "must be an integer"),
+    str: (str, ""),
+}
 
 
 def parse_query(types: Mapping[str, type], given: Mapping[str, str]) -> dict[str, Any]:
@@ -118,10 +125,11 @@ def parse_query(types: Mapping[str, type], given: Mapping[str, str]) -> dict[str
     for name in types.keys() & given.keys():
         if types[name] is str and not given[name]:
             continue
+        convert, expected = _CONVERTERS[types[name]]
         try:
-            value = _CONVERTERS[types[name]](given[name])
+            value = convert(given[name])
         except (KeyError, ValueError):
-            errors.append((f"query.{name}", f"must be {types[name].__name__}"))
+            errors.append((f"query.{name}", expected))
             continue
         messages = [*_unstorable(value), _CHECKS.get(name, _fine)(value)]
         errors += [(f"query.{name}", message) for message in messages if message]
@@ -186,9 +194,12 @@ def _is_set(value: object) -> bool:
     return value is not None and value is not False
 
 
-def _unstorable(value: object) -> Iterator[str]:
+def _unstorable(value: object, depth: int = 0) -> Iterator[str]:
     """What no database takes as text: PostgreSQL refuses NUL, and half a surrogate pair has no
-    UTF-8."""
+    UTF-8. Objects and arrays inside each other end at `_DEEPEST`."""
+    if depth > _DEEPEST:
+        yield "is nested too deeply"
+        return
     match value:
         case str():
             if "\0" in value:
@@ -198,7 +209,7 @@ def _unstorable(value: object) -> Iterator[str]:
         case dict():
             for key, item in value.items():
                 yield from _unstorable(key)
-                yield from _unstorable(item)
+                yield from _unstorable(item, depth + 1)
         case list():
             for item in value:
-                yield from _unstorable(item)
+                yield from _unstorable(item, depth + 1)

@@ -41,7 +41,11 @@ class ExecutorItem(BaseModel):
 
 
 def list_applications(connection: Connection) -> list[ApplicationItem]:
-    """All that were ever listed, by name."""
+    """All that were ever listed, by name.
+
+    Raises:
+        NotFoundError: none, because Conductor could not be asked; it says why.
+    """
     alive = col(WorkflowRow.deleted_at).is_(None)
     status = col(WorkflowRow.status)
     counts = {
@@ -76,6 +80,8 @@ def list_applications(connection: Connection) -> list[ApplicationItem]:
                 offline_since=state.offline_since,
             )
         )
+    if not items:
+        _refuse_to_call_unseen_empty(connection)
     return items
 
 
@@ -86,14 +92,11 @@ def require_application(connection: Connection, application_name: str) -> None:
     ).scalars()
     known = list(names)
     if application_name not in known:
-        reason = sync_state.load(connection, CONDUCTOR).last_error
+        if not known:
+            _refuse_to_call_unseen_empty(connection)
         raise NotFoundError(
             f"No application {application_name!r} is known here.",
-            hint=(
-                f"Known: {', '.join(known[:20])}."
-                if known
-                else f"Nothing has been mirrored yet. {reason or ''}".rstrip()
-            ),
+            hint=f"Known: {', '.join(known[:20]) or 'none'}.",
         )
 
 
@@ -110,3 +113,9 @@ def list_executors(connection: Connection, application_name: str) -> list[Execut
         )
     )
     return [ExecutorItem.model_validate(row, from_attributes=True) for row in rows]
+
+
+def _refuse_to_call_unseen_empty(connection: Connection) -> None:
+    reason = sync_state.load(connection, CONDUCTOR).last_error
+    if reason is not None:
+        raise NotFoundError("Nothing has been mirrored yet.", hint=reason)

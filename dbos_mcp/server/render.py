@@ -38,18 +38,26 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def table(columns: Sequence[Column[T]], rows: Sequence[T], *, limit: int = CELL_CHARACTERS) -> str:
-    """Rows under a header, cells separated by ` | `, columns without any value left out."""
+    """Rows under a header, cells separated by ` | `; a column that holds nothing is left
+    out, and a `|` inside a cell becomes `¦`."""
     cells = [
         [plain(read(row), limit=limit).replace("|", "¦") for _, read in columns] for row in rows
     ]
     kept = [index for index in range(len(columns)) if any(row[index] for row in cells)]
     lines = [[columns[index][0] for index in kept]]
     lines += [[row[index] for index in kept] for row in cells]
-    return "\n".join(" | ".join(line).rstrip() for line in lines)
+    return "\n".join(_line(line) for line in lines)
+
+
+def _line(cells: list[str]) -> str:
+    """Empty cells at the end cost bytes and say nothing."""
+    while cells and not cells[-1]:
+        cells = cells[:-1]
+    return " | ".join(cells)
 
 
 def fields(pairs: Sequence[tuple[str, object]], *, limit: int = 400) -> str:
-    """`name: value` lines, those without a value left out."""
+    """`name: value` lines, of those that have a value."""
     return "\n".join(
         f"{name}: {plain(value, limit=limit)}"
         for name, value in pairs

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -44,6 +44,13 @@ class Tables:
             connection.execute(sa.text(statement), values)
 
 
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = monotonic() + seconds
+    while not condition():
+        assert monotonic() < deadline, f"still not so after {seconds} s"
+        Event().wait(0.05)
+
+
 @pytest.fixture(scope="session")
 def postgres_leftover() -> Iterator[str]:
     """The URL (a template, for the database's name) of a server whose database `leftover` a shop
@@ -75,15 +82,17 @@ def url(request: pytest.FixtureRequest) -> str:
         isolation_level="AUTOCOMMIT",
         poolclass=NullPool,
     )
-    deadline = monotonic() + 20
-    while True:
+
+    def copy() -> bool:
         try:
             with engine.connect() as connection:
                 connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE leftover"))
-            return server.format(name)
         except sa.exc.OperationalError:  # the killed shop's sessions are still ending
-            assert monotonic() < deadline
-            Event().wait(0.05)
+            return False
+        return True
+
+    wait_until(copy)
+    return server.format(name)
 
 
 @pytest.fixture

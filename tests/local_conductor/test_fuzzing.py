@@ -22,8 +22,8 @@ from dbos_mcp.local_conductor.app import OPERATIONS, create_app
 from dbos_mcp.local_conductor.system_database import SystemDatabase
 from tests.local_conductor.openapi import document
 
-# NUL is text for JSON but not for a database. Checks that are not for this server: an unknown workflow has no events (as upstream), rather than being
-# unknown; and the 500s of `EXECUTOR_THROWS` are looked at below.
+# Off: an unknown workflow has no events (as upstream), rather than being unknown; the 500s of
+# `EXECUTOR_THROWS` are looked at below; NUL is text for JSON, but for no database.
 OFF = SimpleCheckConfig(enabled=False)
 CONFIG = SchemathesisConfig(
     seed=1,
@@ -79,8 +79,8 @@ def failures(recorder: ScenarioRecorder) -> Iterator[str]:
 
 
 def fuzzed_document() -> dict[str, Any]:
-    """The published document, cut down to what is served, without its login, and with what
-    it leaves open: the smallest numbers, that an id is not blank, and that a fork from failure names
+    """The published document, cut down to what is served, without its login, and with what it
+    leaves open: the smallest numbers, that an id is not blank, and that a fork from failure names
     one way to find the step. A backfill of two thousand years is not asked for."""
     served = {
         (operation.path, operation.method.lower())

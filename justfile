@@ -1,0 +1,32 @@
+# The recipes of this project; `.ci/run` runs the same checks.
+
+default: lint test
+
+# Linters, types, spelling, import contracts
+lint:
+    uv run ruff check .
+    uv run ruff format --check .
+    uv run codespell
+    uv run mypy
+    uv run lint-imports
+
+# All tests
+test *arguments:
+    uv run pytest {{ arguments }}
+
+# What a formatter can mend
+fix:
+    uv run ruff check --fix .
+    uv run ruff format .
+
+# Accept the tools' schemas as they are now
+snapshots:
+    UPDATE_SNAPSHOTS=1 uv run pytest -q tests/server/test_snapshots.py
+
+# A migration from the difference between the tables and the last one
+migration name:
+    uv run alembic revision --autogenerate -m "{{ name }}"
+
+# The demo, as a new user would run it
+demo:
+    uv run --extra local dbos-mcp demo

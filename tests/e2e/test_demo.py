@@ -1,0 +1,56 @@
+"""The demo, as the README says it."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+
+def test_the_demo_shows_what_it_promises_and_leaves_a_cache_behind(tmp_path: Path) -> None:
+    keep = tmp_path / "demo"
+    done = subprocess.run(
+        [sys.executable, "-m", "dbos_mcp", "demo", "--keep", str(keep)],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    said = done.stdout
+    assert "shop | AVAILABLE | 101 | 5 | 12" in said
+    assert re.search(r"The path: order-1005 .* → order-1005-5-4 step 2 quote_delivery", said)
+    assert "reconcile-1 | done | PENDING | CANCELLED" in said
+    assert "reconcile-1 | done | CANCELLED | ENQUEUED" in said
+    assert "order-1005 | done | ERROR | ERROR | " in said
+    killed = said.split("are killed")[1]
+    assert killed.count("offline since") == 3
+    assert "1 | check_stock" in killed
+
+    last = said.splitlines()[-1]
+    assert last.startswith("claude mcp add dbos-demo -- ")
+    command = shlex.split(last.removeprefix("claude mcp add dbos-demo -- "))
+    assert command[-2:] == ["--cache", str(keep / "cache.sqlite")]
+
+    rebuilt = subprocess.run(
+        [sys.executable, "-m", "dbos_mcp", *command[-2:], "rebuild"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert rebuilt.stdout.count("equal to the live ones") == 5
+
+    again = subprocess.run(
+        [sys.executable, "-m", "dbos_mcp", "demo", "--keep", str(keep)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert again.returncode == 2
+    assert "is there already" in again.stderr

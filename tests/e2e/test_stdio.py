@@ -1,0 +1,72 @@
+"""The server as a client starts it: a process, and nothing but the protocol on its stdout."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp_types import TextContent
+
+pytestmark = pytest.mark.e2e
+
+TEN = {
+    "list_applications", "list_executors", "list_workflows", "get_workflow", "list_steps",
+    "cancel_workflow", "resume_workflow", "fork_workflow", "login", "login_complete",
+}  # fmt: skip
+
+
+def environment(home: Path, **variables: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if name[:4] != "DBOS"}
+    return {**inherited, "HOME": str(home), **variables}
+
+
+@pytest.mark.parametrize("era", ["auto", "legacy"])
+async def test_a_client_finds_the_ten_tools_and_asks_one(
+    era: str, shop_database: Path, tmp_path: Path
+) -> None:
+    server = StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "dbos_mcp"],
+        env=environment(tmp_path, DBOS_SYSTEM_DATABASE_URL=f"sqlite:///{shop_database}"),
+    )
+    async with Client(server, mode=era) as client:
+        tools = await client.list_tools()
+        assert {tool.name for tool in tools.tools} == TEN
+        answer = await client.call_tool(
+            "list_workflows", {"application_name": "shop", "status": "ERROR"}
+        )
+    (content,) = answer.content
+    assert isinstance(content, TextContent)
+    assert content.text.startswith("6 of 6 workflows of shop")
+
+
+def test_stdout_holds_the_protocol_alone_and_the_end_of_stdin_ends_the_server(
+    tmp_path: Path,
+) -> None:
+    initialize = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        },
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "dbos_mcp", "--log-level", "debug"],
+        input=json.dumps(initialize) + "\n",
+        env=environment(tmp_path, DBOS_URL="http://127.0.0.1:9"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [message["id"] for message in messages] == [1]
+    assert messages[0]["result"]["serverInfo"]["name"] == "dbos-mcp"
+    for line in done.stderr.splitlines():
+        json.loads(line)

@@ -1,0 +1,218 @@
+"""The command line as a person uses it: messages, exit codes, and what goes where."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """`dbos-mcp …` in an empty home; keyword arguments are variables of its environment."""
+
+    def runs(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("DBOS")}
+        return subprocess.run(
+            [sys.executable, "-m", "dbos_mcp", *arguments],
+            env={**inherited, "HOME": str(tmp_path), **environ},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return runs
+
+
+@pytest.fixture
+def shop_url(shop_database: Path) -> str:
+    return f"sqlite:///{shop_database}"
+
+
+def test_sync_mirrors_once_and_says_what_it_did(run: Run, shop_url: str, tmp_path: Path) -> None:
+    done = run("sync", DBOS_SYSTEM_DATABASE_URL=shop_url)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = done.stdout.splitlines()
+    assert first.startswith("shop: ")
+    cache = Path(second.removeprefix("Cache: "))
+    assert cache.parent == tmp_path / ".dbos-mcp"
+    with closing(sqlite3.connect(f"file:{cache}?mode=ro", uri=True)) as database:
+        assert database.execute("SELECT count(*) FROM workflow").fetchone() == (53,)
+
+
+def test_a_second_sync_of_an_unchanged_application_records_nothing(run: Run, shop_url: str) -> None:
+    run("sync", DBOS_SYSTEM_DATABASE_URL=shop_url)
+    again = run("sync", DBOS_SYSTEM_DATABASE_URL=shop_url)
+    assert again.stdout.splitlines()[0].endswith(", 0 events")
+
+
+def test_rebuild_gives_rows_equal_to_the_live_ones(run: Run, shop_url: str) -> None:
+    run("sync", DBOS_SYSTEM_DATABASE_URL=shop_url)
+    rebuilt = run("rebuild", DBOS_SYSTEM_DATABASE_URL=shop_url)
+    assert rebuilt.returncode == 0
+    assert "workflow: 53 rows, equal to the live ones" in rebuilt.stdout
+    assert "DIFFERENT" not in rebuilt.stdout
+
+
+def test_a_conductor_that_is_away_is_exit_code_1(run: Run) -> None:
+    done = run("sync", DBOS_URL="http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: Conductor at 127.0.0.1:9 cannot be reached")
+    assert "Check DBOS_URL" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "message"),
+    [
+        (["sync"], {"DBOS_URL": "ftp://conductor"}, "DBOS_URL cannot be used"),
+        (["sync"], {"DBOS_URL": "http://cloud.dbos.dev/conductor"}, "https only"),
+        (["sync"], {"DBOS_MCP_HISTORY": "some"}, "DBOS_MCP_HISTORY cannot be used"),
+        (["sync"], {"DBOS_MCP_PAYLOADS": "everything"}, "DBOS_MCP_PAYLOADS cannot be used"),
+        (["sync"], {"DBOS_TOKEN": "dbos_canary"}, "Set DBOS_ORG"),
+        (["--offline", "sync"], {}, "do not go together"),
+        (["no-such-command"], {}, "No such command"),
+        (["sync", "--no-such-option"], {}, "No such option"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2_and_names_what_is_wrong(
+    run: Run, arguments: list[str], environ: dict[str, str], message: str
+) -> None:
+    done = run(*arguments, **environ)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "canary" not in done.stderr
+
+
+def test_a_missing_login_is_exit_code_3(run: Run) -> None:
+    done = run("sync")
+    assert done.returncode == 3
+    assert done.stderr.startswith("Error: Nobody is logged in to DBOS.")
+
+
+def test_a_damaged_credentials_file_is_set_aside_with_a_message(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / ".dbos-mcp"
+    folder.mkdir()
+    (folder / "credentials").write_text('{"token": "canary-tok')
+    done = run("sync")
+    assert done.returncode == 3
+    assert "credentials.corrupt-1" in done.stderr
+    assert "canary" not in done.stderr + done.stdout
+
+
+def test_a_cache_that_is_missing_is_exit_code_4_and_not_created(run: Run, tmp_path: Path) -> None:
+    done = run("--cache", str(tmp_path / "none.sqlite"), "rebuild")
+    assert done.returncode == 4
+    assert not (tmp_path / "none.sqlite").exists()
+
+
+def test_a_cache_that_is_not_ours_is_left_as_it_is(run: Run, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs.sqlite"
+    with closing(sqlite3.connect(theirs)) as database:
+        database.execute("CREATE TABLE precious (thing TEXT)")
+    before = theirs.read_bytes()
+    done = run("--cache", str(theirs), "sync", DBOS_URL="http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "is not a dbos-mcp cache; it was left as it is" in done.stderr
+    assert theirs.read_bytes() == before
+
+
+def test_a_cache_from_a_newer_version_is_left_as_it_is(
+    run: Run, shop_url: str, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache.sqlite"
+    run("--cache", str(cache), "sync", DBOS_SYSTEM_DATABASE_URL=shop_url)
+    with closing(sqlite3.connect(cache)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    done = run("--cache", str(cache), "sync", DBOS_SYSTEM_DATABASE_URL=shop_url)
+    assert done.returncode == 1
+    assert "was written by a newer version of dbos-mcp (schema 9999" in done.stderr
+    assert "Use the newest version" in done.stderr
+
+
+@pytest.fixture
+def conductor() -> Iterator[Callable[[int, str, str], str]]:
+    """A web server that gives one answer to everything: `conductor(status, type, body)` → URL."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def answering(status: int, content_type: str, body: str) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.send_header("content-type", content_type)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, format: str, *arguments: object) -> None:
+                """Quiet."""
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield answering
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type", "body", "exit_code", "message"),
+    [
+        (401, "application/problem+json", "{}", 3, "DBOS_TOKEN"),
+        (403, "application/problem+json", "{}", 1, "application.read"),
+        (404, "application/problem+json", "{}", 4, "DBOS_ORG"),
+        (404, "text/plain", "404 page not found", 1, "image 0.17.0 or later"),
+        (429, "application/problem+json", "{}", 1, "too many requests"),
+        (500, "application/problem+json", "{}", 1, "500"),
+        (200, "text/html", "<html></html>", 1, "DBOS_URL"),
+        (200, "application/json", '[{"id": "1", "na', 1, "JSON"),
+    ],
+)
+def test_what_conductor_answers_becomes_a_message_and_an_exit_code(
+    run: Run,
+    conductor: Callable[[int, str, str], str],
+    status: int,
+    content_type: str,
+    body: str,
+    exit_code: int,
+    message: str,
+) -> None:
+    done = run("sync", DBOS_URL=conductor(status, content_type, body))
+    assert done.returncode == exit_code
+    assert message.lower() in done.stderr.lower()
+    assert done.stderr.startswith("Error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_logs_are_json_lines_on_stderr(run: Run, shop_url: str) -> None:
+    done = run("--log-level", "info", "sync", DBOS_SYSTEM_DATABASE_URL=shop_url)
+    assert done.returncode == 0
+    for line in done.stderr.splitlines():
+        assert set(json.loads(line)) >= {"time", "level", "logger", "message"}
+
+
+def test_the_version_is_told(run: Run) -> None:
+    assert run("--version").stdout.startswith("dbos-mcp 1.")
+
+
+def test_a_missing_system_database_is_not_created(run: Run, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.sqlite"
+    done = run("sync", DBOS_SYSTEM_DATABASE_URL=f"sqlite:///{missing}", DBOS_APP="shop")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: shop has no executor connected to Conductor.")
+    assert not missing.exists()
