@@ -483,10 +483,13 @@ class ConductorClient:
         response = await self._http.send(
             request, auth=auth or httpx.USE_CLIENT_DEFAULT, stream=True
         )
+        received = 0
         try:
-            await response.aread()
+            received = len(await response.aread())
         finally:
-            self.traffic.transferred(application_name, bytes_received=response.num_bytes_downloaded)
+            # 0 for a transport that hands over a body as a whole: then there is no wire.
+            received = response.num_bytes_downloaded or received
+            self.traffic.transferred(application_name, bytes_received=received)
             await response.aclose()
         return response
 
