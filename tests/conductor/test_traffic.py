@@ -292,6 +292,14 @@ async def test_a_slow_first_answer_is_waited_for() -> None:
         assert await read(client) == []
 
 
+async def test_a_first_try_that_fails_after_our_patience_is_the_only_one() -> None:
+    conductor = Conductor(fails(httpx.ReadTimeout), seconds=30)
+    async with client_of(conductor) as client:
+        await error_of(client, read)
+        assert anyio.current_time() - conductor.asked_at[0] == pytest.approx(30, abs=0.001)
+    assert len(conductor.asked_at) == 1
+
+
 # How many
 
 
@@ -446,6 +454,18 @@ async def test_reads_that_wait_for_their_turn_when_the_pause_begins_are_not_sent
         for _ in range(100):
             group.start_soon(error_of, client, read)
     assert len(conductor.asked_at) <= 5 + 4
+
+
+async def test_a_read_from_before_the_pause_that_fails_in_it_does_not_prolong_it() -> None:
+    conductor = Conductor(status(503), seconds=14)
+    async with client_of(conductor) as client, anyio.create_task_group() as group:
+        group.start_soon(error_of, client, read)
+        await anyio.sleep(1)
+        conductor.seconds = 0
+        await failing(client, 5)
+        await anyio.sleep(15)
+        conductor.answers = [well]
+        assert await read(client) == []
 
 
 async def test_a_command_passes_through_a_pause_and_its_success_ends_it() -> None:
