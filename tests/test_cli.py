@@ -138,7 +138,7 @@ def test_a_cache_from_a_newer_version_is_left_as_it_is(
         database.execute("UPDATE alembic_version SET version_num = '9999'")
     done = run("--cache", str(cache), "sync", DBOS_SYSTEM_DATABASE_URL=shop_url)
     assert done.returncode == 1
-    assert "was written by another version of dbos-mcp (schema 9999" in done.stderr
+    assert "was written by a newer version of dbos-mcp (schema 9999" in done.stderr
     assert "Use the newest version" in done.stderr
 
 

@@ -10,14 +10,17 @@ file lock around the whole transaction, connections never checkpoint by themselv
 import logging
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import QueuePool
 
 from dbos_mcp.errors import NotFoundError, NotOurFileError, StoreError
 
@@ -26,16 +29,18 @@ logger = logging.getLogger(__name__)
 APPLICATION_ID = 0x64626D63  # "dbmc", in the header of every cache file
 WAL_LIMIT_BYTES = 16 * 1024 * 1024
 LOCK_TIMEOUT_SECONDS = 30.0
+BUSY_TIMEOUT_MS = 5000
 _FIXED_IN = (3, 51, 3)
 _BACKPORTS = ((3, 44, 6), (3, 50, 7))
 
 _EVERY_CONNECTION = (
-    "PRAGMA busy_timeout = 5000",
+    f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}",
     "PRAGMA foreign_keys = ON",
     "PRAGMA trusted_schema = OFF",
     "PRAGMA cell_size_check = ON",
     "PRAGMA mmap_size = 0",
 )
+_opening = threading.Lock()
 
 
 def has_wal_reset_bug(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
@@ -47,7 +52,13 @@ def has_wal_reset_bug(version: tuple[int, ...] = sqlite3.sqlite_version_info) ->
 class Cache:
     """One open cache file: `read()` and `write()` give a connection in a transaction."""
 
-    def __init__(self, path: Path, *, writable: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        writable: bool = True,
+        lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
+    ) -> None:
         """Open `path`; a writable one is created when it is missing.
 
         Raises:
@@ -57,24 +68,26 @@ class Cache:
         """
         self.path = path
         self.writable = writable
-        existed = path.exists()
-        if not existed and not writable:
-            raise NotFoundError(f"There is no cache at {path}.")
+        self._lock_timeout_seconds = lock_timeout_seconds
+        # SQLite follows symbolic links; two names of one file must share one lock.
+        self._file = Path(os.path.realpath(path))
+        self._lock_path = self._beside(".lock")
+        self._reader = _engine(self._file, read_only=True)
+        self._writer = _engine(self._file, read_only=False) if writable else None
         try:
-            if writable and not existed:
-                _create_private(path)
-            if existed:
-                _refuse_foreign_file(path)
-            self._lock_path = path.with_name(path.name + ".lock")
-            self._reader = _engine(path, read_only=True)
-            self._writer = _engine(path, read_only=False) if writable else None
-            if self._writer is not None:
-                self._prepare(self._writer)
-        except (OSError, DatabaseError) as error:
-            raise StoreError(
-                f"The cache {path} cannot be opened: {_reason(error)}.",
-                hint="Check its folder, or name another file with DBOS_MCP_CACHE.",
-            ) from error
+            with _opening, self._faults_as_errors("opened", OSError):
+                if not self._file.exists() and not writable:
+                    raise NotFoundError(
+                        f"There is no cache at {path}.",
+                        hint="`dbos-mcp sync` makes one; DBOS_MCP_CACHE names another file.",
+                    )
+                if not (writable and _create_private(self._file)):
+                    self._refuse_foreign_file()
+                if self._writer is not None:
+                    self._prepare(self._writer)
+        except BaseException:
+            self.close()
+            raise
         if writable and has_wal_reset_bug():
             logger.info(
                 "SQLite %s has the WAL-reset bug; only lock holders checkpoint, which keeps clear"
@@ -82,10 +95,35 @@ class Cache:
                 sqlite3.sqlite_version,
             )
 
+    def _refuse_foreign_file(self) -> None:
+        not_ours = NotOurFileError(
+            f"{self.path} is not a dbos-mcp cache; it was left as it is.",
+            hint="Name another file with DBOS_MCP_CACHE, or move this one away.",
+        )
+        if not self._file.is_file():
+            raise not_ours
+        # A look at a file in WAL mode leaves a -wal and a -shm behind, unless the file is called
+        # immutable. Without a -wal nobody writes to it, nor does this process hold locks on it.
+        immutable = "" if self._beside("-wal").exists() else "&immutable=1"
+        uri = f"{self._file.as_uri()}?mode=ro{immutable}"
+        try:
+            with closing(sqlite3.connect(uri, uri=True)) as raw:
+                (application_id,) = raw.execute("PRAGMA application_id").fetchone()
+                (tables,) = raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.DatabaseError as error:
+            if _primary_code(error) == sqlite3.SQLITE_NOTADB:
+                raise not_ours from error
+            raise
+        # Pages are whole multiples of 512 bytes; SQLite takes a few bytes of text for a blank file.
+        blank = application_id == 0 and tables == 0 and self._file.stat().st_size % 512 == 0
+        if application_id != APPLICATION_ID and not blank:
+            raise not_ours
+        if blank and self.writable:
+            self._file.chmod(0o600)  # of another program's making, and ours from now on
+
     def _prepare(self, writer: Engine) -> None:
         with self._locked(), writer.connect() as connection:
-            raw = connection.connection.driver_connection
-            assert raw is not None
+            raw = _driver_connection(connection)
             (mode,) = raw.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise StoreError(
@@ -97,60 +135,89 @@ class Cache:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A snapshot: everything read in it belongs to one moment."""
-        try:
-            with self._reader.begin() as connection:
-                yield connection
-        except DatabaseError as error:
-            raise StoreError(
-                f"The cache {self.path} cannot be read: {_reason(error)}.",
-                hint="Nothing was changed. Name another file with DBOS_MCP_CACHE to go on.",
-            ) from error
+        """A snapshot: everything read in it belongs to one moment.
+
+        Raises:
+            StoreError: the file is damaged, or out of reach.
+        """
+        with self._faults_as_errors("read"), self._reader.begin() as connection:
+            yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """The only way to write: one transaction, one writer on this machine at a time."""
+        """The only way to write: one transaction, one writer on this machine at a time.
+
+        Raises:
+            StoreError: nothing of the transaction was stored.
+        """
         if self._writer is None:
-            raise StoreError(f"The cache {self.path} is open for reading only.")
-        with self._locked():
-            try:
-                with self._writer.begin() as connection:
-                    yield connection
-            except IntegrityError:
-                raise  # a fault of ours, not of the file
-            except DatabaseError as error:
-                raise StoreError(
-                    f"The cache {self.path} cannot be written: {_reason(error)}.",
-                    hint="Nothing of this change was stored. Check the disk's free space.",
-                ) from error
+            raise StoreError(
+                f"The cache {self.path} is open for reading only.",
+                hint="Start without --offline for that.",
+            )
+        with (
+            self._locked(),
+            self._faults_as_errors("written"),
+            self._writer.begin() as connection,
+        ):
+            yield connection
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
+        lock = FileLock(self._lock_path, timeout=self._lock_timeout_seconds, mode=0o600)
+        with self._faults_as_errors("locked", OSError):
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise StoreError(
+                    f"Another process has held the cache {self.path} locked for"
+                    f" {self._lock_timeout_seconds:g} s.",
+                    hint="Try again; if it stays so, look for a stopped dbos-mcp process.",
+                ) from error
         try:
-            with FileLock(self._lock_path, timeout=LOCK_TIMEOUT_SECONDS, mode=0o600):
-                yield
-        except Timeout as error:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _faults_as_errors(self, what: str, *others: type[Exception]) -> Iterator[None]:
+        """Faults of the file, and `others`, as StoreError. A broken constraint is a fault of ours,
+        and rises as it is."""
+        faults: tuple[type[Exception], ...] = (
+            DatabaseError,
+            sqlite3.DatabaseError,
+            PoolTimeout,
+            *others,
+        )
+        try:
+            yield
+        except (IntegrityError, sqlite3.IntegrityError):
+            raise
+        except faults as error:
+            reason, hint = _explain(error)
             raise StoreError(
-                f"Another process has held {self.path} locked for {LOCK_TIMEOUT_SECONDS:.0f} s.",
-                hint="Try again; if it stays so, look for a stopped dbos-mcp process.",
+                f"The cache {self.path} cannot be {what}: {reason}.", hint=hint
             ) from error
 
     def checkpoint(self, *, wal_limit_bytes: int = WAL_LIMIT_BYTES) -> bool:
-        """Fold a WAL beyond the limit back into the file. Only the syncing process calls this."""
-        wal = self.path.with_name(self.path.name + "-wal")
+        """Fold a WAL beyond the limit back into the file; whether that was done. Only the syncing
+        process calls this."""
+        wal = self._beside("-wal")
         if self._writer is None or not wal.exists() or wal.stat().st_size <= wal_limit_bytes:
             return False
-        with self._locked(), self._writer.connect() as connection:
-            raw = connection.connection.driver_connection
-            assert raw is not None
+        with (
+            self._locked(),
+            self._faults_as_errors("written"),
+            self._writer.connect() as connection,
+        ):
+            raw = _driver_connection(connection)
             raw.execute("PRAGMA busy_timeout = 200")
             try:
                 (busy, *_) = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            except sqlite3.OperationalError as error:
-                logger.info("The WAL was not folded back, the next cycle tries: %s", error)
-                return False
             finally:
-                raw.execute("PRAGMA busy_timeout = 5000")
+                raw.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        if busy:
+            logger.info("A reader keeps the WAL from being folded back; the next cycle tries.")
         return not busy
 
     def close(self) -> None:
@@ -158,11 +225,20 @@ class Cache:
         if self._writer is not None:
             self._writer.dispose()
 
+    def _beside(self, suffix: str) -> Path:
+        return self._file.with_name(self._file.name + suffix)
+
 
 def _engine(path: Path, *, read_only: bool) -> Engine:
-    mode = "ro" if read_only else "rw"
+    uri = f"{path.as_uri()}?mode={'ro' if read_only else 'rw'}"
+
+    def connect() -> sqlite3.Connection:  # a URL for SQLAlchemy would be unquoted once too often
+        return sqlite3.connect(uri, uri=True, check_same_thread=False)
+
     engine = create_engine(
-        f"sqlite:///file:{_uri_path(path)}?mode={mode}&uri=true",
+        "sqlite://",
+        creator=connect,
+        poolclass=QueuePool,
         pool_size=8 if read_only else 1,
         max_overflow=0,
         pool_timeout=LOCK_TIMEOUT_SECONDS,
@@ -191,40 +267,48 @@ def _engine(path: Path, *, read_only: bool) -> Engine:
     return engine
 
 
-def _uri_path(path: Path) -> str:
-    return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-
-
-def _create_private(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _create_private(path: Path) -> bool:
+    """False: it was there already."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(mode=0o700, exist_ok=True)
     # SQLite gives -wal and -shm the mode of the database, so it must be right before the first use.
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-
-
-def _refuse_foreign_file(path: Path) -> None:
-    not_ours = NotOurFileError(
-        f"{path} is not a dbos-mcp cache; it was left as it is.",
-        hint="Name another file with DBOS_MCP_CACHE, or move this one away.",
-    )
-    if not path.is_file():
-        raise not_ours
-    engine = _engine(path, read_only=True)
     try:
-        with engine.connect() as connection:
-            raw = connection.connection.driver_connection
-            assert raw is not None
-            (application_id,) = raw.execute("PRAGMA application_id").fetchone()
-            (tables,) = raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
-        raise
-    except (sqlite3.DatabaseError, DatabaseError) as error:
-        raise not_ours from error
-    finally:
-        engine.dispose()
-    if tables and application_id != APPLICATION_ID:
-        raise not_ours
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return False
+    os.close(handle)
+    return True
 
 
-def _reason(error: Exception) -> str:
+def _driver_connection(connection: Connection) -> sqlite3.Connection:
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)
+    return raw
+
+
+def _primary_code(error: BaseException | None) -> int | None:
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def _explain(error: Exception) -> tuple[str, str]:
+    """What is wrong, and what to do next."""
     cause = getattr(error, "orig", None) or error
-    return getattr(cause, "strerror", None) or str(cause)
+    detail = getattr(cause, "strerror", None) or str(cause)
+    match _primary_code(cause):
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return (
+                f"it is damaged ({detail})",
+                "Move it away together with its -wal file, and keep both: the next sync fills a"
+                " new cache.",
+            )
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return detail, "Close the other program that has it open, and try again."
+        case sqlite3.SQLITE_FULL:
+            return detail, "Free some space and try again; nothing of this change was stored."
+        case _:
+            return (
+                detail,
+                "Nothing was changed. Check its folder, or name another file with DBOS_MCP_CACHE.",
+            )

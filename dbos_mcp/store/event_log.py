@@ -1,6 +1,6 @@
 """The append-only log, the only truth of the cache: `append()` and `read()`.
 
-Triggers refuse UPDATE and DELETE, also to tools that open the file by themselves.
+Triggers refuse UPDATE, DELETE and REPLACE, also to tools that open the file by themselves.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, Select, func, insert, select
 from sqlmodel import Field, SQLModel, col
 
 from dbos_mcp.store.events import Event, from_log
+from dbos_mcp.store.tables import RowStatement
 
 
 class EventRow(SQLModel, table=True):
@@ -32,6 +33,9 @@ class Recorded(NamedTuple):
     event: Event
 
 
+_INSERT = RowStatement(insert(EventRow))
+
+
 def last_position(connection: Connection) -> int:
     """The place of the newest event, 0 in an empty log."""
     return connection.execute(select(func.max(col(EventRow.position)))).scalar() or 0
@@ -43,8 +47,8 @@ def append(connection: Connection, events: Sequence[Event], recorded_at: int) ->
         return []
     first = last_position(connection) + 1
     recorded = [Recorded(first + n, recorded_at, event) for n, event in enumerate(events)]
-    connection.execute(
-        insert(EventRow),
+    _INSERT.run(
+        connection,
         [
             {
                 "position": position,

@@ -6,24 +6,74 @@ all other fields are its JSON `data`, defaults left out.
 """
 
 import json
+import math
+import re
 from hashlib import blake2b
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ModelWrapValidatorHandler,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from dbos_mcp.errors import UnknownEventError
 
-ENVELOPE = frozenset({"application_name", "workflow_id", "occurred_at"})
+ENVELOPE = {"application_name", "workflow_id", "occurred_at"}
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_INTEGER_LIMIT = 2**63
 
 
-class Event(BaseModel):
-    """What every kind has; `occurred_at` is upstream's clock in epoch milliseconds."""
+def storable(value: Any) -> Any:
+    """The nearest value that SQLite and JSON can hold: U+FFFD for half a character, the largest
+    integer for a larger one, null for what is not a number."""
+    match value:
+        case str():
+            return _LONE_SURROGATE.sub("\ufffd", value)
+        case int():
+            return max(-_INTEGER_LIMIT, min(value, _INTEGER_LIMIT - 1))
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {storable(key): storable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [storable(item) for item in value]
+        case _:
+            return value
+
+
+Text = Annotated[str, StringConstraints(min_length=0)]
+"""Any constraint makes pydantic refuse lone surrogates."""
+Integer = Annotated[int, Field(ge=-_INTEGER_LIMIT, lt=_INTEGER_LIMIT)]
+
+
+class Stored(BaseModel):
+    """What goes into the log. Upstream's strings and numbers are other people's data: a value that
+    could not be stored is replaced here, before anything is hashed or compared."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    application_name: str
-    workflow_id: str | None = None
-    occurred_at: int | None = None
+    @model_validator(mode="wrap")
+    @classmethod
+    def _make_storable(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(values)
+        except ValidationError:
+            return handler(storable(values))
+
+
+class Event(Stored):
+    """What every kind has; `occurred_at` is upstream's clock in epoch milliseconds."""
+
+    application_name: Text
+    workflow_id: Text | None = None
+    occurred_at: Integer | None = None
 
     @property
     def kind(self) -> str:
@@ -31,33 +81,32 @@ class Event(BaseModel):
 
     def data(self) -> str:
         """The log's JSON: compact, defaults and the envelope left out."""
-        fields = self.model_dump(exclude_defaults=True, exclude=set(ENVELOPE))
-        return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+        return self.model_dump_json(exclude_defaults=True, exclude=ENVELOPE)
 
 
 class ApplicationObserved(Event):
-    application_id: str
-    status: str
-    language: str | None = None
+    application_id: Text
+    status: Text
+    language: Text | None = None
     private_mode: bool = False
     dbos_cloud: bool = False
-    executor_timeout_secs: int | None = None
-    gc_rows_threshold: int | None = None
-    gc_time_threshold_ms: int | None = None
-    global_timeout_ms: int | None = None
+    executor_timeout_secs: Integer | None = None
+    gc_rows_threshold: Integer | None = None
+    gc_time_threshold_ms: Integer | None = None
+    global_timeout_ms: Integer | None = None
 
 
 class ExecutorObserved(Event):
-    executor_id: str
-    status: str
-    application_version: str | None = None
-    hostname: str | None = None
-    host_id: str | None = None
-    language: str | None = None
-    dbos_version: str | None = None
-    executor_metadata: str | None = None
-    created_at: int
-    updated_at: int
+    executor_id: Text
+    status: Text
+    application_version: Text | None = None
+    hostname: Text | None = None
+    host_id: Text | None = None
+    language: Text | None = None
+    dbos_version: Text | None = None
+    executor_metadata: Text | None = None
+    created_at: Integer
+    updated_at: Integer
 
 
 class WorkflowState(Event):
@@ -67,45 +116,44 @@ class WorkflowState(Event):
     otherwise their absence says nothing.
     """
 
-    workflow_id: str
-    status: str
-    workflow_name: str | None = None
-    class_name: str | None = None
-    config_name: str | None = None
-    owning_application: str | None = None
-    authenticated_user: str | None = None
-    assumed_role: str | None = None
-    authenticated_roles: str | None = None
-    application_version: str | None = None
-    executor_id: str | None = None
-    queue_name: str | None = None
-    queue_partition_key: str | None = None
-    priority: int = 0
-    deduplication_id: str | None = None
-    parent_workflow_id: str | None = None
-    forked_from: str | None = None
+    workflow_id: Text
+    status: Text
+    workflow_name: Text | None = None
+    class_name: Text | None = None
+    config_name: Text | None = None
+    owning_application: Text | None = None
+    authenticated_user: Text | None = None
+    assumed_role: Text | None = None
+    authenticated_roles: Text | None = None
+    application_version: Text | None = None
+    executor_id: Text | None = None
+    queue_name: Text | None = None
+    queue_partition_key: Text | None = None
+    priority: Integer = 0
+    deduplication_id: Text | None = None
+    parent_workflow_id: Text | None = None
+    forked_from: Text | None = None
     was_forked_from: bool = False
-    schedule_name: str | None = None
-    attributes: str | None = None
-    created_at: int
-    updated_at: int
-    dequeued_at: int | None = None
-    completed_at: int | None = None
-    delay_until: int | None = None
-    deadline: int | None = None
-    timeout_ms: int | None = None
+    schedule_name: Text | None = None
+    attributes: Text | None = None
+    created_at: Integer
+    updated_at: Integer
+    dequeued_at: Integer | None = None
+    completed_at: Integer | None = None
+    delay_until: Integer | None = None
+    deadline: Integer | None = None
+    timeout_ms: Integer | None = None
     payloads_loaded: bool = False
-    input: str | None = None
-    output: str | None = None
-    error: str | None = None
+    input: Text | None = None
+    output: Text | None = None
+    error: Text | None = None
 
-    PAYLOAD: ClassVar[frozenset[str]] = frozenset({"payloads_loaded", "input", "output", "error"})
+    PAYLOAD: ClassVar[set[str]] = {"payloads_loaded", "input", "output", "error"}
 
     def content_hash(self) -> bytes:
         """Eight bytes that change when the metadata does; payloads are compared by themselves."""
-        content = self.model_dump(exclude_defaults=True, exclude=set(self.PAYLOAD))
-        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-        return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        content = self.model_dump_json(exclude_defaults=True, exclude=self.PAYLOAD)
+        return blake2b(content.encode(), digest_size=8).digest()
 
 
 class WorkflowObserved(WorkflowState):
@@ -119,33 +167,31 @@ class WorkflowChanged(WorkflowState):
 class WorkflowDeleted(Event):
     """No longer upstream: deleted by somebody or by retention. Its last row stays, marked."""
 
-    workflow_id: str
+    workflow_id: Text
 
 
-class StepState(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    step_id: int
-    step_name: str
-    child_workflow_id: str | None = None
-    started_at: int | None = None
-    completed_at: int | None = None
-    output: str | None = None
-    error: str | None = None
+class StepState(Stored):
+    step_id: Integer
+    step_name: Text
+    child_workflow_id: Text | None = None
+    started_at: Integer | None = None
+    completed_at: Integer | None = None
+    output: Text | None = None
+    error: Text | None = None
 
 
 class StepsObserved(Event):
     """A workflow's whole list of steps, when it changed."""
 
-    workflow_id: str
+    workflow_id: Text
     steps: tuple[StepState, ...]
 
 
 class StepsDiscarded(Event):
     """Steps that are gone upstream while their workflow is not: a rewind."""
 
-    workflow_id: str
-    step_ids: tuple[int, ...]
+    workflow_id: Text
+    step_ids: tuple[Integer, ...]
 
 
 CommandName = Literal["cancel", "resume", "fork"]
@@ -155,20 +201,20 @@ CommandOutcome = Literal["done", "failed", "unknown"]
 class CommandIssued(Event):
     """Somebody asked, through us, for something to be done to a workflow."""
 
-    workflow_id: str
-    command_id: str
+    workflow_id: Text
+    command_id: Text
     command: CommandName
-    arguments: dict[str, Any] = {}
+    arguments: Annotated[dict[str, JsonValue], BeforeValidator(storable)] = {}
 
 
 class CommandSettled(Event):
     """What came of it. `unknown`: it was sent, no answer came, it may have run."""
 
-    workflow_id: str
-    command_id: str
+    workflow_id: Text
+    command_id: Text
     outcome: CommandOutcome
-    detail: str | None = None
-    new_workflow_id: str | None = None
+    detail: Text | None = None
+    new_workflow_id: Text | None = None
 
 
 AnyEvent = (
@@ -206,8 +252,8 @@ def from_log(
                 "occurred_at": occurred_at,
             }
         )
-    except (KeyError, ValidationError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UnknownEventError(
             f"The log holds a {kind} event that this version of dbos-mcp cannot read.",
-            hint="It was written by a newer version: upgrade with `uvx dbos-mcp@latest`.",
+            hint="A newer version wrote it, or the file is damaged: try `uvx dbos-mcp@latest`.",
         ) from error

@@ -1,39 +1,58 @@
 """Brings a cache file to this version's schema when it is opened."""
 
-import sqlite3
 from pathlib import Path
 
 import dbos_mcp
-from dbos_mcp.errors import SchemaTooNewError
+from dbos_mcp.errors import SchemaTooNewError, StoreError
 from dbos_mcp.store import projector
-from dbos_mcp.store.engine import Cache
+from dbos_mcp.store.engine import LOCK_TIMEOUT_SECONDS, Cache
 
 HEAD = "0001"
 """The newest revision in migrations/; a test holds it there. It saves an import of alembic."""
 
 
-def open_cache(path: Path, *, writable: bool = True) -> Cache:
+def open_cache(
+    path: Path, *, writable: bool = True, lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS
+) -> Cache:
     """Open a cache file and make its schema and read models current.
 
-    A read-only cache is taken as it is.
+    A read-only cache must be current already.
 
     Raises:
         SchemaTooNewError: a newer version wrote it.
         StoreError: see `Cache`.
     """
-    cache = Cache(path, writable=writable)
+    cache = Cache(path, writable=writable, lock_timeout_seconds=lock_timeout_seconds)
     try:
-        if _revision(cache) != HEAD:
-            if not writable:
-                raise _other_version(cache)
-            _upgrade(cache)
         if writable:
-            with cache.write() as connection:
-                projector.catch_up(connection)
+            _make_current(cache)
+        else:
+            _require_current(cache)
     except BaseException:
         cache.close()
         raise
     return cache
+
+
+def upgrade(cache: Cache, folder: Path | None = None) -> None:
+    """Run the migrations that the file has not seen, all of them or none; they are in `folder`.
+
+    Raises:
+        SchemaTooNewError: none of them leads on from the file's revision.
+    """
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    location = str(folder or migrations_folder())
+    config.set_main_option("script_location", location.replace("%", "%%"))
+    try:
+        with cache.write() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except CommandError as error:
+        raise _too_new(cache) from error
 
 
 def migrations_folder() -> Path:
@@ -43,34 +62,50 @@ def migrations_folder() -> Path:
     return shipped if shipped.is_dir() else package.parent / "migrations"
 
 
+def _make_current(cache: Cache) -> None:
+    revision = _revision(cache)
+    if revision is not None and revision > HEAD:
+        raise _too_new(cache)
+    if revision != HEAD:
+        upgrade(cache)
+    with cache.read() as connection:
+        stale = projector.stale(connection)
+    if stale:
+        with cache.write() as connection:
+            projector.catch_up(connection)
+
+
+def _require_current(cache: Cache) -> None:
+    revision = _revision(cache)
+    if revision is None:
+        raise StoreError(
+            f"The cache {cache.path} is still empty.",
+            hint="Fill it with `dbos-mcp sync`, or name another file with DBOS_MCP_CACHE.",
+        )
+    if revision > HEAD:
+        raise _too_new(cache)
+    with cache.read() as connection:
+        if revision < HEAD or projector.stale(connection):
+            raise StoreError(
+                f"The cache {cache.path} was written by an older version of dbos-mcp.",
+                hint="`dbos-mcp rebuild` makes it current; it needs no Conductor.",
+            )
+
+
 def _revision(cache: Cache) -> str | None:
     with cache.read() as connection:
-        raw = connection.connection.driver_connection
-        assert isinstance(raw, sqlite3.Connection)
-        if not raw.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+        tables = connection.exec_driver_sql(
+            "SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"
+        )
+        if tables.first() is None:
             return None
-        row = raw.execute("SELECT version_num FROM alembic_version").fetchone()
-        return str(row[0]) if row else None
+        revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        return None if revision is None else str(revision)
 
 
-def _upgrade(cache: Cache) -> None:
-    from alembic import command
-    from alembic.config import Config
-    from alembic.util import CommandError
-
-    config = Config()
-    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
-    try:
-        with cache.write() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-    except CommandError as error:
-        raise _other_version(cache) from error
-
-
-def _other_version(cache: Cache) -> SchemaTooNewError:
+def _too_new(cache: Cache) -> SchemaTooNewError:
     return SchemaTooNewError(
-        f"The cache {cache.path} was written by another version of dbos-mcp"
+        f"The cache {cache.path} was written by a newer version of dbos-mcp"
         f" (schema {_revision(cache)}, this version has {HEAD}).",
         hint="Use the newest version (`uvx dbos-mcp@latest`), or name another file with"
         " DBOS_MCP_CACHE. The file was left as it is.",

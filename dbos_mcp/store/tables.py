@@ -1,8 +1,12 @@
-"""SQLModel gives its classes a table and no type for it; this does."""
+"""What the libraries leave out: the type of a class's table, and writing many rows fast."""
 
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Table
+from sqlalchemy import Connection, Table
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.sql.expression import UpdateBase
 from sqlmodel import SQLModel
 
 
@@ -10,3 +14,21 @@ def table_of(model: type[SQLModel]) -> Table:
     table: Any = vars(model)["__table__"]
     assert isinstance(table, Table)
     return table
+
+
+class RowStatement:
+    """A statement that is run once for each row, whose values are what the driver stores.
+
+    SQLAlchemy prepares every value of every row by itself, which takes longer than SQLite takes to
+    store them; here that is done once for the statement.
+    """
+
+    def __init__(self, statement: UpdateBase) -> None:
+        compiled = statement.compile(dialect=sqlite.dialect())
+        self._sql = str(compiled)
+        self._values = itemgetter(*(compiled.positiontup or ()))
+
+    def run(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run it for each row; names that it does not know are left out."""
+        if rows:
+            connection.exec_driver_sql(self._sql, [self._values(row) for row in rows])

@@ -190,6 +190,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("workflow_key", "step_id"),
         sqlite_with_rowid=False,
     )
+    # The first is for INSERT OR REPLACE, which deletes without asking the third.
+    op.execute(
+        "CREATE TRIGGER event_refuses_replace BEFORE INSERT ON event"
+        " WHEN NEW.position <= (SELECT max(position) FROM event)"
+        " BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END"
+    )
     for change in ("UPDATE", "DELETE"):
         op.execute(
             f"CREATE TRIGGER event_refuses_{change.lower()} BEFORE {change} ON event"

@@ -7,8 +7,9 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlmodel import Field, SQLModel
 
 from dbos_mcp.store.event_log import Recorded
-from dbos_mcp.store.events import ENVELOPE, ApplicationObserved
+from dbos_mcp.store.events import ApplicationObserved
 from dbos_mcp.store.projections.base import Projection
+from dbos_mcp.store.tables import RowStatement
 
 
 class ApplicationRow(SQLModel, table=True):
@@ -29,13 +30,15 @@ class ApplicationRow(SQLModel, table=True):
 
 
 _insert = insert(ApplicationRow)
-_UPSERT = _insert.on_conflict_do_update(
-    index_elements=["application_name"],
-    set_={
-        column.name: column
-        for column in _insert.excluded
-        if column.name not in ("id", "application_name")
-    },
+_UPSERT = RowStatement(
+    _insert.on_conflict_do_update(
+        index_elements=["application_name"],
+        set_={
+            column.name: column
+            for column in _insert.excluded
+            if column.name not in ("id", "application_name")
+        },
+    )
 )
 
 
@@ -43,15 +46,13 @@ def apply(connection: Connection, batch: Sequence[Recorded]) -> None:
     rows = [
         {
             "id": position,
-            "application_name": event.application_name,
             "observed_at": recorded_at,
-            **event.model_dump(exclude=set(ENVELOPE)),
+            **vars(event),
         }
         for position, recorded_at, event in batch
         if isinstance(event, ApplicationObserved)
     ]
-    if rows:
-        connection.execute(_UPSERT, rows)
+    _UPSERT.run(connection, rows)
 
 
 PROJECTION = Projection("applications", 1, (ApplicationRow,), apply)

@@ -7,8 +7,9 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlmodel import Field, SQLModel
 
 from dbos_mcp.store.event_log import Recorded
-from dbos_mcp.store.events import ENVELOPE, ExecutorObserved
+from dbos_mcp.store.events import ExecutorObserved
 from dbos_mcp.store.projections.base import Projection
+from dbos_mcp.store.tables import RowStatement
 
 
 class ExecutorRow(SQLModel, table=True):
@@ -31,13 +32,15 @@ class ExecutorRow(SQLModel, table=True):
 
 
 _insert = insert(ExecutorRow)
-_UPSERT = _insert.on_conflict_do_update(
-    index_elements=["application_name", "executor_id"],
-    set_={
-        column.name: column
-        for column in _insert.excluded
-        if column.name not in ("id", "application_name", "executor_id")
-    },
+_UPSERT = RowStatement(
+    _insert.on_conflict_do_update(
+        index_elements=["application_name", "executor_id"],
+        set_={
+            column.name: column
+            for column in _insert.excluded
+            if column.name not in ("id", "application_name", "executor_id")
+        },
+    )
 )
 
 
@@ -45,15 +48,13 @@ def apply(connection: Connection, batch: Sequence[Recorded]) -> None:
     rows = [
         {
             "id": position,
-            "application_name": event.application_name,
             "observed_at": recorded_at,
-            **event.model_dump(exclude=set(ENVELOPE)),
+            **vars(event),
         }
         for position, recorded_at, event in batch
         if isinstance(event, ExecutorObserved)
     ]
-    if rows:
-        connection.execute(_UPSERT, rows)
+    _UPSERT.run(connection, rows)
 
 
 PROJECTION = Projection("executors", 1, (ExecutorRow,), apply)

@@ -1,15 +1,15 @@
 """The steps of the workflows whose steps were read."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 from sqlmodel import Field, SQLModel, col
 
 from dbos_mcp.store.event_log import Recorded
-from dbos_mcp.store.events import Event, StepsDiscarded, StepsObserved
+from dbos_mcp.store.events import StepsDiscarded, StepsObserved
 from dbos_mcp.store.projections.base import Projection
 from dbos_mcp.store.projections.workflows import WorkflowRow
+from dbos_mcp.store.tables import RowStatement
 
 
 class StepRow(SQLModel, table=True):
@@ -29,34 +29,41 @@ class StepRow(SQLModel, table=True):
     observed_at: int
 
 
+_INSERT = RowStatement(insert(StepRow))
+_DISCARD = RowStatement(
+    delete(StepRow).where(
+        col(StepRow.workflow_key) == bindparam("key"), col(StepRow.step_id) == bindparam("gone")
+    )
+)
+
+
 def apply(connection: Connection, batch: Sequence[Recorded]) -> None:
-    for _, recorded_at, event in batch:
+    for recorded in batch:
+        _, recorded_at, event = recorded
         if isinstance(event, StepsObserved):
-            key = _workflow_key(connection, event)
+            key = _workflow_key(connection, recorded)
             connection.execute(delete(StepRow).where(col(StepRow.workflow_key) == key))
-            rows = [_row(key, recorded_at, step.model_dump()) for step in event.steps]
-            if rows:
-                connection.execute(insert(StepRow), rows)
+            rows = [
+                {"workflow_key": key, "observed_at": recorded_at, **vars(step)}
+                for step in event.steps
+            ]
+            _INSERT.run(connection, rows)
         elif isinstance(event, StepsDiscarded):
-            connection.execute(
-                delete(StepRow).where(
-                    col(StepRow.workflow_key) == _workflow_key(connection, event),
-                    col(StepRow.step_id).in_(event.step_ids),
-                )
-            )
+            key = _workflow_key(connection, recorded)
+            gone = [{"key": key, "gone": step_id} for step_id in event.step_ids]
+            _DISCARD.run(connection, gone)
 
 
-def _workflow_key(connection: Connection, event: Event) -> int:
+def _workflow_key(connection: Connection, recorded: Recorded) -> int:
+    """Of a workflow that the log showed before this event, wherever a batch begins."""
+    position, _, event = recorded
     return connection.execute(
         select(col(WorkflowRow.id)).where(
             col(WorkflowRow.application_name) == event.application_name,
             col(WorkflowRow.workflow_id) == event.workflow_id,
+            col(WorkflowRow.id) < position,
         )
     ).scalar_one()
-
-
-def _row(workflow_key: int, recorded_at: int, step: dict[str, Any]) -> dict[str, Any]:
-    return {"workflow_key": workflow_key, "observed_at": recorded_at, **step}
 
 
 PROJECTION = Projection("steps", 1, (StepRow,), apply)

@@ -11,6 +11,7 @@ from sqlmodel import Field, SQLModel, col
 from dbos_mcp.store.event_log import Recorded
 from dbos_mcp.store.events import WorkflowDeleted, WorkflowState
 from dbos_mcp.store.projections.base import Projection
+from dbos_mcp.store.tables import RowStatement
 
 
 def _sparse_index(column: str) -> Index:
@@ -90,17 +91,19 @@ def _keep_unless_looked_at(column: str) -> Any:
     )
 
 
-_UPSERT = _insert.on_conflict_do_update(
-    index_elements=["application_name", "workflow_id"],
-    set_={
-        column.name: _keep_unless_looked_at(column.name)
-        if column.name in ("input", "output", "error", "payloads_loaded")
-        else column
-        for column in _seen
-        if column.name not in ("id", "application_name", "workflow_id")
-    },
+_UPSERT = RowStatement(
+    _insert.on_conflict_do_update(
+        index_elements=["application_name", "workflow_id"],
+        set_={
+            column.name: _keep_unless_looked_at(column.name)
+            if column.name in ("input", "output", "error", "payloads_loaded")
+            else column
+            for column in _seen
+            if column.name not in ("id", "application_name", "workflow_id")
+        },
+    )
 )
-_MARK_DELETED = (
+_MARK_DELETED = RowStatement(
     update(WorkflowRow)
     .where(
         col(WorkflowRow.application_name) == bindparam("application"),
@@ -111,12 +114,12 @@ _MARK_DELETED = (
 
 
 def apply(connection: Connection, batch: Sequence[Recorded]) -> None:
-    for kind, run in groupby(batch, key=lambda recorded: _subject(recorded)):
+    for kind, run in groupby(batch, key=_subject):
         if kind is WorkflowState:
-            connection.execute(_UPSERT, [_row(recorded) for recorded in run])
+            _UPSERT.run(connection, [_row(recorded) for recorded in run])
         elif kind is WorkflowDeleted:
-            connection.execute(
-                _MARK_DELETED,
+            _MARK_DELETED.run(
+                connection,
                 [
                     {
                         "application": event.application_name,
@@ -139,7 +142,7 @@ def _row(recorded: Recorded) -> dict[str, Any]:
     position, recorded_at, event = recorded
     assert isinstance(event, WorkflowState)
     return {
-        **event.model_dump(exclude={"occurred_at"}),
+        **vars(event),
         "id": position,
         "content_hash": event.content_hash(),
         "observed_at": recorded_at,

@@ -1,0 +1,234 @@
+"""A file of any age, opened by any number at once, is made current or left as it is."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, event
+from sqlmodel import SQLModel
+
+from dbos_mcp.errors import SchemaTooNewError, StoreError
+from dbos_mcp.store import projector
+from dbos_mcp.store.engine import Cache
+from dbos_mcp.store.migrate import HEAD, migrations_folder, open_cache, upgrade
+from tests.store.conftest import opened
+from tests.store.factories import observed
+
+OPEN_WHEN_TOLD = """
+import sys
+from pathlib import Path
+from dbos_mcp.store.migrate import open_cache
+
+print("ready", flush=True)
+sys.stdin.readline()
+open_cache(Path(sys.argv[1])).close()
+"""
+UPGRADE = """
+import sys
+from pathlib import Path
+from dbos_mcp.store.engine import Cache
+from dbos_mcp.store.migrate import upgrade
+
+upgrade(Cache(Path(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+def contents(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as database:
+        return list(database.iterdump())
+
+
+def execute(path: Path, sql: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute(sql)
+
+
+def next_migration(folder: Path, what: str) -> Path:
+    """The migrations, and one more, which does `what` between two changes."""
+    shutil.copytree(migrations_folder(), folder)
+    (folder / "versions" / "9999_next.py").write_text(
+        f"import os, signal\n"
+        f"from alembic import op\n"
+        f"revision, down_revision = '9999', '{HEAD}'\n"
+        f"def upgrade():\n"
+        f"    op.execute('CREATE TABLE half (way INTEGER)')\n"
+        f"    op.execute('DROP TABLE step')\n"
+        f"    {what}\n"
+        f"    op.execute('CREATE TABLE done (way INTEGER)')\n"
+    )
+    return folder
+
+
+def test_head_is_the_newest_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()))
+    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_models(cache: Cache) -> None:
+    with cache.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, SQLModel.metadata) == []
+        names = connection.exec_driver_sql(
+            "SELECT type, name FROM sqlite_schema WHERE type IN ('table', 'trigger', 'view')"
+        )
+        made = {(kind, name) for kind, name in names}
+    tables = {("table", name) for name in SQLModel.metadata.tables}
+    triggers = {("trigger", f"event_refuses_{what}") for what in ("update", "delete", "replace")}
+    assert made == tables | triggers | {("table", "alembic_version")}
+
+
+def test_tables_without_a_rowid_are_made_so(cache: Cache) -> None:
+    with cache.read() as connection:
+        for name in ("step", "step_reading"):
+            listed = connection.exec_driver_sql(f"PRAGMA table_list({name})").mappings().one()
+            assert listed["wr"] == 1
+
+
+def test_opening_twice_does_nothing(cache_path: Path) -> None:
+    with opened(cache_path) as cache, cache.write() as connection:
+        projector.record(connection, [observed()], recorded_at=1)
+    before = cache_path.read_bytes()
+    with opened(cache_path):
+        wal = cache_path.with_name("cache.sqlite-wal")
+        assert not wal.exists() or wal.stat().st_size == 0
+    assert cache_path.read_bytes() == before
+
+
+def test_eight_processes_open_one_new_file_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "cache.sqlite"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPEN_WHEN_TOLD, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(8)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.communicate()[1] for process in processes] == [""] * 8
+    assert [process.returncode for process in processes] == [0] * 8
+    with opened(path) as cache, cache.read() as connection:
+        assert projector.stale(connection) == []
+
+
+@pytest.mark.parametrize("writable", [True, False])
+@pytest.mark.parametrize(
+    "trace",
+    [
+        "UPDATE alembic_version SET version_num = '9999'",
+        "UPDATE projection_checkpoint SET version = 99 WHERE name = 'steps'",
+        "INSERT INTO projection_checkpoint VALUES ('moods', 1, 0)",
+    ],
+    ids=["schema", "read model", "new read model"],
+)
+def test_a_cache_of_a_newer_version_is_left_as_it_is(
+    cache_path: Path, trace: str, writable: bool
+) -> None:
+    execute(cache_path, trace)
+    before = cache_path.read_bytes()
+    with pytest.raises(SchemaTooNewError, match="newer version of dbos-mcp") as error:
+        open_cache(cache_path, writable=writable)
+    assert "dbos-mcp@latest" in error.value.hint
+    assert cache_path.read_bytes() == before
+
+
+def test_a_reader_of_an_empty_file_is_told_how_to_fill_it(tmp_path: Path) -> None:
+    path = tmp_path / "cache.sqlite"
+    path.touch()
+    with pytest.raises(StoreError, match=r"still empty\. .*dbos-mcp sync"):
+        open_cache(path, writable=False)
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        "UPDATE alembic_version SET version_num = '0000'",
+        "UPDATE projection_checkpoint SET version = 0 WHERE name = 'steps'",
+    ],
+)
+def test_a_reader_of_an_older_file_is_told_how_to_make_it_current(
+    cache_path: Path, trace: str
+) -> None:
+    execute(cache_path, trace)
+    with pytest.raises(StoreError, match=r"older version of dbos-mcp\. `dbos-mcp rebuild`"):
+        open_cache(cache_path, writable=False)
+
+
+def test_a_migration_that_fails_leaves_the_file_as_it_was(cache_path: Path, tmp_path: Path) -> None:
+    before = contents(cache_path)
+    folder = next_migration(tmp_path / "migrations", "raise ZeroDivisionError")
+    with closing(Cache(cache_path)) as cache, pytest.raises(ZeroDivisionError):
+        upgrade(cache, folder)
+    assert contents(cache_path) == before
+    with opened(cache_path):
+        pass
+
+
+def test_a_migration_that_is_killed_leaves_the_file_as_it_was(
+    cache_path: Path, tmp_path: Path
+) -> None:
+    before = contents(cache_path)
+    folder = next_migration(tmp_path / "migrations", "os.kill(os.getpid(), signal.SIGKILL)")
+    killed = subprocess.run([sys.executable, "-c", UPGRADE, str(cache_path), str(folder)])
+    assert killed.returncode == -9
+    with opened(cache_path):
+        pass
+    assert contents(cache_path) == before
+    next_migration(tmp_path / "fixed", "pass")
+    with closing(Cache(cache_path)) as cache:
+        upgrade(cache, tmp_path / "fixed")
+    with pytest.raises(SchemaTooNewError):
+        open_cache(cache_path)
+
+
+@contextmanager
+def failing_at(statement: int) -> Iterator[None]:
+    """The program ends, as by a signal, before its k-th statement."""
+    seen = 0
+
+    def fail(*_: Any) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == statement:
+            raise KeyboardInterrupt
+
+    event.listen(Engine, "before_cursor_execute", fail)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", fail)
+
+
+def test_a_first_opening_may_stop_at_any_statement(tmp_path: Path, blank_cache: Path) -> None:
+    stopped = 0
+    while True:
+        path = tmp_path / f"{stopped}.sqlite"
+        try:
+            with failing_at(stopped + 1), opened(path):
+                break
+        except KeyboardInterrupt:
+            stopped += 1
+        with opened(path):
+            pass
+        assert contents(path) == contents(blank_cache)
+    assert stopped > 25
