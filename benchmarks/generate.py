@@ -235,11 +235,17 @@ class _Rows:
 
     def registry(self, table: str) -> Iterator[dict[str, Any]]:
         """What an application notes of itself when it starts."""
+        start = ENDS_AT - int(self.population.days * _DAY_MS)
         if table == "queues":
             for name in sorted({kind.queue_name for kind in _KINDS if kind.queue_name}):
-                yield {"queue_id": self._uuid(), "name": name, "application_name": APPLICATION_NAME}
+                yield {
+                    "queue_id": self._uuid(),
+                    "name": name,
+                    "created_at": start,
+                    "updated_at": start,
+                    "application_name": APPLICATION_NAME,
+                }
         else:
-            start = ENDS_AT - int(self.population.days * _DAY_MS)
             for at in range(ENDS_AT, start, -_VERSION_DAYS * _DAY_MS):
                 yield {
                     "version_id": self._uuid(),
