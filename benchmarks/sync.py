@@ -145,7 +145,7 @@ def size(runtime: Runtime, population: Population) -> None:
     report = Report("The cache after the first load")
     each = total / population.rows
     report.add("size", f"{total / 1e6:,.1f} MB")
-    report.add("… a workflow", f"{each:,.0f} bytes", "<= 1,000 bytes", each <= 1000)
+    report.add("… a workflow", f"{each:,.1f} bytes", "<= 1,000 bytes", each <= 1000)
     try:
         with runtime.cache.read() as connection:
             parts = connection.exec_driver_sql(
