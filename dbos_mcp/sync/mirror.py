@@ -76,6 +76,10 @@ class Mirror:
 
         return await anyio.to_thread.run_sync(run)
 
+    async def fold_back(self) -> None:
+        """Keep the WAL from growing beyond its limit; for the process that syncs."""
+        await anyio.to_thread.run_sync(self.cache.checkpoint)
+
     def record(self, connection: Connection, events: Sequence[Event]) -> int:
         """Append events in the caller's transaction, stamped with our clock; how many."""
         return len(projector.record(connection, events, recorded_at=self.clock()))

@@ -26,7 +26,6 @@ from functools import partial
 from typing import Literal
 
 import anyio
-import anyio.to_thread
 from sqlalchemy import Connection
 
 from dbos_mcp.conductor.models import Application, WorkflowSearch
@@ -113,7 +112,7 @@ class SyncWorker:
             reports = [
                 await _Pass(self, application, progress).run() for application in applications
             ]
-            await anyio.to_thread.run_sync(self.mirror.cache.checkpoint)
+            await self.mirror.fold_back()
             return reports
 
     def _record_applications(self, connection: Connection, seen: list[Application]) -> None:
@@ -331,6 +330,7 @@ class _Pass:
         save = partial(sync_state.save, state=moved) if changes else None
         self.report.events += await self.mirror.record_workflows(self.name, page, also=save)
         self.state = moved
+        await self.mirror.fold_back()
         self.report.workflows_seen += len(page.rows)
         self.progress(self.name, subject, self.report.workflows_seen)
 
