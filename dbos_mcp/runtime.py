@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from dbos_mcp.conductor.auth import Tokens
 from dbos_mcp.conductor.client import ConductorClient
 from dbos_mcp.conductor.credentials import Credentials, CredentialStore, IdentitySource
+from dbos_mcp.conductor.traffic import READS_PER_SECOND
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import AuthenticationError, LoginError, NotFoundError, UsageError
 from dbos_mcp.settings import LOCAL_ORGANIZATION, Settings
@@ -23,6 +24,9 @@ from dbos_mcp.sync.mirror import Mirror
 from dbos_mcp.sync.worker import SyncWorker
 
 T = TypeVar("T")
+
+READS_PER_SECOND_OF_A_FILE = 1000
+"""A SQLite system database is a file on this machine: nobody else waits for it."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +101,21 @@ async def open_client(
 ) -> AsyncIterator[ConductorClient]:
     """The way to Conductor: over the network, or to a local one inside this process."""
     async with AsyncExitStack() as stack:
+        reads_per_second: float = READS_PER_SECOND
         if transport is None and settings.system_database_url is not None:
             from dbos_mcp.local_conductor.app import create_app
             from dbos_mcp.local_conductor.system_database import SystemDatabase
 
             names = [settings.application_name] if settings.application_name else []
-            database = SystemDatabase(settings.system_database_url.get_secret_value(), names)
+            url = settings.system_database_url.get_secret_value()
+            if url.startswith("sqlite"):
+                reads_per_second = READS_PER_SECOND_OF_A_FILE
+            database = SystemDatabase(url, names)
             stack.callback(database.close)
             transport = httpx.ASGITransport(create_app(database))
-        client = ConductorClient(settings.base_url, identity, transport=transport)
+        client = ConductorClient(
+            settings.base_url, identity, transport=transport, reads_per_second=reads_per_second
+        )
         yield await stack.enter_async_context(client)
 
 

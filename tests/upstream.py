@@ -292,7 +292,11 @@ async def open_site(
     opened, clock = open_cache(cache), Clock()
     try:
         async with ConductorClient(
-            "http://local-conductor", lambda: Credentials("local"), transport=wire
+            "http://local-conductor",
+            lambda: Credentials("local"),
+            transport=wire,
+            patience_seconds=0,  # a fault is to be seen, not mended by another try
+            reads_per_second=10_000,
         ) as client:
             mirror = Mirror(opened, client, payloads=payloads, clock=clock)
             worker = SyncWorker(mirror, history_ms=history_ms, page_limit=page_limit)

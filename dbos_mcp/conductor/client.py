@@ -57,7 +57,7 @@ from dbos_mcp.conductor.models import (
     WorkflowIds,
     WorkflowSearch,
 )
-from dbos_mcp.conductor.traffic import PATIENCE_SECONDS, Traffic
+from dbos_mcp.conductor.traffic import PATIENCE_SECONDS, READS_PER_SECOND, Traffic
 from dbos_mcp.errors import (
     AuthenticationError,
     DbosMcpError,
@@ -125,8 +125,9 @@ class ConductorClient:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
+        reads_per_second: float = READS_PER_SECOND,
     ) -> None:
-        self.traffic = Traffic(patience_seconds=patience_seconds)
+        self.traffic = Traffic(patience_seconds=patience_seconds, reads_per_second=reads_per_second)
         url = _parse_base_url(base_url)
         self._identity = identity
         self._http = httpx.AsyncClient(

@@ -53,11 +53,16 @@ class Traffic:
     which costs the database as much when it is asked for again, is waited for.
     """
 
-    def __init__(self, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        reads_per_second: float = READS_PER_SECOND,
+    ) -> None:
         self.patience_seconds = patience_seconds
         self._at_once = anyio.Semaphore(READS_AT_ONCE)
         # One at a time rather than ten: a bucket of ten lets twenty through in its first second.
-        self._pace = AsyncLimiter(1, 1 / READS_PER_SECOND)
+        self._pace = AsyncLimiter(1, 1 / reads_per_second)
         self._breakers: defaultdict[str | None, _Breaker] = defaultdict(_Breaker)
         self._counts: defaultdict[str | None, _Count] = defaultdict(_Count)
 

@@ -117,10 +117,10 @@ class Commands:
             AuthenticationError, PermissionDeniedError: the rest would fail alike.
             DbosMcpError: the states before cannot be read; nothing was sent.
         """
-        statuses = await self.mirror.refresh_workflows(application_name, workflow_ids)
+        reread = await self.mirror.refresh_workflows(application_name, workflow_ids)
         results = []
         for workflow_id in dict.fromkeys(workflow_ids):
-            before = statuses.get(workflow_id)
+            before = reread.statuses.get(workflow_id)
             if before is None:
                 missing = NotFoundError(
                     f"{application_name} has no workflow {workflow_id!r}; nothing was sent.",
@@ -181,10 +181,10 @@ class Commands:
     ) -> str | None:
         touched = [workflow_id, *([new_workflow_id] if new_workflow_id else [])]
         try:
-            statuses = await self.mirror.refresh_workflows(application_name, touched)
+            reread = await self.mirror.refresh_workflows(application_name, touched)
         except (ConductorError, NotFoundError):
             return None
-        return statuses.get(workflow_id)
+        return reread.statuses.get(workflow_id)
 
     async def _record(self, event: CommandIssued | CommandSettled) -> None:
         def work(connection: Connection) -> None:

@@ -4,7 +4,7 @@ Every method may run in any process that holds the cache: its lock keeps writers
 look that finds nothing new writes nothing. The network is async, SQLite is not; they meet here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -42,6 +42,14 @@ class Look:
 
     rows: Sequence[Workflow]
     position: int
+
+
+@dataclass(frozen=True)
+class Reread:
+    """The statuses of those workflows that exist upstream, by id, and how many events that made."""
+
+    statuses: Mapping[str, str]
+    events: int
 
 
 class Mirror:
@@ -134,18 +142,16 @@ class Mirror:
 
         return await self.write(work)
 
-    async def refresh_workflows(
-        self, application_name: str, workflow_ids: Sequence[str]
-    ) -> dict[str, str]:
+    async def refresh_workflows(self, application_name: str, workflow_ids: Sequence[str]) -> Reread:
         """Read workflows by id, whatever their state, and record what differs.
 
-        Returns the statuses of those that exist upstream, by id. Those that the mirror held and
-        upstream does not have are recorded as deleted.
+        Those that the mirror held and upstream does not have are recorded as deleted.
 
         Raises:
             ConductorError, NotFoundError: nothing more was learnt, nothing more was recorded.
         """
         found: dict[str, str] = {}
+        events = 0
         wanted = list(dict.fromkeys(workflow_ids))
         for start in range(0, len(wanted), IDS_PER_REQUEST):
             chunk = wanted[start : start + IDS_PER_REQUEST]
@@ -153,11 +159,11 @@ class Mirror:
                 application_name, WorkflowSearch(workflow_ids=chunk, limit=len(chunk))
             )
             here = {row.workflow_id: row.status for row in look.rows}
-            await self.record_workflows(
+            events += await self.record_workflows(
                 application_name, look, missing=[i for i in chunk if i not in here]
             )
             found |= here
-        return found
+        return Reread(found, events)
 
     async def refresh_steps(self, application_name: str, workflow_id: str) -> int:
         """Read the steps of a workflow that the mirror holds; how many events that made.
@@ -182,8 +188,8 @@ class Mirror:
             return 0
         seen = await self.client.list_steps(application_name, workflow_id)
         if had_steps and not seen:
-            here = await self.refresh_workflows(application_name, [workflow_id])
-            if workflow_id not in here:
+            reread = await self.refresh_workflows(application_name, [workflow_id])
+            if workflow_id not in reread.statuses:
                 return 0
 
         def work(connection: Connection) -> int:

@@ -233,7 +233,8 @@ class _Pass:
         held = await self.mirror.read(partial(known.in_flight_ids, application_name=self.name))
         unseen = [i for i in held if i not in self.seen_in_flight]
         if unseen:
-            await self.mirror.refresh_workflows(self.name, unseen)
+            reread = await self.mirror.refresh_workflows(self.name, unseen)
+            self.report.events += reread.events
 
     async def _history(self) -> None:
         """From the newest workflow back, as far as was asked; goes on where it stopped."""

@@ -103,7 +103,9 @@ def client_of(
 ) -> ConductorClient:
     if isinstance(upstream, Upstream):
         upstream = httpx.ASGITransport(upstream)
-    return ConductorClient(base_url, lambda: credentials, transport=upstream)
+    return ConductorClient(
+        base_url, lambda: credentials, transport=upstream, reads_per_second=10_000
+    )
 
 
 def problem(status: int, headers: Mapping[str, str] | None = None, **members: object) -> Response:

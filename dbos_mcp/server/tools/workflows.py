@@ -218,10 +218,10 @@ async def _look_up(runtime: Runtime, application_name: str, workflow_id: str) ->
     if held or runtime.live is None:
         return None
     try:
-        found = await runtime.live.mirror.refresh_workflows(application_name, [workflow_id])
+        reread = await runtime.live.mirror.refresh_workflows(application_name, [workflow_id])
     except ConductorError as error:
         return f"Not looked up at Conductor: {error}"
-    if not found:
+    if not reread.statuses:
         raise NotFoundError(
             f"{application_name} has no workflow {workflow_id!r}, here or at Conductor.",
             hint="Look ids up with list_workflows (workflow_id_prefix finds the start of one).",
