@@ -30,3 +30,7 @@ migration name:
 # The demo, as a new user would run it
 demo:
     uv run --extra local dbos-mcp demo
+
+# How fast, how large and how polite sync is, beside the design's targets; `--rows 1000000`
+bench-sync *arguments:
+    uv run python -m benchmarks.sync {{ arguments }}

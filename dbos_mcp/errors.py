@@ -66,9 +66,26 @@ class ConductorError(DbosMcpError):
 
 
 class UnavailableError(ConductorError):
-    """Conductor or the application is away. It says nothing of what exists."""
+    """Conductor or the application is away. It says nothing of what exists.
+
+    `passing` is true when it may be over in a moment: a lost connection, a gateway's 502, or
+    whatever the server gave a time for (`retry_after_seconds`).
+    """
 
     retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        outcome_unknown: bool = False,
+        passing: bool = False,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, outcome_unknown=outcome_unknown)
+        self.passing = passing
+        self.retry_after_seconds = retry_after_seconds
 
 
 class AuthenticationError(ConductorError):
@@ -85,6 +102,7 @@ class RateLimitError(ConductorError):
     """Too many requests; `retry_after_seconds` where the server said."""
 
     retryable = True
+    passing = True
 
     def __init__(
         self, message: str, *, hint: str = "", retry_after_seconds: float | None = None

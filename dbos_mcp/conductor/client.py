@@ -1,9 +1,9 @@
 """Conductor's API v2: one async method per operation, and one place where requests are made.
 
-`_request` is the only way out. It builds the path, asks once, and turns every failure and every
-status into an answer of `conductor.models` or an error of `dbos_mcp.errors`; nothing here retries.
-Reads may be repeated by whoever calls, commands must not be: when one may have run although no
-answer came, the error says so in `outcome_unknown`.
+`_request` is the only way out. It builds the path, asks, and turns every failure and every status
+into an answer of `conductor.models` or an error of `dbos_mcp.errors`. When a read is sent, and
+whether again, is up to `conductor.traffic`. A command is sent once: when it may have run although
+no answer came, the error says so in `outcome_unknown`.
 
 Names are put into paths with care. httpx resolves dot segments, so that deleting the workflow `..`
 would go out as deleting its application.
@@ -57,6 +57,7 @@ from dbos_mcp.conductor.models import (
     WorkflowIds,
     WorkflowSearch,
 )
+from dbos_mcp.conductor.traffic import PATIENCE_SECONDS, Traffic
 from dbos_mcp.errors import (
     AuthenticationError,
     DbosMcpError,
@@ -99,6 +100,8 @@ _NOT_SENT = (
     httpx.LocalProtocolError,
 )
 
+_OUR_FAULT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
+
 _ANOTHER_RESOURCE = (
     "In a URL it would address another resource; a search by workflow_ids can name any workflow."
 )
@@ -111,6 +114,8 @@ class ConductorClient:
 
     Methods raise the ConductorError and NotFoundError of `dbos_mcp.errors`, and UsageError, before
     anything is sent, for what cannot be asked without asking for something else.
+
+    Reads take turns, and are repeated for up to `patience_seconds`. `traffic` counts all requests.
     """
 
     def __init__(
@@ -119,7 +124,9 @@ class ConductorClient:
         identity: IdentitySource,
         *,
         transport: httpx.AsyncBaseTransport | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
+        self.traffic = Traffic(patience_seconds=patience_seconds)
         url = _parse_base_url(base_url)
         self._identity = identity
         self._http = httpx.AsyncClient(
@@ -441,24 +448,50 @@ class ConductorClient:
         body: Body | None = None,
         command: bool = False,
     ) -> T:
-        """Ask once. `answer` is the shape of a success; `object` where it says nothing."""
+        """`answer` is the shape of a success; `object` where it says nothing."""
         credentials = self._identity()
         names = {"organization": credentials.organization, **names}
         asked = _Asked(self._http.base_url, template, names, command, credentials.token)
         request = self._build(method, asked, params, body)
-        auth = _Bearer(credentials.token) if credentials.token else httpx.USE_CLIENT_DEFAULT
+        auth = _Bearer(credentials.token) if credentials.token else None
+        application_name = names.get("application")
+
+        async def ask() -> T:
+            try:
+                response = await self._send(request, auth, application_name)
+            except httpx.HTTPError as error:
+                raise asked.failure(error) from error
+            if not response.is_success:
+                raise asked.refusal(response)
+            try:
+                return _parse(answer, response.content)
+            except ValidationError as error:
+                fault = error.errors(include_url=False, include_context=False, include_input=False)
+            # Outside the handler: the validation error holds the answer's text.
+            raise asked.unreadable(
+                response, ".".join([fault[0]["type"], *map(str, fault[0]["loc"])])
+            )
+
+        in_its_way = self.traffic.command if command else self.traffic.read
+        return await in_its_way(application_name, ask)
+
+    async def _send(
+        self, request: httpx.Request, auth: "_Bearer | None", application_name: str | None
+    ) -> httpx.Response:
+        """Streamed, so that what came of an answer that broke off is counted too."""
+        self.traffic.transferred(application_name, bytes_sent=len(request.content))
+        response = await self._http.send(
+            request, auth=auth or httpx.USE_CLIENT_DEFAULT, stream=True
+        )
+        received = 0
         try:
-            response = await self._http.send(request, auth=auth)
-        except httpx.HTTPError as error:
-            raise asked.failure(error) from error
-        if not response.is_success:
-            raise asked.refusal(response)
-        try:
-            return _parse(answer, response.content)
-        except ValidationError as error:
-            fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        # Outside the handler: the validation error holds the answer's text.
-        raise asked.unreadable(response, ".".join([fault["type"], *map(str, fault["loc"])]))
+            received = len(await response.aread())
+        finally:
+            # 0 for a transport that hands over a body as a whole: then there is no wire.
+            received = response.num_bytes_downloaded or received
+            self.traffic.transferred(application_name, bytes_received=received)
+            await response.aclose()
+        return response
 
     def _build(
         self,
@@ -518,6 +551,7 @@ class _Asked:
             f"{self._because(reason or type(error).__name__)}.",
             hint=_MAY_HAVE_RUN if unknown else "Check DBOS_URL and the network, then try again.",
             outcome_unknown=unknown,
+            passing=not isinstance(error, _OUR_FAULT),
         )
 
     def refusal(self, response: httpx.Response) -> DbosMcpError:
@@ -555,12 +589,16 @@ class _Asked:
                 f"Application {_quoted(self.names['application'])} has no healthy executor "
                 f"connected{because}.",
                 hint="Conductor asks the application itself: start it, or use the cache.",
+                passing=_retry_after(response) is not None,
+                retry_after_seconds=_retry_after(response),
             )
         if status in (502, 503, 504):
             return UnavailableError(
                 f"{answered}{because}.",
                 hint=hint or "An executor, or a proxy, did not answer: try again later.",
                 outcome_unknown=unknown,
+                passing=status != 503 or _retry_after(response) is not None,
+                retry_after_seconds=_retry_after(response) if status == 503 else None,
             )
         if 400 <= status < 500:
             return RejectedError(f"{answered}{because}.")

@@ -30,6 +30,7 @@ from dbos_mcp.settings import Settings
 
 APPLICATION_NAME = "shop"
 START_SECONDS = 60.0
+LOAD_SECONDS = 30.0
 OFFLINE_SECONDS = 30.0
 FAILED_ORDER = "order-1005"
 
@@ -82,6 +83,10 @@ async def run_tour(console: Console, keep: Path | None) -> None:
 
 
 async def _investigate(tour: "_Tour") -> None:
+    with anyio.move_on_after(LOAD_SECONDS):
+        # What it waits for shows in answers alone.
+        while "loading" in await tour.ask("list_applications", quietly=True):  # noqa: ASYNC110
+            await anyio.sleep(0.1)
     tour.title("What runs, and what failed?")
     await tour.ask("list_applications")
     failures = await tour.ask("list_workflows", status="ERROR", has_parent=False)

@@ -15,7 +15,7 @@ class Freshness:
     """Times are epoch milliseconds by our clock, `covered_since` by upstream's."""
 
     as_of: int | None
-    """The last complete look; None: there was none."""
+    """When the last complete look began; None: there was none."""
     covered_since: int | None
     """Workflows created before it may be missing; 0: none are."""
     history_complete: bool

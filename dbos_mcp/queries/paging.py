@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from dbos_mcp.errors import InvalidCursorError
 
+_INT64 = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class Cursor:
@@ -29,7 +31,7 @@ class Cursor:
         try:
             padded = text + "=" * (-len(text) % 4)
             created_at, row_id = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-            if type(created_at) is int and type(row_id) is int:
+            if all(type(n) is int and abs(n) <= _INT64 for n in (created_at, row_id)):
                 return cls(created_at, row_id)
         except (ValueError, TypeError, binascii.Error, RecursionError):
             pass

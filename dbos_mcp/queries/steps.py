@@ -40,7 +40,7 @@ class StepList:
     read_at: int | None
     """When they were read, epoch ms; None: never, so an empty list says nothing."""
     may_have_changed: bool
-    """The workflow runs, or moved on since they were read."""
+    """The workflow runs, or moved on since they were read, and upstream still has it."""
 
 
 def list_steps(connection: Connection, application_name: str, workflow_id: str) -> StepList:
@@ -51,7 +51,12 @@ def list_steps(connection: Connection, application_name: str, workflow_id: str) 
     """
     require_application(connection, application_name)
     workflow = connection.execute(
-        select(col(WorkflowRow.id), col(WorkflowRow.status), col(WorkflowRow.updated_at)).where(
+        select(
+            col(WorkflowRow.id),
+            col(WorkflowRow.status),
+            col(WorkflowRow.updated_at),
+            col(WorkflowRow.deleted_at),
+        ).where(
             col(WorkflowRow.application_name) == application_name,
             col(WorkflowRow.workflow_id) == workflow_id,
         )
@@ -73,7 +78,8 @@ def list_steps(connection: Connection, application_name: str, workflow_id: str) 
         workflow_status=workflow.status,
         items=[StepItem.model_validate(row, from_attributes=True) for row in rows],
         read_at=reading.read_at if reading else None,
-        may_have_changed=(
+        may_have_changed=workflow.deleted_at is None
+        and (
             reading is None
             or workflow.status in IN_FLIGHT
             or reading.workflow_updated_at != workflow.updated_at

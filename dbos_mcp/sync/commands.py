@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from uuid import uuid4
 
+import anyio
 from sqlalchemy import Connection
 
 from dbos_mcp.conductor.models import ForkRequest
@@ -23,7 +24,6 @@ from dbos_mcp.errors import (
     UsageError,
 )
 from dbos_mcp.store.events import CommandIssued, CommandName, CommandOutcome, CommandSettled
-from dbos_mcp.sync import known
 from dbos_mcp.sync.mirror import Mirror
 
 _ENDED_FOR_GOOD = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR)
@@ -117,17 +117,17 @@ class Commands:
             AuthenticationError, PermissionDeniedError: the rest would fail alike.
             DbosMcpError: the states before cannot be read; nothing was sent.
         """
-        exists = await self.mirror.refresh_workflows(application_name, workflow_ids)
+        statuses = await self.mirror.refresh_workflows(application_name, workflow_ids)
         results = []
         for workflow_id in dict.fromkeys(workflow_ids):
-            if workflow_id not in exists:
+            before = statuses.get(workflow_id)
+            if before is None:
                 missing = NotFoundError(
                     f"{application_name} has no workflow {workflow_id!r}; nothing was sent.",
                     hint="Look ids up with list_workflows.",
                 )
                 results.append(CommandResult(workflow_id, "failed", error=missing))
                 continue
-            before = await self._status(application_name, workflow_id)
             if command in ("cancel", "resume") and before in _ENDED_FOR_GOOD:
                 error = UsageError(
                     f"{workflow_id} has ended as {before}; nothing was sent, since Conductor would"
@@ -136,48 +136,55 @@ class Commands:
                 )
                 results.append(CommandResult(workflow_id, "failed", before, before, error=error))
                 continue
-            command_id = str(uuid4())
-            await self._record(
-                CommandIssued(
-                    application_name=application_name,
-                    workflow_id=workflow_id,
-                    command_id=command_id,
-                    command=command,
-                    arguments=arguments,
-                )
+            issued = CommandIssued(
+                application_name=application_name,
+                workflow_id=workflow_id,
+                command_id=str(uuid4()),
+                command=command,
+                arguments=arguments,
             )
-            outcome, failure = await _outcome_of(send(workflow_id))
-            made = new_workflow_id if outcome != "failed" else None
-            await self._record(
-                CommandSettled(
-                    application_name=application_name,
-                    workflow_id=workflow_id,
-                    command_id=command_id,
-                    outcome=outcome,
-                    detail=str(failure) if failure else None,
-                    new_workflow_id=made,
-                )
-            )
+            await self._record(issued)
+            outcome, failure = await self._settle(issued, send(workflow_id), new_workflow_id)
             if isinstance(failure, AuthenticationError | PermissionDeniedError):
                 raise failure
+            made = new_workflow_id if outcome != "failed" else None
             after = await self._status_now(application_name, workflow_id, made)
             results.append(CommandResult(workflow_id, outcome, before, after, made, failure))
         return results
+
+    async def _settle(
+        self, issued: CommandIssued, send: Send, new_workflow_id: str | None
+    ) -> tuple[CommandOutcome, DbosMcpError | None]:
+        """Send a command, and leave in the log what came of it, also when nobody waits any more."""
+        outcome: CommandOutcome = "unknown"
+        failure: DbosMcpError | None = None
+        detail: str | None = "Nobody waited for the answer."
+        try:
+            outcome, failure = await _outcome_of(send)
+            detail = str(failure) if failure else None
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._record(
+                    CommandSettled(
+                        application_name=issued.application_name,
+                        workflow_id=issued.workflow_id,
+                        command_id=issued.command_id,
+                        outcome=outcome,
+                        detail=detail,
+                        new_workflow_id=new_workflow_id if outcome != "failed" else None,
+                    )
+                )
+        return outcome, failure
 
     async def _status_now(
         self, application_name: str, workflow_id: str, new_workflow_id: str | None
     ) -> str | None:
         touched = [workflow_id, *([new_workflow_id] if new_workflow_id else [])]
         try:
-            await self.mirror.refresh_workflows(application_name, touched)
+            statuses = await self.mirror.refresh_workflows(application_name, touched)
         except (ConductorError, NotFoundError):
             return None
-        return await self._status(application_name, workflow_id)
-
-    async def _status(self, application_name: str, workflow_id: str) -> str | None:
-        return await self.mirror.read(
-            partial(known.status, application_name=application_name, workflow_id=workflow_id)
-        )
+        return statuses.get(workflow_id)
 
     async def _record(self, event: CommandIssued | CommandSettled) -> None:
         def work(connection: Connection) -> None:

@@ -22,9 +22,10 @@ from dbos_mcp.store.events import (
 
 MAX_PAYLOAD_CHARACTERS = 16_000
 REMOVED = "REMOVED"
-"""Our word for an executor that Conductor no longer lists."""
+"""Our word for an application or executor that Conductor no longer lists."""
 
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
+_CUT_ADDRESS = re.compile(r"0x[0-9a-fA-F]*$")
 
 
 @dataclass(frozen=True)
@@ -32,25 +33,32 @@ class KnownWorkflow:
     """The part of a workflow row that a comparison needs."""
 
     content_hash: bytes
+    updated_at: int
     deleted: bool
     payloads_loaded: bool
     error: str | None
 
 
-def diff_application(known: ApplicationObserved | None, seen: Application) -> list[Event]:
-    event = ApplicationObserved(
-        application_name=seen.name,
-        application_id=seen.id,
-        status=seen.status,
-        language=seen.language,
-        private_mode=seen.private_mode,
-        dbos_cloud=seen.dbos_cloud,
-        executor_timeout_secs=seen.executor_timeout_secs,
-        gc_rows_threshold=seen.gc_rows_threshold,
-        gc_time_threshold_ms=seen.gc_time_threshold_ms,
-        global_timeout_ms=seen.global_timeout_ms,
-    )
-    return [] if event == known else [event]
+def diff_applications(
+    known: Mapping[str, ApplicationObserved], seen: Iterable[Application]
+) -> list[Event]:
+    """Applications that are no longer listed are observed as REMOVED, once."""
+    now = {
+        application.name: ApplicationObserved(
+            application_name=application.name,
+            application_id=application.id,
+            status=application.status,
+            language=application.language,
+            private_mode=application.private_mode,
+            dbos_cloud=application.dbos_cloud,
+            executor_timeout_secs=application.executor_timeout_secs,
+            gc_rows_threshold=application.gc_rows_threshold,
+            gc_time_threshold_ms=application.gc_time_threshold_ms,
+            global_timeout_ms=application.global_timeout_ms,
+        )
+        for application in seen
+    }
+    return _changed_and_removed(known, now)
 
 
 def diff_executors(
@@ -80,7 +88,14 @@ def diff_executors(
         )
         for executor in seen
     }
-    changed: list[Event] = [event for key, event in now.items() if event != known.get(key)]
+    return _changed_and_removed(known, now)
+
+
+def _changed_and_removed(
+    known: Mapping[str, ApplicationObserved] | Mapping[str, ExecutorObserved],
+    now: Mapping[str, ApplicationObserved] | Mapping[str, ExecutorObserved],
+) -> list[Event]:
+    changed = [event for key, event in now.items() if event != known.get(key)]
     removed = [
         event.model_copy(update={"status": REMOVED})
         for key, event in known.items()
@@ -89,9 +104,19 @@ def diff_executors(
     return [*changed, *removed]
 
 
-def wants_payloads(workflow: Workflow, policy: Payloads) -> bool:
-    """Whether the policy keeps something of this workflow that a plain listing leaves out."""
-    return policy is Payloads.ERRORS and workflow.status in FAILED
+def wants_payloads(
+    application_name: str, known: KnownWorkflow | None, seen: Workflow, policy: Payloads
+) -> bool:
+    """Whether the policy keeps something of this workflow that a plain listing leaves out, and
+    that the cache has not, or has of an earlier state only."""
+    if policy is not Payloads.ERRORS or seen.status not in FAILED:
+        return False
+    return (
+        known is None
+        or known.deleted
+        or not known.payloads_loaded
+        or known.content_hash != _observed(application_name, seen).content_hash()
+    )
 
 
 def diff_workflow(
@@ -105,10 +130,8 @@ def diff_workflow(
     observed = _observed(application_name, seen, payloads_loaded=payloads_loaded)
     if known is None or known.deleted:
         return observed
-    same_payloads = (
-        not payloads_loaded
-        or not observed.payloads_loaded
-        or (known.payloads_loaded and without_noise(known.error) == without_noise(observed.error))
+    same_payloads = not payloads_loaded or (
+        known.payloads_loaded and without_noise(known.error) == without_noise(observed.error)
     )
     if observed.content_hash() == known.content_hash and same_payloads:
         return None
@@ -176,14 +199,18 @@ def clip(payload: str | None) -> str | None:
     """A payload bounded to what the cache keeps, the cut marked."""
     if payload is None or len(payload) <= MAX_PAYLOAD_CHARACTERS:
         return payload
-    return f"{payload[:MAX_PAYLOAD_CHARACTERS]}… [cut: {len(payload)} characters in all]"
+    # Half an address would no longer be known as noise.
+    kept = _CUT_ADDRESS.sub("", payload[:MAX_PAYLOAD_CHARACTERS])
+    return f"{kept}… [cut: {len(payload)} characters in all]"
 
 
 def _comparable(step: StepState) -> StepState:
     return step.model_copy(update={"error": without_noise(step.error)})
 
 
-def _observed(application_name: str, seen: Workflow, *, payloads_loaded: bool) -> WorkflowObserved:
+def _observed(
+    application_name: str, seen: Workflow, *, payloads_loaded: bool = False
+) -> WorkflowObserved:
     fields = seen.model_dump(exclude={"input", "output", "error", "application_name"})
     return WorkflowObserved.model_validate(
         {

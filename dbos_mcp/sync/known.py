@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, and_, or_, select
+from sqlalchemy import Connection, and_, case, or_, select
 from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
-from dbos_mcp.store.events import ApplicationObserved, ExecutorObserved, StepState
+from dbos_mcp.store.event_log import EventRow
+from dbos_mcp.store.events import ApplicationObserved, Event, ExecutorObserved, StepState
 from dbos_mcp.store.projections.applications import ApplicationRow
 from dbos_mcp.store.projections.executors import ExecutorRow
 from dbos_mcp.store.projections.steps import StepRow
@@ -49,6 +50,7 @@ def workflows(
             select(
                 col(WorkflowRow.workflow_id),
                 col(WorkflowRow.content_hash),
+                col(WorkflowRow.updated_at),
                 col(WorkflowRow.deleted_at),
                 col(WorkflowRow.payloads_loaded),
                 col(WorkflowRow.error),
@@ -60,6 +62,7 @@ def workflows(
         for row in rows:
             held[row.workflow_id] = KnownWorkflow(
                 content_hash=row.content_hash,
+                updated_at=row.updated_at,
                 deleted=row.deleted_at is not None,
                 payloads_loaded=bool(row.payloads_loaded),
                 error=row.error,
@@ -80,13 +83,28 @@ def in_flight_ids(connection: Connection, application_name: str) -> list[str]:
 
 
 def updated_at(connection: Connection, application_name: str, workflow_id: str) -> int | None:
-    """Upstream's `updatedAt` of a workflow that the cache holds, else None."""
+    """Upstream's `updatedAt` of a workflow that the cache holds as being there, else None."""
     return connection.execute(
         select(col(WorkflowRow.updated_at)).where(
             col(WorkflowRow.application_name) == application_name,
             col(WorkflowRow.workflow_id) == workflow_id,
+            col(WorkflowRow.deleted_at).is_(None),
         )
     ).scalar()
+
+
+def recorded_since(
+    connection: Connection, application_name: str, position: int, *kinds: type[Event]
+) -> set[str]:
+    """The workflows of which events of these kinds are in the log behind `position`."""
+    ids = connection.execute(
+        select(col(EventRow.workflow_id)).where(
+            col(EventRow.position) > position,
+            col(EventRow.application_name) == application_name,
+            col(EventRow.kind).in_([kind.__name__ for kind in kinds]),
+        )
+    ).scalars()
+    return {workflow_id for workflow_id in ids if workflow_id is not None}
 
 
 def steps(connection: Connection, application_name: str, workflow_id: str) -> list[StepState]:
@@ -105,8 +123,9 @@ def steps(connection: Connection, application_name: str, workflow_id: str) -> li
 def steps_due(
     connection: Connection, application_name: str, *, running_read_before: int, limit: int
 ) -> list[str]:
-    """Workflows whose steps to read, the newest first: failed ones not read since they last
-    changed, and running ones not read since `running_read_before` (our clock, epoch ms)."""
+    """Workflows whose steps to read: the failed ones not read since they last changed, the newest
+    first, then the running ones not read since `running_read_before` (our clock, epoch ms), those
+    that have waited longest first."""
     reading = StepReadingRow
     return list(
         connection.execute(
@@ -138,16 +157,14 @@ def steps_due(
                     ),
                 ),
             )
-            .order_by(col(WorkflowRow.created_at).desc())
+            .order_by(
+                (col(WorkflowRow.status) == WorkflowStatus.PENDING),
+                case(
+                    (col(WorkflowRow.status) == WorkflowStatus.PENDING, col(reading.read_at)),
+                    else_=0,
+                ),
+                col(WorkflowRow.created_at).desc(),
+            )
             .limit(limit)
         ).scalars()
     )
-
-
-def status(connection: Connection, application_name: str, workflow_id: str) -> str | None:
-    return connection.execute(
-        select(col(WorkflowRow.status)).where(
-            col(WorkflowRow.application_name) == application_name,
-            col(WorkflowRow.workflow_id) == workflow_id,
-        )
-    ).scalar()

@@ -5,6 +5,7 @@ look that finds nothing new writes nothing. The network is async, SQLite is not;
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -16,14 +17,31 @@ from dbos_mcp.conductor.client import ConductorClient
 from dbos_mcp.conductor.models import Workflow, WorkflowSearch
 from dbos_mcp.domain import now_ms
 from dbos_mcp.settings import Payloads
-from dbos_mcp.store import projector, sync_state
+from dbos_mcp.store import event_log, projector, sync_state
 from dbos_mcp.store.engine import Cache
-from dbos_mcp.store.events import Event
+from dbos_mcp.store.events import (
+    Event,
+    StepsObserved,
+    WorkflowChanged,
+    WorkflowDeleted,
+    WorkflowObserved,
+)
 from dbos_mcp.sync import diff, known
 
 IDS_PER_REQUEST = 500
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a search showed, and the log's end when it was sent.
+
+    The answer may be older than what others have recorded behind that position.
+    """
+
+    rows: Sequence[Workflow]
+    position: int
 
 
 class Mirror:
@@ -58,27 +76,44 @@ class Mirror:
 
         return await anyio.to_thread.run_sync(run)
 
+    async def fold_back(self) -> None:
+        """Keep the WAL from growing beyond its limit; for the process that syncs."""
+        await anyio.to_thread.run_sync(self.cache.checkpoint)
+
     def record(self, connection: Connection, events: Sequence[Event]) -> int:
         """Append events in the caller's transaction, stamped with our clock; how many."""
         return len(projector.record(connection, events, recorded_at=self.clock()))
 
+    async def search(self, application_name: str, search: WorkflowSearch) -> Look:
+        position = await self.read(event_log.last_position)
+        return Look(await self.client.search_workflows(application_name, search), position)
+
     async def record_workflows(
         self,
         application_name: str,
-        rows: Sequence[Workflow],
+        look: Look,
         *,
         missing: Sequence[str] = (),
         also: Callable[[Connection], None] | None = None,
     ) -> int:
-        """Record what differs in `rows`, and that the `missing` ids are gone; how many events.
+        """Record what differs in a look, and that the `missing` ids are gone; how many events.
 
-        `also` runs in the same transaction: what says that these rows were read.
+        A row that was recorded by somebody else since the look began is left as it is, unless the
+        look shows a newer one. `also` runs in the same transaction: what says that it was read.
         """
-        rows, loaded = await self._with_error_texts(application_name, rows)
+        rows, loaded = await self._with_error_texts(application_name, look.rows)
 
         def work(connection: Connection) -> int:
             ids = [row.workflow_id for row in rows]
             held = known.workflows(connection, application_name, [*ids, *missing])
+            overtaken = known.recorded_since(
+                connection,
+                application_name,
+                look.position,
+                WorkflowObserved,
+                WorkflowChanged,
+                WorkflowDeleted,
+            )
             seen = (
                 diff.diff_workflow(
                     application_name,
@@ -87,8 +122,10 @@ class Mirror:
                     payloads_loaded=row.workflow_id in loaded,
                 )
                 for row in rows
+                if row.workflow_id not in overtaken
+                or row.updated_at > held[row.workflow_id].updated_at
             )
-            gone = [i for i in missing if i in held and not held[i].deleted]
+            gone = [i for i in missing if i in held and not held[i].deleted and i not in overtaken]
             events = [event for event in seen if event is not None]
             count = self.record(connection, [*events, *diff.diff_missing(application_name, gone)])
             if also is not None:
@@ -99,41 +136,61 @@ class Mirror:
 
     async def refresh_workflows(
         self, application_name: str, workflow_ids: Sequence[str]
-    ) -> set[str]:
+    ) -> dict[str, str]:
         """Read workflows by id, whatever their state, and record what differs.
 
-        Returns the ids that exist upstream. Those that the mirror held and upstream does not have
-        are recorded as deleted.
+        Returns the statuses of those that exist upstream, by id. Those that the mirror held and
+        upstream does not have are recorded as deleted.
 
         Raises:
             ConductorError, NotFoundError: nothing more was learnt, nothing more was recorded.
         """
-        found: set[str] = set()
+        found: dict[str, str] = {}
         wanted = list(dict.fromkeys(workflow_ids))
         for start in range(0, len(wanted), IDS_PER_REQUEST):
             chunk = wanted[start : start + IDS_PER_REQUEST]
-            rows = await self.client.search_workflows(
+            look = await self.search(
                 application_name, WorkflowSearch(workflow_ids=chunk, limit=len(chunk))
             )
-            here = {row.workflow_id for row in rows}
-            found |= here
+            here = {row.workflow_id: row.status for row in look.rows}
             await self.record_workflows(
-                application_name, rows, missing=[i for i in chunk if i not in here]
+                application_name, look, missing=[i for i in chunk if i not in here]
             )
+            found |= here
         return found
 
     async def refresh_steps(self, application_name: str, workflow_id: str) -> int:
         """Read the steps of a workflow that the mirror holds; how many events that made.
 
+        The steps of a workflow that is gone upstream are kept: there they are an empty list.
+
         Raises:
             ConductorError, NotFoundError: nothing was learnt, nothing was recorded.
+            UsageError: an id that cannot be put into a path.
         """
+
+        def look(connection: Connection) -> tuple[int, int | None, bool]:
+            return (
+                event_log.last_position(connection),
+                known.updated_at(connection, application_name, workflow_id),
+                bool(known.steps(connection, application_name, workflow_id)),
+            )
+
+        # The state that the steps will belong to is the one before they were asked for.
+        position, updated_at, had_steps = await self.read(look)
+        if updated_at is None:
+            return 0
         seen = await self.client.list_steps(application_name, workflow_id)
+        if had_steps and not seen:
+            here = await self.refresh_workflows(application_name, [workflow_id])
+            if workflow_id not in here:
+                return 0
 
         def work(connection: Connection) -> int:
-            updated_at = known.updated_at(connection, application_name, workflow_id)
-            if updated_at is None:
-                return 0
+            if workflow_id in known.recorded_since(
+                connection, application_name, position, StepsObserved
+            ):
+                return 0  # somebody who asked at the same time was faster
             held = known.steps(connection, application_name, workflow_id)
             count = self.record(
                 connection,
@@ -157,13 +214,20 @@ class Mirror:
 
         A listing that loads error texts loads every output too, so only failures are asked for.
         """
-        failed = [row.workflow_id for row in rows if diff.wants_payloads(row, self.payloads)]
+        failed = [
+            row for row in rows if diff.wants_payloads(application_name, None, row, self.payloads)
+        ]
         if not failed:
             return rows, set()
+        ids = [row.workflow_id for row in failed]
         held = await self.read(
-            partial(known.workflows, application_name=application_name, workflow_ids=failed)
+            partial(known.workflows, application_name=application_name, workflow_ids=ids)
         )
-        wanted = [i for i in failed if i not in held or not held[i].payloads_loaded]
+        wanted = [
+            row.workflow_id
+            for row in failed
+            if diff.wants_payloads(application_name, held.get(row.workflow_id), row, self.payloads)
+        ]
         loaded: dict[str, Workflow] = {}
         for start in range(0, len(wanted), IDS_PER_REQUEST):
             chunk = wanted[start : start + IDS_PER_REQUEST]

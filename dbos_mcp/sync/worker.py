@@ -13,35 +13,38 @@ and until it has gone as far back as it was asked to, the first load, from the n
 the oldest.
 
 Lists are paged by `createdAt`, never by offset: rows change while they are read. Rows can become
-visible late, behind newer ones, so every watermark stays `OVERLAP_MS` behind the newest row seen.
-A page, and the state that says it was read, are written in one transaction: a crash repeats at the
-most one page, and a page read twice writes nothing.
+visible late, behind newer ones, so every watermark stays `OVERLAP_MS` behind the newest row seen,
+until nothing has come for as long as that.
+A page, and the state that says it was read, are written in one transaction: a crash or a failure
+repeats at the most one page, and a page read twice writes nothing.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
 import anyio
-import anyio.to_thread
 from sqlalchemy import Connection
 
-from dbos_mcp.conductor.models import Application, Workflow, WorkflowSearch
-from dbos_mcp.domain import IN_FLIGHT, WorkflowStatus
+from dbos_mcp.conductor.models import Application, WorkflowSearch
+from dbos_mcp.domain import WorkflowStatus
 from dbos_mcp.errors import (
     AuthenticationError,
     ConductorError,
     DbosMcpError,
     NotFoundError,
+    RejectedError,
+    ResponseError,
     UnavailableError,
+    UsageError,
 )
 from dbos_mcp.settings import DAY_MS
 from dbos_mcp.store import sync_state
 from dbos_mcp.store.sync_state import CONDUCTOR, SyncStateRow
 from dbos_mcp.sync import diff, known
-from dbos_mcp.sync.mirror import Mirror
+from dbos_mcp.sync.mirror import Look, Mirror
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +52,9 @@ OVERLAP_MS = 120_000
 PAGE_LIMIT = 1000
 CONCURRENT_REQUESTS = 4
 STEP_READINGS_PER_CYCLE = 200
+STEP_REFUSALS_PER_CYCLE = 5
 STEPS_REREAD_AFTER_MS = 30_000
+STEPS_REFUSED_PAUSE_MS = 600_000
 
 Progress = Callable[[str, str, int], None]
 """Told the application, what is being read of it, and how many rows this cycle saw so far."""
@@ -80,6 +85,11 @@ class SyncWorker:
         self.mirror = mirror
         self.history_ms = history_ms
         self.page_limit = page_limit
+        self.steps_refused: dict[tuple[str, str], int] = {}
+        """Whose steps upstream would not show, by application and id, and when (our clock)."""
+        self.newest_seen: dict[tuple[str, str], tuple[int, int]] = {}
+        """The newest creation and the newest end of each application, and since when (our clock)
+        it is known to be the newest."""
         self._one_at_a_time = anyio.Lock()
 
     async def run_once(self, progress: Progress = _no_progress) -> list[ApplicationReport]:
@@ -89,8 +99,8 @@ class SyncWorker:
 
         Raises:
             AuthenticationError: Conductor wants a login.
-            ConductorError: not even the list of applications could be had. What is mirrored stays,
-                and says since when.
+            ConductorError, NotFoundError: not even the list of applications could be had. What is
+                mirrored stays, and says since when.
         """
         async with self._one_at_a_time:
             try:
@@ -102,15 +112,16 @@ class SyncWorker:
             reports = [
                 await _Pass(self, application, progress).run() for application in applications
             ]
-            await anyio.to_thread.run_sync(self.mirror.cache.checkpoint)
+            await self.mirror.fold_back()
             return reports
 
     def _record_applications(self, connection: Connection, seen: list[Application]) -> None:
         held = known.applications(connection)
-        for application in seen:
-            changes = diff.diff_application(held.get(application.name), application)
-            self.mirror.record(connection, changes)
+        self.mirror.record(connection, diff.diff_applications(held, seen))
         now = self.mirror.clock()
+        for name in held.keys() - {application.name for application in seen}:
+            gone = NotFoundError(f"Conductor no longer lists {name}.")
+            _note_failure(connection, name, gone, now)
         sync_state.save(
             connection,
             SyncStateRow(application_name=CONDUCTOR, attempted_at=now, succeeded_at=now),
@@ -119,9 +130,7 @@ class SyncWorker:
     def _mark_all_away(self, connection: Connection, error: DbosMcpError) -> None:
         now = self.mirror.clock()
         for name in (CONDUCTOR, *known.applications(connection)):
-            state = sync_state.load(connection, name)
-            _note_failure(state, error, now)
-            sync_state.save(connection, state)
+            _note_failure(connection, name, error, now)
 
 
 @dataclass
@@ -145,34 +154,32 @@ class _Pass:
     async def run(self) -> ApplicationReport:
         self.state = await self.mirror.read(partial(sync_state.load, application_name=self.name))
         try:
+            await self._executors()  # Conductor itself knows them, also those that are gone
             if self.application.status != "AVAILABLE":
                 raise UnavailableError(
                     f"{self.name} has no executor connected to Conductor.",
                     hint="Start the application; until then the mirror answers.",
                 )
-            await self._read_everything()
-        except (ConductorError, NotFoundError) as error:
+            await self._workflows()
+            await self._steps()
+        except (ConductorError, NotFoundError, UsageError) as error:
             logger.info("%s was not synced: %s", self.name, error)
             self.report.error = error
-            _note_failure(self.state, error, self.mirror.clock())
-            await self.mirror.write(self._save_state)
+            now = self.mirror.clock()
+            await self.mirror.write(
+                partial(_note_failure, application_name=self.name, error=error, now=now)
+            )
             if isinstance(error, AuthenticationError):
                 raise
         else:
-            self.state.attempted_at = self.state.succeeded_at = self.mirror.clock()
-            self.state.offline_since = self.state.last_error = None
-            await self.mirror.write(self._save_state)
+            # What changed behind our back while this cycle ran may not be in it.
+            await self._move_on(
+                attempted_at=self.mirror.clock(),
+                succeeded_at=self.started_at,
+                offline_since=None,
+                last_error=None,
+            )
         return self.report
-
-    async def _read_everything(self) -> None:
-        await self._executors()
-        for status in IN_FLIGHT:
-            await self._in_flight(status)
-        await self._created()
-        await self._ended()
-        await self._unseen_in_flight()
-        await self._history()
-        await self._steps()
 
     async def _executors(self) -> None:
         seen = await self.mirror.client.list_executors(self.name)
@@ -183,29 +190,44 @@ class _Pass:
 
         self.report.events += await self.mirror.write(work)
 
+    async def _workflows(self) -> None:
+        # In the order in which a workflow passes through them, so that none slips by between two.
+        for status in (WorkflowStatus.DELAYED, WorkflowStatus.ENQUEUED, WorkflowStatus.PENDING):
+            await self._in_flight(status)
+        await self._created()
+        await self._ended()
+        await self._unseen_in_flight()
+        await self._history()
+
     async def _in_flight(self, status: WorkflowStatus) -> None:
         async for page in self._pages(WorkflowSearch(status=[status]), "ascending"):
-            self.seen_in_flight.update(row.workflow_id for row in page)
+            self.seen_in_flight.update(row.workflow_id for row in page.rows)
             await self._record(page, "in flight")
 
     async def _created(self) -> None:
-        if self.state.watermark is None:
+        before = self.state.watermark
+        if before is None:
             return  # nothing was ever seen: the first page of the history is the newest
-        search = WorkflowSearch(start_time=self.state.watermark)
-        async for page in self._pages(search, "ascending"):
-            if page:
-                self._advance_watermark(page[-1].created_at)
-            await self._record(page, "created")
+        newest = None
+        async for page in self._pages(WorkflowSearch(start_time=before), "ascending"):
+            newest = page.rows[-1].created_at
+            await self._record(page, "created", watermark=max(before, self._behind(newest)))
+        if newest is not None and self._is_quiet("created", newest):
+            await self._move_on(watermark=max(before, self._right_after(newest)))
 
     async def _ended(self) -> None:
         before = self.state.ended_watermark
         if before is None:
             return
-        newest = before
+        newest = None
         async for page in self._pages(WorkflowSearch(completed_after=before), "ascending"):
-            newest = max([newest, *(row.completed_at for row in page if row.completed_at)])
+            newest = max([newest or 0, *(row.completed_at or 0 for row in page.rows)])
             await self._record(page, "ended")
-        self.state.ended_watermark = self._behind(newest, before)
+        # Pages go by creation time, so only after the last one is it known which ends were seen.
+        if newest is not None:
+            quiet = self._is_quiet("ended", newest)
+            reached = self._right_after(newest) if quiet else self._behind(newest)
+            await self._move_on(ended_watermark=max(before, reached))
 
     async def _unseen_in_flight(self) -> None:
         held = await self.mirror.read(partial(known.in_flight_ids, application_name=self.name))
@@ -215,55 +237,73 @@ class _Pass:
 
     async def _history(self) -> None:
         """From the newest workflow back, as far as was asked; goes on where it stopped."""
-        state = self.state
-        if state.history_complete:
-            return
         history_ms = self.worker.history_ms
-        oldest = None if history_ms is None else max(0, self.started_at - history_ms)
-        search = WorkflowSearch(start_time=oldest, end_time=state.covered_since)
+        oldest = 0 if history_ms is None else max(0, self.started_at - history_ms)
+        # An application without workflows has no place to go on from: it is asked afresh.
+        reached = self.state.covered_since if self.state.watermark is not None else None
+        if self.state.history_complete and reached is not None and reached <= oldest:
+            return
+        search = WorkflowSearch(start_time=oldest or None, end_time=reached)
         async for page in self._pages(search, "descending"):
-            if page and state.watermark is None:
-                self._advance_watermark(page[0].created_at)
-                state.ended_watermark = self._behind(max(row.updated_at for row in page), 0)
-            if page:
-                # Ties of the last row may be on the next page.
-                state.covered_since = page[-1].created_at + 1
-            await self._record(page, "history")
-        if state.watermark is not None:  # an application without workflows is asked afresh
-            state.history_complete = True
-            state.covered_since = oldest or 0
+            last = page.rows[-1].created_at + 1  # its ties may be on the next page
+            reached = last if reached is None else min(last, reached)
+            changes = {"covered_since": reached, "history_complete": False}
+            if self.state.watermark is None:
+                changes["watermark"] = self._behind(page.rows[0].created_at)
+                changes["ended_watermark"] = self._behind(max(r.updated_at for r in page.rows))
+            await self._record(page, "history", **changes)
+        reached = oldest if reached is None else min(oldest, reached)
+        await self._move_on(covered_since=reached, history_complete=True)
 
     async def _steps(self) -> None:
+        """Read the steps that are due.
+
+        Steps that upstream will not show hold up nothing else; but after a few such answers this
+        cycle asks no more.
+        """
+        now = self.mirror.clock()
+        refused = self.worker.steps_refused
+        for key in [key for key, at in refused.items() if at + STEPS_REFUSED_PAUSE_MS <= now]:
+            del refused[key]
         due = await self.mirror.read(
             partial(
                 known.steps_due,
                 application_name=self.name,
-                running_read_before=self.mirror.clock() - STEPS_REREAD_AFTER_MS,
-                limit=STEP_READINGS_PER_CYCLE,
+                running_read_before=now - STEPS_REREAD_AFTER_MS,
+                limit=STEP_READINGS_PER_CYCLE + len(refused),
             )
         )
         requests = anyio.CapacityLimiter(CONCURRENT_REQUESTS)
         failures: list[DbosMcpError] = []
+        refusals = 0
 
         async def read(workflow_id: str) -> None:
+            nonlocal refusals
             async with requests:
+                if failures or refusals >= STEP_REFUSALS_PER_CYCLE:
+                    return
                 try:
                     self.report.events += await self.mirror.refresh_steps(self.name, workflow_id)
-                except (ConductorError, NotFoundError) as error:
+                except (NotFoundError, UsageError, RejectedError, ResponseError) as error:
+                    logger.info("The steps of %s cannot be read: %s", workflow_id, error)
+                    refused[self.name, workflow_id] = now
+                    refusals += 1
+                except ConductorError as error:
                     failures.append(error)
-                    readings.cancel_scope.cancel()
 
         self.progress(self.name, "steps", self.report.workflows_seen)
         async with anyio.create_task_group() as readings:
             for workflow_id in due:
-                readings.start_soon(read, workflow_id)
+                if (self.name, workflow_id) not in refused:
+                    readings.start_soon(read, workflow_id)
         if failures:
             raise failures[0]
 
     async def _pages(
         self, search: WorkflowSearch, order: Literal["ascending", "descending"]
-    ) -> AsyncIterator[list[Workflow]]:
-        """All pages of a search, by keyset on `createdAt`, which has no tie-breaker.
+    ) -> AsyncIterator[Look]:
+        """All pages of a search that hold something, by keyset on `createdAt`, which has no
+        tie-breaker.
 
         Each page begins at the last one's end, ties included. A full page of nothing but ties with
         that end is widened until something else comes into sight.
@@ -274,38 +314,61 @@ class _Pass:
             update = {"limit": limit, "sort_desc": order == "descending"}
             if cursor is not None:
                 update[cursor_field] = cursor
-            page = await self.mirror.client.search_workflows(
-                self.name, search.model_copy(update=update)
-            )
-            yield page
-            if len(page) < limit:
+            page = await self.mirror.search(self.name, search.model_copy(update=update))
+            if page.rows:
+                yield page
+            if len(page.rows) < limit:
                 return
-            if page[-1].created_at == cursor:
+            if page.rows[-1].created_at == cursor:
                 limit *= 2
             else:
-                limit, cursor = self.worker.page_limit, page[-1].created_at
+                limit, cursor = self.worker.page_limit, page.rows[-1].created_at
 
-    async def _record(self, page: list[Workflow], subject: str) -> None:
-        self.report.events += await self.mirror.record_workflows(
-            self.name, page, also=self._save_state
-        )
-        self.report.workflows_seen += len(page)
+    async def _record(self, page: Look, subject: str, **changes: int | bool) -> None:
+        """A page, and in the same transaction what its having been read changes of the state."""
+        moved = self._moved(changes)
+        save = partial(sync_state.save, state=moved) if changes else None
+        self.report.events += await self.mirror.record_workflows(self.name, page, also=save)
+        self.state = moved
+        await self.mirror.fold_back()
+        self.report.workflows_seen += len(page.rows)
         self.progress(self.name, subject, self.report.workflows_seen)
 
-    def _save_state(self, connection: Connection) -> None:
-        sync_state.save(connection, self.state)
+    async def _move_on(self, **changes: int | bool | None) -> None:
+        moved = self._moved(changes)
+        if moved != self.state:
+            await self.mirror.write(partial(sync_state.save, state=moved))
+            self.state = moved
 
-    def _advance_watermark(self, newest_created_at: int) -> None:
-        self.state.watermark = self._behind(newest_created_at, self.state.watermark or 0)
+    def _moved(self, changes: Mapping[str, int | bool | None]) -> SyncStateRow:
+        return SyncStateRow(**{**self.state.model_dump(), **changes})
 
-    def _behind(self, newest: int, before: int) -> int:
-        """A watermark never goes back, and never passes what may still become visible."""
-        return max(before, min(newest, self.started_at) - OVERLAP_MS)
+    def _behind(self, newest: int) -> int:
+        """A watermark that does not pass what may still become visible."""
+        return max(0, min(newest, self.started_at) - OVERLAP_MS)
+
+    def _right_after(self, newest: int) -> int:
+        """One that nothing is read again from, for a time when nothing happens."""
+        return max(0, min(newest + 1, self.started_at - OVERLAP_MS))
+
+    def _is_quiet(self, subject: str, newest: int) -> bool:
+        """Whether nothing newer has come for so long that nothing older can come any more.
+
+        By how long we have known it, not by comparing upstream's clock with ours.
+        """
+        known = self.worker.newest_seen.get((self.name, subject))
+        if known is None or known[0] != newest:
+            known = self.worker.newest_seen[self.name, subject] = (newest, self.started_at)
+        return self.started_at - known[1] >= OVERLAP_MS
 
 
-def _note_failure(state: SyncStateRow, error: DbosMcpError, now: int) -> None:
+def _note_failure(
+    connection: Connection, application_name: str, error: DbosMcpError, now: int
+) -> None:
     """Away is not empty: only the times and the reason change."""
+    state = sync_state.load(connection, application_name)
     state.attempted_at = now
     state.last_error = str(error)
     if isinstance(error, UnavailableError | NotFoundError):
         state.offline_since = state.offline_since or now
+    sync_state.save(connection, state)

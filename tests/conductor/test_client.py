@@ -7,13 +7,14 @@ import json
 import logging
 import random
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from urllib.parse import quote
 
 import httpx
 import pytest
+import stamina
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -58,6 +59,13 @@ WORKFLOW = {
     "updatedAt": "2026-09-21T14:13:20Z",
     "somethingNew": 1,
 }
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_repeated() -> Iterator[None]:
+    """One try for each read: what becomes of the others is test_traffic's subject."""
+    with stamina.set_testing(True, attempts=1):
+        yield
 
 
 class Upstream:

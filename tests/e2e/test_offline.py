@@ -7,7 +7,7 @@ import pytest
 
 from dbos_mcp.demo.tour import rows, running_conductor, running_shop
 from dbos_mcp.settings import Settings
-from tests.server.conftest import Serve, serve
+from tests.server.conftest import Serve, mirrored, serve
 
 pytestmark = pytest.mark.e2e
 
@@ -23,6 +23,7 @@ async def test_listing_get_steps_and_history_outlive_the_application(
         running_conductor(database) as url,
         serve(Settings(home=tmp_path, url=url)) as ask,
     ):
+        await mirrored(ask)
         questions = {
             "list_applications": {},
             "list_workflows": {"application_name": "shop", "status": "ERROR"},

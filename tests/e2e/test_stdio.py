@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from mcp import Client, StdioServerParameters
-from mcp_types import TextContent
+
+from tests.server.conftest import asking, mirrored
 
 pytestmark = pytest.mark.e2e
 
@@ -35,12 +36,10 @@ async def test_a_client_finds_the_ten_tools_and_asks_one(
     async with Client(server, mode=era) as client:
         tools = await client.list_tools()
         assert {tool.name for tool in tools.tools} == TEN
-        answer = await client.call_tool(
-            "list_workflows", {"application_name": "shop", "status": "ERROR"}
-        )
-    (content,) = answer.content
-    assert isinstance(content, TextContent)
-    assert content.text.startswith("6 of 6 workflows of shop")
+        ask = asking(client)
+        await mirrored(ask)
+        answer = await ask("list_workflows", application_name="shop", status="ERROR")
+    assert answer.startswith("6 of 6 workflows of shop")
 
 
 def test_stdout_holds_the_protocol_alone_and_the_end_of_stdin_ends_the_server(

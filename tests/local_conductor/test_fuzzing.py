@@ -96,7 +96,7 @@ def fuzzed_document() -> dict[str, Any]:
     fuzzed = copy.deepcopy({**document(), "paths": paths, "security": []})
     set_least(fuzzed)
     schemas = fuzzed["components"]["schemas"]
-    schemas["ForkWorkflowInputBody"]["properties"]["newWorkflowId"]["pattern"] = "^[a-z]+$"
+    schemas["ForkWorkflowInputBody"]["properties"]["newWorkflowId"]["pattern"] = r"\S"
     one_way = {"workflowIds", "fromLastFailure", "appVersion", "queueName", "queuePartitionKey"}
     forks = schemas["BulkForkFromFailureBody"]
     forks["properties"] = {name: forks["properties"][name] for name in one_way}

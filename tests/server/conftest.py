@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 from mcp import Client
@@ -67,4 +68,12 @@ def shop_settings(shop_database: Path, tmp_path: Path) -> Settings:
 async def ask(shop_settings: Settings, serve: Serve, era: str) -> AsyncIterator[Ask]:
     """Asks a server over that shop, once in each era."""
     async with serve(shop_settings, era=era) as ask:
+        await mirrored(ask)
         yield ask
+
+
+async def mirrored(ask: Ask) -> None:
+    """Until the first load has come to its end; answers before that show what is there."""
+    with anyio.fail_after(30):
+        while "loading" in await ask("list_applications"):
+            await anyio.lowlevel.checkpoint()

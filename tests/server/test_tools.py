@@ -9,7 +9,7 @@ import pytest
 
 from dbos_mcp.demo.tour import rows
 from dbos_mcp.settings import Settings
-from tests.server.conftest import Ask, Serve, ToolFailedError
+from tests.server.conftest import Ask, Serve, ToolFailedError, mirrored
 
 FRESHNESS = re.compile(
     r"As of 20\d\d-.*Z \(.* ago\); complete for workflows created since .*; live\.$"
@@ -154,6 +154,7 @@ async def test_a_workflow_deleted_upstream_can_still_be_explained(
     shop_settings: Settings, shop_database: Path, serve: Serve
 ) -> None:
     async with serve(shop_settings) as ask:
+        await mirrored(ask)
         arguments = {"application_name": "shop", "workflow_id": "pick-shelf-3"}
         await ask("get_workflow", **arguments)
     with closing(sqlite3.connect(shop_database)) as database, database:
@@ -211,7 +212,7 @@ async def test_a_cache_that_somebody_sent_is_answered_from_alone(
     shop_settings: Settings, serve: Serve, tmp_path: Path
 ) -> None:
     async with serve(shop_settings) as ask:
-        await ask("list_applications")
+        await mirrored(ask)
     settings = Settings(home=tmp_path, cache=shop_settings.cache_path("local"), offline=True)
     async with serve(settings) as ask:
         listed = await ask("list_workflows", application_name="shop", status="ERROR")
