@@ -14,7 +14,8 @@ import pytest
 from dbos_mcp.store import projector
 from tests.store.conftest import opened
 
-ROUNDS = int(os.environ.get("CRASH_ROUNDS", "20"))
+ROUNDS = 20
+SEEDS = range(int(os.environ.get("CRASH_SEEDS", "1")))  # 50 of them: a thousand kills
 BATCH = 23
 
 # The first process only imports, which takes most of a second; its children open the file.
@@ -26,6 +27,7 @@ from dbos_mcp.store.migrate import open_cache
 from tests.store.factories import changed, deleted, observed, steps
 
 def run(first):
+    print(os.getpid(), flush=True)  # before anything else that it says
     cache = open_cache(Path(sys.argv[1]))
     for n in itertools.count(first):
         batch = [
@@ -47,7 +49,6 @@ for line in sys.stdin:
     child = os.fork()
     if child == 0:
         run(int(line))
-    print(child, flush=True)
     os.waitpid(child, 0)
     print("dead", flush=True)
 """
@@ -70,8 +71,9 @@ def recording_processes(path: Path) -> Iterator[Callable[[int, int, int], int]]:
         def run_and_kill(first: int, acknowledgements: int, moment: int) -> int:
             commands.write(f"{first}\n")
             commands.flush()
-            child = int(answers.readline())
-            acknowledged = [int(answers.readline()) for _ in range(acknowledgements)]
+            said = [answers.readline() for _ in range(1 + acknowledgements)]
+            assert "dead\n" not in said, f"it ended by itself: {said}"
+            child, *acknowledged = map(int, said)
             for _ in range(moment):
                 pass
             os.kill(child, signal.SIGKILL)
@@ -86,8 +88,9 @@ def recording_processes(path: Path) -> Iterator[Callable[[int, int, int], int]]:
 
 @pytest.mark.e2e
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_killed_process_loses_doubles_and_breaks_nothing(cache_path: Path) -> None:
-    chance = random.Random(20261121)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_killed_process_loses_doubles_and_breaks_nothing(cache_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
     with recording_processes(cache_path) as run_and_kill:
         for number in range(ROUNDS):
             acknowledged = run_and_kill(
