@@ -238,7 +238,8 @@ async def test_the_waits_between_tries_grow_and_are_never_twice_the_same() -> No
         waits.append(conductor.waits)
     for number, shortest in enumerate((0.1, 0.2, 0.4)):
         column = [wait[number] for wait in waits]
-        assert shortest <= min(column) < max(column) <= shortest + 0.4 + 1e-6
+        ticks = 0.001  # of the virtual clock, which moves while work is done
+        assert shortest <= min(column) < max(column) <= shortest + 0.4 + ticks
         assert len(set(column)) > 40
 
 
