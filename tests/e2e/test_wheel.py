@@ -12,10 +12,16 @@ import pytest
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
-UV = [shutil.which("uv")] if shutil.which("uv") else [sys.executable, "-m", "uv"]
+UV = (
+    os.environ.get("UV")
+    or shutil.which("uv")
+    or pytest.skip(
+        "uv builds the wheel: run the tests with `uv run pytest`", allow_module_level=True
+    )
+)
 
 
-def run(*command: str | Path | None, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path) -> str:
     environ = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH")}
     done = subprocess.run(
         [str(part) for part in command],
@@ -35,7 +41,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     cache = os.environ.get("UV_CACHE_DIR") or Path.home() / ".cache" / "uv"
     os.environ["UV_CACHE_DIR"] = str(cache)  # HOME is another below
-    run(*UV, "build", "--wheel", "--out-dir", folder, ROOT, cwd=folder)
+    run(UV, "build", "--wheel", "--out-dir", folder, ROOT, cwd=folder)
     (built,) = folder.glob("*.whl")
     return built
 
@@ -52,9 +58,9 @@ def test_the_wheel_holds_the_migrations_and_nothing_of_the_tests(wheel: Path) ->
 def test_the_demo_runs_from_the_installed_wheel_in_another_folder(
     wheel: Path, tmp_path: Path
 ) -> None:
-    run(*UV, "venv", "--python", sys.executable, "env", cwd=tmp_path)
+    run(UV, "venv", "--python", sys.executable, "env", cwd=tmp_path)
     python = tmp_path / "env" / "bin" / "python"
-    run(*UV, "pip", "install", "--python", python, f"{wheel}[local]", cwd=tmp_path)
+    run(UV, "pip", "install", "--python", python, f"{wheel}[local]", cwd=tmp_path)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     said = run(python.with_name("dbos-mcp"), "demo", "--keep", elsewhere / "kept", cwd=elsewhere)
@@ -63,9 +69,9 @@ def test_the_demo_runs_from_the_installed_wheel_in_another_folder(
 
 
 def test_without_the_extra_the_demo_says_what_is_missing(wheel: Path, tmp_path: Path) -> None:
-    run(*UV, "venv", "--python", sys.executable, "env", cwd=tmp_path)
+    run(UV, "venv", "--python", sys.executable, "env", cwd=tmp_path)
     python = tmp_path / "env" / "bin" / "python"
-    run(*UV, "pip", "install", "--python", python, wheel, cwd=tmp_path)
+    run(UV, "pip", "install", "--python", python, wheel, cwd=tmp_path)
     done = subprocess.run(
         [python, "-m", "dbos_mcp", "demo"], capture_output=True, text=True, check=False
     )
