@@ -88,15 +88,16 @@ class Session:
         Raises:
             UsageError: this target has no login. LoginError, UnavailableError: it did not begin.
         """
-        if not self.settings.is_managed or self.settings.token is not None:
-            raise UsageError(
-                "There is nothing to log in to: "
-                + (
-                    "DBOS_TOKEN is set."
-                    if self.settings.token is not None
-                    else "this Conductor is used without a login."
-                )
-            )
+        settings = self.settings
+        reason = None
+        if settings.offline:
+            reason = "this server answers from its cache only (--offline)."
+        elif settings.token is not None:
+            reason = "DBOS_TOKEN is set."
+        elif not settings.is_managed:
+            reason = "this Conductor is used without a login."
+        if reason is not None:
+            raise UsageError(f"There is nothing to log in to: {reason}")
         authorization = DeviceAuthorization(MANAGED_ISSUER, transport=self._transport)
         login = await authorization.start()
         self._login, self._granted = (authorization, login), None
