@@ -1,15 +1,9 @@
 """The applications that Conductor lists."""
 
-from collections.abc import Sequence
-
-from sqlalchemy import Connection
-from sqlalchemy.dialects.sqlite import insert
 from sqlmodel import Field, SQLModel
 
-from dbos_mcp.store.event_log import Recorded
 from dbos_mcp.store.events import ApplicationObserved
-from dbos_mcp.store.projections.base import Projection
-from dbos_mcp.store.tables import RowStatement
+from dbos_mcp.store.projections.base import newest_by_key
 
 
 class ApplicationRow(SQLModel, table=True):
@@ -29,30 +23,6 @@ class ApplicationRow(SQLModel, table=True):
     observed_at: int
 
 
-_insert = insert(ApplicationRow)
-_UPSERT = RowStatement(
-    _insert.on_conflict_do_update(
-        index_elements=["application_name"],
-        set_={
-            column.name: column
-            for column in _insert.excluded
-            if column.name not in ("id", "application_name")
-        },
-    )
+PROJECTION = newest_by_key(
+    "applications", 1, ApplicationRow, ApplicationObserved, ("application_name",)
 )
-
-
-def apply(connection: Connection, batch: Sequence[Recorded]) -> None:
-    rows = [
-        {
-            "id": position,
-            "observed_at": recorded_at,
-            **vars(event),
-        }
-        for position, recorded_at, event in batch
-        if isinstance(event, ApplicationObserved)
-    ]
-    _UPSERT.run(connection, rows)
-
-
-PROJECTION = Projection("applications", 1, (ApplicationRow,), apply)

@@ -4,9 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
+from sqlalchemy.dialects.sqlite import insert
 from sqlmodel import Field, SQLModel
 
 from dbos_mcp.store.event_log import Recorded
+from dbos_mcp.store.events import Event
+from dbos_mcp.store.tables import RowStatement
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,34 @@ class Projection:
     version: int
     tables: tuple[type[SQLModel], ...]
     apply: Callable[[Connection, Sequence[Recorded]], None]
+
+
+def newest_by_key(
+    name: str, version: int, table: type[SQLModel], kind: type[Event], key: Sequence[str]
+) -> Projection:
+    """One row for each key, of the newest event of a kind. Its `id` is the position of the first
+    one, its `observed_at` when the newest one was recorded."""
+    statement = insert(table)
+    upsert = RowStatement(
+        statement.on_conflict_do_update(
+            index_elements=list(key),
+            set_={
+                column.name: column
+                for column in statement.excluded
+                if column.name not in ("id", *key)
+            },
+        )
+    )
+
+    def apply(connection: Connection, batch: Sequence[Recorded]) -> None:
+        rows = [
+            {**vars(event), "id": position, "observed_at": recorded_at}
+            for position, recorded_at, event in batch
+            if isinstance(event, kind)
+        ]
+        upsert.run(connection, rows)
+
+    return Projection(name, version, (table,), apply)
 
 
 class CheckpointRow(SQLModel, table=True):

@@ -1,15 +1,10 @@
 """The processes that run an application, connected or not."""
 
-from collections.abc import Sequence
-
-from sqlalchemy import Connection, UniqueConstraint
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import UniqueConstraint
 from sqlmodel import Field, SQLModel
 
-from dbos_mcp.store.event_log import Recorded
 from dbos_mcp.store.events import ExecutorObserved
-from dbos_mcp.store.projections.base import Projection
-from dbos_mcp.store.tables import RowStatement
+from dbos_mcp.store.projections.base import newest_by_key
 
 
 class ExecutorRow(SQLModel, table=True):
@@ -31,30 +26,6 @@ class ExecutorRow(SQLModel, table=True):
     observed_at: int
 
 
-_insert = insert(ExecutorRow)
-_UPSERT = RowStatement(
-    _insert.on_conflict_do_update(
-        index_elements=["application_name", "executor_id"],
-        set_={
-            column.name: column
-            for column in _insert.excluded
-            if column.name not in ("id", "application_name", "executor_id")
-        },
-    )
+PROJECTION = newest_by_key(
+    "executors", 1, ExecutorRow, ExecutorObserved, ("application_name", "executor_id")
 )
-
-
-def apply(connection: Connection, batch: Sequence[Recorded]) -> None:
-    rows = [
-        {
-            "id": position,
-            "observed_at": recorded_at,
-            **vars(event),
-        }
-        for position, recorded_at, event in batch
-        if isinstance(event, ExecutorObserved)
-    ]
-    _UPSERT.run(connection, rows)
-
-
-PROJECTION = Projection("executors", 1, (ExecutorRow,), apply)
