@@ -174,13 +174,14 @@ def rows(text: str) -> list[dict[str, str]]:
 async def running_shop(database: Path) -> AsyncIterator[Process]:
     """A shop process that has come to the end of its orders; killed on the way out."""
     command = ["-m", "dbos_mcp.demo.shop", "--system-database-url", f"sqlite:///{database}"]
-    async with _running(command) as process:
+    log = database.with_name("shop.log")
+    async with _running(command, log) as process:
         assert process.stdout is not None
         try:
             with anyio.fail_after(START_SECONDS):
                 line = await BufferedByteReceiveStream(process.stdout).receive_until(b"\n", 1000)
         except (TimeoutError, anyio.EndOfStream, anyio.IncompleteRead) as error:
-            raise DemoError("The shop did not open; its output is above.") from error
+            raise DemoError(f"The shop did not open; {log} says why.") from error
         require(line == b"ready", f"the shop said {line!r}")
         yield process
 
@@ -193,13 +194,14 @@ async def running_conductor(database: Path) -> AsyncIterator[str]:
         port = probe.getsockname()[1]
     command = ["-m", "dbos_mcp", "local-conductor", "--app", APPLICATION_NAME]
     command += ["--port", str(port), "--system-database-url", f"sqlite:///{database}"]
-    async with _running(command):
+    log = database.with_name("conductor.log")
+    async with _running(command, log):
         try:
             with anyio.fail_after(START_SECONDS):
                 while not await _accepts(port):  # noqa: ASYNC110 # another process
                     await anyio.sleep(0.05)
         except TimeoutError as error:
-            raise DemoError("The local Conductor did not start; its output is above.") from error
+            raise DemoError(f"The local Conductor did not start; {log} says why.") from error
         yield f"http://127.0.0.1:{port}"
 
 
@@ -213,10 +215,12 @@ async def _accepts(port: int) -> bool:
 
 
 @asynccontextmanager
-async def _running(arguments: list[str]) -> AsyncIterator[Process]:
-    process = await anyio.open_process(
-        [sys.executable, *arguments], stderr=None, env=_without_dbos(os.environ)
-    )
+async def _running(arguments: list[str], log: Path) -> AsyncIterator[Process]:
+    """A process that writes its complaints into `log`; killed on the way out."""
+    with log.open("wb") as complaints:
+        process = await anyio.open_process(
+            [sys.executable, *arguments], stderr=complaints, env=_without_dbos(os.environ)
+        )
     try:
         yield process
     finally:
