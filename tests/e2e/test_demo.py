@@ -27,7 +27,8 @@ def test_the_demo_shows_what_it_promises_and_leaves_a_cache_behind(tmp_path: Pat
     assert "shop | AVAILABLE | 101 | 5 | 12" in said
     assert re.search(r"The path: order-1005 .* → order-1005-5-4 step 2 quote_delivery", said)
     assert "reconcile-1 | done | PENDING | CANCELLED" in said
-    assert "reconcile-1 | done | CANCELLED | ENQUEUED" in said
+    # The shop runs: it may have taken it from its queue before it was looked at again.
+    assert re.search(r"reconcile-1 \| done \| CANCELLED \| (ENQUEUED|PENDING)", said)
     assert "order-1005 | done | ERROR | ERROR | " in said
     killed = said.split("are killed")[1]
     assert killed.count("offline since") == 3
