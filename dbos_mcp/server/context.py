@@ -27,7 +27,7 @@ from dbos_mcp.queries.freshness import (
     looked_at_conductor,
 )
 from dbos_mcp.runtime import Runtime, finish_login, open_runtime
-from dbos_mcp.server.render import freshness_line
+from dbos_mcp.server.render import freshness_line, plain
 from dbos_mcp.settings import Settings
 from dbos_mcp.store.sync_state import CONDUCTOR
 from dbos_mcp.sync.scheduler import SyncScheduler
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_LOOK_SECONDS = 10.0
 FIRST_LOAD_SECONDS = 2.0
+ERROR_CHARACTERS = 2_000
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -146,7 +147,10 @@ async def open_session(
 
 
 def speaking_to_agents(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
-    """Of what a handler raises, the SDK shows the model the text of ToolError alone."""
+    """Of what a handler raises, the SDK shows the model the text of ToolError alone.
+
+    It may quote upstream, so it passes `plain()` as every other text does.
+    """
 
     @functools.wraps(function)
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -154,7 +158,7 @@ def speaking_to_agents(function: Callable[P, Awaitable[R]]) -> Callable[P, Await
             return await function(*args, **kwargs)
         except DbosMcpError as error:
             retry = " The same call may succeed later." if error.retryable else ""
-            raise ToolError(f"{error}{retry}") from error
+            raise ToolError(plain(f"{error}{retry}", limit=ERROR_CHARACTERS)) from error
 
     return wrapper
 

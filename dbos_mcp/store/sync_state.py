@@ -3,7 +3,7 @@
 These are not facts about Conductor, so they are plain tables and no events.
 """
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlmodel import Field, SQLModel, col
 
@@ -74,15 +74,5 @@ def note_step_reading(
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=["application_name", "workflow_id"], set_=values
-        )
-    )
-
-
-def forget_step_reading(connection: Connection, application_name: str, workflow_id: str) -> None:
-    """Makes the steps due again."""
-    connection.execute(
-        delete(StepReadingRow).where(
-            col(StepReadingRow.application_name) == application_name,
-            col(StepReadingRow.workflow_id) == workflow_id,
         )
     )

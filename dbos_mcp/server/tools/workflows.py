@@ -174,7 +174,7 @@ async def list_steps(
         try:
             await runtime.live.mirror.refresh_steps(application_name, workflow_id)
         except (ConductorError, NotFoundError) as error:
-            note = f"Not read afresh: {error}"
+            note = f"Not read afresh: {render.plain(error, limit=DETAIL_CHARACTERS)}"
         steps, freshness = await answer_from(runtime, find, application_name)
     behind = [step for step in steps.items if after_step_id is None or step.step_id > after_step_id]
     shown = behind[:limit]
@@ -220,7 +220,7 @@ async def _look_up(runtime: Runtime, application_name: str, workflow_id: str) ->
     try:
         reread = await runtime.live.mirror.refresh_workflows(application_name, [workflow_id])
     except ConductorError as error:
-        return f"Not looked up at Conductor: {error}"
+        return f"Not looked up at Conductor: {render.plain(error, limit=DETAIL_CHARACTERS)}"
     if not reread.statuses:
         raise NotFoundError(
             f"{application_name} has no workflow {workflow_id!r}, here or at Conductor.",
@@ -233,7 +233,7 @@ async def _payload(runtime: Runtime, application_name: str, workflow_id: str) ->
     try:
         live = await runtime.require_live().client.get_workflow(application_name, workflow_id)
     except (ConductorError, NotFoundError) as error:
-        return f"payload: not to be had: {error}"
+        return f"payload: not to be had: {render.plain(error, limit=DETAIL_CHARACTERS)}"
     if live.input is None and live.output is None:
         return "payload: Conductor sent none (private mode withholds it)"
     return render.fields([("input", live.input), ("output", live.output)], limit=DETAIL_CHARACTERS)
