@@ -169,6 +169,23 @@ async def test_a_workflow_deleted_upstream_can_still_be_explained(
     assert "pick-shelf-3" not in listed
 
 
+async def test_an_id_that_no_url_can_hold_is_answered_from_the_mirror(
+    shop_settings: Settings, shop_database: Path, serve: Serve
+) -> None:
+    with closing(sqlite3.connect(shop_database)) as database, database:
+        database.execute(
+            "UPDATE workflow_status SET workflow_uuid = '..' WHERE workflow_uuid = 'pick-shelf-3'"
+        )
+    async with serve(shop_settings) as ask:
+        await mirrored(ask)
+        arguments = {"application_name": "shop", "workflow_id": ".."}
+        steps = await ask("list_steps", **arguments)
+        shown = await ask("get_workflow", **arguments, include_payload=True)
+    assert steps.startswith("0 of 0 steps of .. (ENQUEUED)")
+    assert "Not read afresh: " in steps
+    assert "payload: not to be had: " in shown
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments", "message"),
     [

@@ -115,5 +115,7 @@ def _answer(command: str, results: list[CommandResult]) -> str:
             limit=300,
         ),
         UNKNOWN if any(result.outcome == "unknown" for result in results) else None,
-        "The mirror has read them again: get_workflow shows the new state and the history.",
+        "The mirror has read them again: get_workflow shows the new state and the history."
+        if any(result.status_after for result in results)
+        else None,
     )
