@@ -27,7 +27,7 @@ from dbos_mcp.settings import LogLevel, Settings
 from dbos_mcp.store import projector
 from dbos_mcp.store.migrate import open_cache
 from dbos_mcp.sync.scheduler import SyncScheduler
-from dbos_mcp.sync.worker import ApplicationReport
+from dbos_mcp.sync.visit import ApplicationReport
 
 logger = logging.getLogger(__name__)
 

@@ -30,7 +30,8 @@ from dbos_mcp.store.sync_state import SyncStateRow
 from dbos_mcp.store.tables import table_of
 from dbos_mcp.sync.commands import Commands
 from dbos_mcp.sync.mirror import Mirror
-from dbos_mcp.sync.worker import ApplicationReport, SyncWorker
+from dbos_mcp.sync.visit import ApplicationReport
+from dbos_mcp.sync.worker import SyncWorker
 
 APP = "shop"
 COMPARED = {

@@ -65,8 +65,7 @@ def list_steps(connection: Connection, application_name: str, workflow_id: str) 
         raise not_mirrored(application_name, workflow_id)
     reading = connection.execute(
         select(col(StepReadingRow.read_at), col(StepReadingRow.workflow_updated_at)).where(
-            col(StepReadingRow.application_name) == application_name,
-            col(StepReadingRow.workflow_id) == workflow_id,
+            col(StepReadingRow.workflow_key) == workflow.id
         )
     ).first()
     rows = connection.execute(

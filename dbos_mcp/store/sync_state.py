@@ -3,7 +3,9 @@
 These are not facts about Conductor, so they are plain tables and no events.
 """
 
-from sqlalchemy import Connection, select
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, Index, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlmodel import Field, SQLModel, col
 
@@ -14,8 +16,8 @@ CONDUCTOR = ""
 
 
 class SyncStateRow(SQLModel, table=True):
-    """One application's place. All times are epoch milliseconds: the first three upstream's clock,
-    the others ours."""
+    """One application's place. All times are epoch milliseconds: those of workflows by upstream's
+    clock, those of what we did (`…_at`, `offline_since`) by ours."""
 
     __tablename__ = "sync_state"
 
@@ -24,26 +26,66 @@ class SyncStateRow(SQLModel, table=True):
     """Every workflow created before it was seen; the next look starts here."""
     ended_watermark: int | None = None
     """Every end of a workflow before it was seen."""
+    dequeued_watermark: int | None = None
+    """Every start of a queued workflow before it was seen."""
     covered_since: int | None = None
     """The mirror is complete from this creation time on; it walks back during the first load."""
     history_complete: bool = False
     """The first load has reached as far back as it was asked to."""
+    steps_since: int | None = None
+    """The steps of every workflow created from here on were read, or are in `step_due`."""
     attempted_at: int | None = None
     succeeded_at: int | None = None
     offline_since: int | None = None
     last_error: str | None = None
+    next_at: int | None = None
+    """When the syncing process will look next."""
+    requests: int = 0
+    failed_requests: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    audited_at: int | None = None
+    """When the last audit that came to its end began."""
+    audit_found: int = 0
+    """How many changes only audits have found."""
+    audit_cursor: int | None = None
+    """An audit that lists goes on from this creation time (upstream's clock) downwards."""
+    reread_position: int | None = None
+    """The re-read of everything by id goes on behind this workflow row."""
+    reread_began_at: int | None = None
 
 
 class StepReadingRow(SQLModel, table=True):
     """When a workflow's steps were read, and which state of the workflow they belong to."""
 
     __tablename__ = "step_reading"
-    __table_args__ = {"sqlite_with_rowid": False}
 
-    application_name: str = Field(primary_key=True)
-    workflow_id: str = Field(primary_key=True)
+    workflow_key: int = Field(primary_key=True)
     read_at: int
     workflow_updated_at: int
+    settled: bool = False
+    """Read again after the grace period: nothing is due until the workflow changes."""
+
+
+class StepDueRow(SQLModel, table=True):
+    """A workflow whose steps are to be read: first by priority, then by how long it is due."""
+
+    __tablename__ = "step_due"
+    __table_args__ = (Index("ix_step_due", "application_name", "priority", "due_at"),)
+
+    workflow_key: int = Field(primary_key=True)
+    application_name: str
+    priority: int
+    due_at: int
+
+
+class AttentionRow(SQLModel, table=True):
+    """When somebody last asked about an application; the row of `CONDUCTOR` is about all."""
+
+    __tablename__ = "attention"
+
+    application_name: str = Field(primary_key=True)
+    asked_at: int
 
 
 def load(connection: Connection, application_name: str) -> SyncStateRow:
@@ -56,23 +98,24 @@ def load(connection: Connection, application_name: str) -> SyncStateRow:
     return SyncStateRow(**row._mapping)
 
 
-def save(connection: Connection, state: SyncStateRow) -> None:
-    values = state.model_dump()
+def update(
+    connection: Connection, application_name: str, changes: Mapping[str, int | bool | str | None]
+) -> None:
+    """Change some of an application's state; what others change meanwhile stays theirs."""
+    values = SyncStateRow(application_name=application_name).model_dump() | dict(changes)
     statement = insert(SyncStateRow).values(values)
     connection.execute(
-        statement.on_conflict_do_update(index_elements=["application_name"], set_=values)
+        statement.on_conflict_do_update(index_elements=["application_name"], set_=dict(changes))
+        if changes
+        else statement.on_conflict_do_nothing()
     )
 
 
 def note_step_reading(
-    connection: Connection, application_name: str, workflow_id: str, *, updated_at: int, now: int
+    connection: Connection, workflow_key: int, *, updated_at: int, now: int
 ) -> None:
-    values = {"read_at": now, "workflow_updated_at": updated_at}
-    statement = insert(StepReadingRow).values(
-        application_name=application_name, workflow_id=workflow_id, **values
-    )
+    values = {"read_at": now, "workflow_updated_at": updated_at, "settled": False}
+    statement = insert(StepReadingRow).values(workflow_key=workflow_key, **values)
     connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["application_name", "workflow_id"], set_=values
-        )
+        statement.on_conflict_do_update(index_elements=["workflow_key"], set_=values)
     )

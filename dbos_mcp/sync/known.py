@@ -1,8 +1,9 @@
 """What the cache holds, in the shape in which `diff` compares it with what is seen."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, case, or_, select
+from sqlalchemy import Connection, and_, case, func, or_, select
 from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
@@ -70,27 +71,51 @@ def workflows(
     return held
 
 
-def in_flight_ids(connection: Connection, application_name: str) -> list[str]:
+def in_flight_ids(
+    connection: Connection, application_name: str, statuses: Sequence[str] = IN_FLIGHT
+) -> list[str]:
     return list(
         connection.execute(
             select(col(WorkflowRow.workflow_id)).where(
                 col(WorkflowRow.application_name) == application_name,
-                col(WorkflowRow.status).in_(IN_FLIGHT),
+                col(WorkflowRow.status).in_(statuses),
                 col(WorkflowRow.deleted_at).is_(None),
             )
         ).scalars()
     )
 
 
-def updated_at(connection: Connection, application_name: str, workflow_id: str) -> int | None:
-    """Upstream's `updatedAt` of a workflow that the cache holds as being there, else None."""
-    return connection.execute(
-        select(col(WorkflowRow.updated_at)).where(
+def in_flight_counts(connection: Connection, application_name: str) -> dict[str, int]:
+    """By status; those of which there are none are left out."""
+    rows = connection.execute(
+        select(col(WorkflowRow.status), func.count())
+        .where(
+            col(WorkflowRow.application_name) == application_name,
+            col(WorkflowRow.status).in_(IN_FLIGHT),
+            col(WorkflowRow.deleted_at).is_(None),
+        )
+        .group_by(col(WorkflowRow.status))
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+class Held(NamedTuple):
+    """A workflow row's key, and upstream's `updatedAt` of it."""
+
+    key: int
+    updated_at: int
+
+
+def held(connection: Connection, application_name: str, workflow_id: str) -> Held | None:
+    """A workflow that the cache holds as being there."""
+    row = connection.execute(
+        select(col(WorkflowRow.id), col(WorkflowRow.updated_at)).where(
             col(WorkflowRow.application_name) == application_name,
             col(WorkflowRow.workflow_id) == workflow_id,
             col(WorkflowRow.deleted_at).is_(None),
         )
-    ).scalar()
+    ).first()
+    return None if row is None else Held(*row)
 
 
 def recorded_since(
@@ -132,10 +157,7 @@ def steps_due(
             select(col(WorkflowRow.workflow_id))
             .outerjoin(
                 reading,
-                and_(
-                    col(reading.application_name) == col(WorkflowRow.application_name),
-                    col(reading.workflow_id) == col(WorkflowRow.workflow_id),
-                ),
+                col(reading.workflow_key) == col(WorkflowRow.id),
             )
             .where(
                 col(WorkflowRow.application_name) == application_name,

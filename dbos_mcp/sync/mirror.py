@@ -103,15 +103,15 @@ class Mirror:
         *,
         missing: Sequence[str] = (),
         also: Callable[[Connection], None] | None = None,
-    ) -> int:
-        """Record what differs in a look, and that the `missing` ids are gone; how many events.
+    ) -> list[Event]:
+        """Record what differs in a look, and that the `missing` ids are gone; the events.
 
         A row that was recorded by somebody else since the look began is left as it is, unless the
         look shows a newer one. `also` runs in the same transaction: what says that it was read.
         """
         rows, loaded = await self._with_error_texts(application_name, look.rows)
 
-        def work(connection: Connection) -> int:
+        def work(connection: Connection) -> list[Event]:
             ids = [row.workflow_id for row in rows]
             held = known.workflows(connection, application_name, [*ids, *missing])
             overtaken = known.recorded_since(
@@ -135,10 +135,11 @@ class Mirror:
             )
             gone = [i for i in missing if i in held and not held[i].deleted and i not in overtaken]
             events = [event for event in seen if event is not None]
-            count = self.record(connection, [*events, *diff.diff_missing(application_name, gone)])
+            events += diff.diff_missing(application_name, gone)
+            self.record(connection, events)
             if also is not None:
                 also(connection)
-            return count
+            return events
 
         return await self.write(work)
 
@@ -159,9 +160,8 @@ class Mirror:
                 application_name, WorkflowSearch(workflow_ids=chunk, limit=len(chunk))
             )
             here = {row.workflow_id: row.status for row in look.rows}
-            events += await self.record_workflows(
-                application_name, look, missing=[i for i in chunk if i not in here]
-            )
+            missing = [i for i in chunk if i not in here]
+            events += len(await self.record_workflows(application_name, look, missing=missing))
             found |= here
         return Reread(found, events)
 
@@ -175,16 +175,16 @@ class Mirror:
             UsageError: an id that cannot be put into a path.
         """
 
-        def look(connection: Connection) -> tuple[int, int | None, bool]:
+        def look(connection: Connection) -> tuple[int, known.Held | None, bool]:
             return (
                 event_log.last_position(connection),
-                known.updated_at(connection, application_name, workflow_id),
+                known.held(connection, application_name, workflow_id),
                 bool(known.steps(connection, application_name, workflow_id)),
             )
 
         # The state that the steps will belong to is the one before they were asked for.
-        position, updated_at, had_steps = await self.read(look)
-        if updated_at is None:
+        position, workflow, had_steps = await self.read(look)
+        if workflow is None:
             return 0
         seen = await self.client.list_steps(application_name, workflow_id)
         if had_steps and not seen:
@@ -203,11 +203,7 @@ class Mirror:
                 diff.diff_steps(application_name, workflow_id, held, seen, policy=self.payloads),
             )
             sync_state.note_step_reading(
-                connection,
-                application_name,
-                workflow_id,
-                updated_at=updated_at,
-                now=self.clock(),
+                connection, workflow.key, updated_at=workflow.updated_at, now=self.clock()
             )
             return count
 

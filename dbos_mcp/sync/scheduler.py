@@ -10,7 +10,8 @@ from apscheduler.triggers.interval import IntervalTrigger
 from filelock import FileLock, Timeout
 
 from dbos_mcp.errors import AuthenticationError, DbosMcpError
-from dbos_mcp.sync.worker import ApplicationReport, SyncWorker
+from dbos_mcp.sync.visit import ApplicationReport
+from dbos_mcp.sync.worker import SyncWorker
 
 logger = logging.getLogger(__name__)
 

@@ -38,9 +38,7 @@ def run(first):
         ]
         with cache.write() as connection:
             recorded = projector.record(connection, batch, recorded_at=n)
-            state = sync_state.load(connection, "shop")
-            state.watermark = recorded[-1].position
-            sync_state.save(connection, state)
+            sync_state.update(connection, "shop", {"watermark": recorded[-1].position})
         print(recorded[-1].position, flush=True)
         if n % 7 == 0:
             cache.checkpoint(wal_limit_bytes=0)

@@ -12,7 +12,7 @@ import pytest
 
 from dbos_mcp.errors import AuthenticationError, DbosMcpError, UnavailableError
 from dbos_mcp.sync.scheduler import SyncScheduler
-from dbos_mcp.sync.worker import ApplicationReport
+from dbos_mcp.sync.visit import ApplicationReport
 from tests.upstream import Asked, Site, open_site, problem
 
 PATIENCE_SECONDS = 20

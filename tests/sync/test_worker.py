@@ -23,7 +23,9 @@ from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.sync_state import CONDUCTOR
 from dbos_mcp.sync.diff import MAX_PAYLOAD_CHARACTERS, REMOVED
-from dbos_mcp.sync.worker import OVERLAP_MS, STEPS_REREAD_AFTER_MS
+from dbos_mcp.sync.steps import STEPS_REREAD_AFTER_MS
+from dbos_mcp.sync.visit import OVERLAP_MS
+from dbos_mcp.sync.worker import EXECUTORS_EVERY_MS
 from tests.upstream import APP, Asked, Site, below, open_site, pickled, problem, workflow
 
 HOUR_MS = 3_600_000
@@ -71,9 +73,7 @@ async def test_an_unchanged_cycle_records_nothing_and_asks_little(site: Site) ->
 
     assert report.events == 0
     assert site.news() == []
-    of_the_shop = [asked for asked in site.wire.asked if f"/apps/{APP}/" in asked.path]
-    assert len(of_the_shop) <= 6
-    assert len(site.wire.asked) == len(of_the_shop) + 1
+    assert len(site.wire.asked) <= 6
 
 
 async def test_when_nothing_happens_nothing_is_read_again(site: Site) -> None:
@@ -87,7 +87,7 @@ async def test_when_nothing_happens_nothing_is_read_again(site: Site) -> None:
     report = await site.sync()
 
     assert report.events == 0
-    assert len(site.wire.asked) == 7
+    assert len(site.wire.asked) <= 6
     assert sum(asked.answer_bytes for asked in site.wire.asked) < 4_000
     assert report.workflows_seen == 3  # what is in flight
     state = site.state()
@@ -196,9 +196,9 @@ async def test_new_workflows_reach_the_mirror_in_one_cycle(site: Site) -> None:
 async def test_a_fork_reaches_the_mirror_in_one_cycle(site: Site) -> None:
     await changed(site)
     await site.client.fork_workflow(APP, "order-1001", ForkRequest(new_workflow_id="again"))
-    assert await changed(site) == [
-        ("WorkflowObserved", "again"),
+    assert sorted(await changed(site)) == [
         ("WorkflowChanged", "order-1001"),
+        ("WorkflowObserved", "again"),
     ]
 
 
@@ -233,7 +233,7 @@ async def test_a_workflow_that_moves_on_between_two_listings_does_not_slip_by(
         assert site.mirrored()["mover"]["status"] == "PENDING"
 
 
-async def test_an_end_between_the_listing_in_flight_and_that_of_the_ended_is_seen(
+async def test_an_end_between_the_listing_of_the_ended_and_that_in_flight_is_seen(
     site: Site,
 ) -> None:
     await site.sync()
@@ -242,10 +242,9 @@ async def test_an_end_between_the_listing_in_flight_and_that_of_the_ended_is_see
         if "completedAfter" in asked.body and site.mirrored()["reconcile-1"]["status"] == "PENDING":
             site.tables.end("reconcile-1", now_ms())
 
-    site.wire.heard = end  # after the answer was made: this cycle cannot know
+    site.wire.heard = end  # after the answer was made: only its absence in flight tells
     await site.sync()
-    assert site.mirrored()["reconcile-1"]["status"] == "PENDING"
-    await site.sync()
+    assert site.mirrored()["reconcile-1"]["status"] == "SUCCESS"
     assert site.differences() == {}
 
 
@@ -258,7 +257,7 @@ async def test_a_look_that_was_overtaken_by_a_newer_one_does_not_bring_the_old_s
     await site.commands.cancel(APP, ["reconcile-1"])
     site.news()
 
-    assert await site.mirror.record_workflows(APP, look) == 0
+    assert await site.mirror.record_workflows(APP, look) == []
     assert site.differences() == {}
 
 
@@ -510,6 +509,7 @@ async def test_away_is_not_empty(site: Site, failure: str, place: str) -> None:
     held = site.mirrored()
     as_of = site.state().succeeded_at
     site.wire.fault = lambda request: AWAY[failure]() if request.url.path.endswith(place) else None
+    site.clock.ahead_ms += EXECUTORS_EVERY_MS
 
     offline_since = []
     for _ in range(2):
@@ -518,7 +518,7 @@ async def test_away_is_not_empty(site: Site, failure: str, place: str) -> None:
         except (UnavailableError, NotFoundError):
             assert place == "/apps"
         offline_since.append(site.state().offline_since)
-        site.clock.ahead_ms += 60_000
+        site.clock.ahead_ms += EXECUTORS_EVERY_MS
 
     assert offline_since[0] is not None
     assert offline_since[0] == offline_since[1]

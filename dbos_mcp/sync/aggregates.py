@@ -1,0 +1,40 @@
+"""Upstream's own counts: what tells cheaply whether the mirror has missed something."""
+
+import logging
+from collections.abc import Sequence
+
+from dbos_mcp.conductor.models import WorkflowAggregateQuery
+from dbos_mcp.errors import (
+    AuthenticationError,
+    ConductorError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+)
+from dbos_mcp.sync.visit import Visit
+
+logger = logging.getLogger(__name__)
+
+REFUSED_PAUSE_MS = 3_600_000
+
+_NOT_A_LACK = (AuthenticationError, PermissionDeniedError, RateLimitError)
+
+
+async def count_workflows(visit: Visit, statuses: Sequence[str]) -> dict[str, int] | None:
+    """By status, those of which there are none left out; None where upstream does not count."""
+    memory = visit.memory
+    refused_at = memory.aggregates_refused_at
+    if refused_at is not None and 0 <= visit.started_at - refused_at < REFUSED_PAUSE_MS:
+        return None
+    query = WorkflowAggregateQuery(status=list(statuses), group_by_status=True, select_count=True)
+    try:
+        answer = await visit.mirror.client.get_workflow_aggregates(visit.name, query)
+    except _NOT_A_LACK:
+        raise
+    except (ConductorError, NotFoundError) as error:
+        # Where it is the application that is away, the listing that follows says so.
+        logger.info("%s does not count workflows: %s", visit.name, error)
+        memory.aggregates_refused_at = visit.started_at
+        return None
+    memory.aggregates_refused_at = None
+    return {str(group.group.get("status")): group.count for group in answer if group.count}

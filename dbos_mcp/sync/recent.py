@@ -1,0 +1,159 @@
+"""What changed since the last look: created, ended, dequeued, and whatever is in flight.
+
+Each part finds what no other does: resumes, recoveries and delays move no time that a filter could
+ask for, so what is in flight is listed, or counted where listing it each time would cost too much.
+
+Rows can become visible late, behind newer ones, so every watermark stays `OVERLAP_MS` behind the
+newest row seen, until nothing has come for as long as that.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+
+from dbos_mcp.conductor.models import WorkflowSearch
+from dbos_mcp.domain import WorkflowStatus
+from dbos_mcp.sync import known
+from dbos_mcp.sync.aggregates import count_workflows
+from dbos_mcp.sync.listing import each_page
+from dbos_mcp.sync.mirror import Look
+from dbos_mcp.sync.visit import Visit
+
+FEW_IN_FLIGHT = 10
+"""So many rows are listed at every look; of more, only the counts are compared."""
+LIST_IN_FLIGHT_EVERY_MS = 60_000
+LISTING_PAUSE_MS_PER_ROW = 5
+"""A listing of 10,000 rows is not repeated for 50 s."""
+EVERY_PER_LISTING_PAUSE = 12
+
+# In the order in which a workflow passes through them, so that none slips by between two.
+_IN_FLIGHT = (WorkflowStatus.DELAYED, WorkflowStatus.ENQUEUED, WorkflowStatus.PENDING)
+
+
+async def read_recent(visit: Visit, *, spare: bool = False) -> None:
+    """`spare`: this look has cost a request more already, so it lists no more than it must."""
+    await _created(visit)
+    if await _is_listing_due(visit):
+        await _ended(visit)
+        await _list_in_flight(visit, spare=spare)
+    else:
+        await _dequeued(visit)
+        await _ended(visit)
+        if await _counts_differ(visit):
+            await _list_in_flight(visit)
+    if visit.forked_from:
+        reread = await visit.mirror.refresh_workflows(visit.name, sorted(visit.forked_from))
+        visit.report.events += reread.events
+
+
+async def _created(visit: Visit) -> None:
+    before = visit.state.watermark
+    if before is None:
+        return  # nothing was ever seen: the first page of the history is the newest
+    newest: int | None = None
+
+    async def record(page: Look) -> None:
+        nonlocal newest
+        newest = page.rows[-1].created_at
+        await visit.record(page, "created", watermark=max(before, visit.behind(newest)))
+
+    await _pages(visit, WorkflowSearch(start_time=before), record)
+    if newest is not None:
+        await visit.move_on(watermark=max(before, visit.watermark_after("created", newest)))
+
+
+async def _ended(visit: Visit) -> None:
+    before = visit.state.ended_watermark
+    if before is None:
+        return
+    newest: int | None = None
+
+    async def record(page: Look) -> None:
+        nonlocal newest
+        newest = max([newest or 0, *(row.completed_at or 0 for row in page.rows)])
+        await visit.record(page, "ended")
+
+    await _pages(visit, WorkflowSearch(completed_after=before), record)
+    # Pages go by creation time, so only after the last one is it known which ends were seen.
+    if newest is not None:
+        await visit.move_on(ended_watermark=max(before, visit.watermark_after("ended", newest)))
+
+
+async def _dequeued(visit: Visit) -> None:
+    before = visit.state.dequeued_watermark
+    if before is None:
+        before = visit.state.ended_watermark
+    if before is None:
+        return
+    newest: int | None = None
+
+    async def record(page: Look) -> None:
+        nonlocal newest
+        newest = max([newest or 0, *(row.dequeued_at or 0 for row in page.rows)])
+        await visit.record(page, "dequeued")
+
+    await _pages(visit, WorkflowSearch(dequeued_after=before), record)
+    if newest is not None:
+        moved = max(before, visit.watermark_after("dequeued", newest))
+        await visit.move_on(dequeued_watermark=moved)
+
+
+async def _is_listing_due(visit: Visit) -> bool:
+    """Whether to list what is in flight, and not only to count it."""
+    memory = visit.memory
+    if memory.in_flight_listed_at is None or memory.aggregates_refused_at is not None:
+        return True
+    held = await _held_in_flight(visit)
+    if sum(held.values()) <= FEW_IN_FLIGHT:
+        return True
+    since = visit.started_at - memory.in_flight_listed_at
+    return since >= max(LIST_IN_FLIGHT_EVERY_MS, EVERY_PER_LISTING_PAUSE * _pause(visit))
+
+
+async def _counts_differ(visit: Visit) -> bool:
+    """Whether upstream counts other workflows in flight than we hold."""
+    memory = visit.memory
+    assert memory.in_flight_listed_at is not None
+    if 0 <= visit.started_at - memory.in_flight_listed_at < _pause(visit):
+        return False
+    # Apart, as upstream's partial indexes have them. Nothing becomes DELAYED but at its creation.
+    counted = await count_workflows(visit, [WorkflowStatus.ENQUEUED, WorkflowStatus.PENDING])
+    held = await _held_in_flight(visit)
+    if counted is not None and WorkflowStatus.DELAYED in held:
+        delayed = await count_workflows(visit, [WorkflowStatus.DELAYED])
+        counted = None if delayed is None else counted | delayed
+    return counted is None or counted != held
+
+
+def _pause(visit: Visit) -> int:
+    return LISTING_PAUSE_MS_PER_ROW * visit.memory.in_flight_listed
+
+
+async def _held_in_flight(visit: Visit) -> Mapping[str, int]:
+    return await visit.mirror.read(partial(known.in_flight_counts, application_name=visit.name))
+
+
+async def _list_in_flight(visit: Visit, *, spare: bool = False) -> None:
+    seen: set[str] = set()
+
+    async def record(page: Look) -> None:
+        seen.update(row.workflow_id for row in page.rows)
+        await visit.record(page, "in flight")
+
+    listed = _IN_FLIGHT[1:] if spare else _IN_FLIGHT
+    for status in listed:
+        await _pages(visit, WorkflowSearch(status=[status]), record)
+    visit.memory.in_flight_listed_at = visit.started_at
+    visit.memory.in_flight_listed = len(seen)
+    held = await visit.mirror.read(
+        partial(known.in_flight_ids, application_name=visit.name, statuses=listed)
+    )
+    unseen = [workflow_id for workflow_id in held if workflow_id not in seen]
+    if unseen:  # they have ended, or are gone
+        reread = await visit.mirror.refresh_workflows(visit.name, unseen)
+        visit.report.events += reread.events
+
+
+async def _pages(
+    visit: Visit, search: WorkflowSearch, handle: Callable[[Look], Awaitable[None]]
+) -> None:
+    await each_page(visit.mirror, visit.name, search, "ascending", handle, limit=visit.page_limit)
