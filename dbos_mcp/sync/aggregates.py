@@ -20,11 +20,16 @@ REFUSED_PAUSE_MS = 3_600_000
 _NOT_A_LACK = (AuthenticationError, PermissionDeniedError, RateLimitError)
 
 
+def are_refused(visit: Visit) -> bool:
+    """Whether upstream said a while ago that it does not count."""
+    refused_at = visit.memory.aggregates_refused_at
+    return refused_at is not None and 0 <= visit.started_at - refused_at < REFUSED_PAUSE_MS
+
+
 async def count_workflows(visit: Visit, statuses: Sequence[str]) -> dict[str, int] | None:
     """By status, those of which there are none left out; None where upstream does not count."""
     memory = visit.memory
-    refused_at = memory.aggregates_refused_at
-    if refused_at is not None and 0 <= visit.started_at - refused_at < REFUSED_PAUSE_MS:
+    if are_refused(visit):
         return None
     query = WorkflowAggregateQuery(status=list(statuses), group_by_status=True, select_count=True)
     try:
