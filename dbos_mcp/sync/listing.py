@@ -26,22 +26,26 @@ async def each_page(
     *,
     limit: int,
     largest: int | None = None,
-) -> None:
+    most: int | None = None,
+) -> bool:
     """Hand every page that holds something to `handle`, one after the other; the next one is
     fetched meanwhile. Pages grow from `limit` to `largest` rows.
+
+    Ends after the `most`-th page, those of nothing but ties not counted; whether that was all.
 
     Raises:
         Whatever the search or `handle` raised.
     """
     failure: Exception | None = None
+    whole = False
     send, receive = anyio.create_memory_object_stream[Look](0)
 
     async def fetch(pages: MemoryObjectSendStream[Look]) -> None:
-        nonlocal failure
+        nonlocal failure, whole
         async with pages:
             try:
-                await _fetch(
-                    mirror, application_name, search, order, pages, limit, largest or limit
+                whole = await _fetch(
+                    mirror, application_name, search, order, pages, limit, largest or limit, most
                 )
             except Exception as error:
                 failure = error
@@ -56,6 +60,7 @@ async def each_page(
             fetching.cancel_scope.cancel()
     if failure is not None:
         raise failure
+    return whole
 
 
 async def _fetch(
@@ -66,9 +71,10 @@ async def _fetch(
     pages: MemoryObjectSendStream[Look],
     limit: int,
     largest: int,
-) -> None:
+    most: int | None,
+) -> bool:
     cursor_field = "start_time" if order == "ascending" else "end_time"
-    widened, cursor = limit, None
+    widened, cursor, full_pages = limit, None, 0
     while True:
         update = {"limit": widened, "sort_desc": order == "descending"}
         if cursor is not None:
@@ -77,9 +83,12 @@ async def _fetch(
         if page.rows:
             await pages.send(page)
         if len(page.rows) < widened:
-            return
+            return True
         if page.rows[-1].created_at == cursor:
             widened *= 2
         else:
+            full_pages += 1
+            if full_pages == most:
+                return False
             limit = min(2 * limit, largest)
             widened, cursor = limit, page.rows[-1].created_at
