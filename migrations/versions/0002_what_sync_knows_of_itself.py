@@ -29,6 +29,9 @@ def upgrade() -> None:
         op.add_column(
             "sync_state", sa.Column(name, sa.Integer(), nullable=False, server_default="0")
         )
+    op.add_column(
+        "sync_state", sa.Column("login_needed", sa.Boolean(), nullable=False, server_default="0")
+    )
     op.rename_table("step_reading", "old_step_reading")
     op.create_table(
         "step_reading",

@@ -4,16 +4,18 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
 import pytest
 
+from dbos_mcp.conductor.credentials import Credentials
 from dbos_mcp.errors import AuthenticationError, DbosMcpError, UnavailableError
+from dbos_mcp.store.sync_state import CONDUCTOR
+from dbos_mcp.sync.pacing import LONGEST_MS, SHORTEST_MS
 from dbos_mcp.sync.scheduler import SyncScheduler
 from dbos_mcp.sync.visit import ApplicationReport
-from tests.upstream import Asked, Site, open_site, problem
+from tests.upstream import APP, Asked, Site, open_site, problem
 
 PATIENCE_SECONDS = 20
 INTERVAL_SECONDS = 0.02
@@ -24,17 +26,30 @@ Outcome = list[ApplicationReport] | DbosMcpError
 class Watched:
     """A scheduler, and what it told of its cycles."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, *, hurried: bool = True, watched: bool = False) -> None:
+        """`hurried`: the next cycle is due as soon as one has ended."""
         self.site = site
         self.outcomes: list[Outcome] = []
+        self._hurried = hurried
         self._told = anyio.Event()
         self.scheduler = SyncScheduler(
-            site.worker, interval_seconds=INTERVAL_SECONDS, on_cycle=self._on_cycle
+            site.worker,
+            interval_seconds=INTERVAL_SECONDS,
+            watched=watched,
+            on_cycle=self._on_cycle,
         )
 
     def _on_cycle(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
+        if self._hurried:
+            self.site.clock.ahead_ms += LONGEST_MS
         self._told.set()
+
+    async def looked_at(self) -> int:
+        """How many requests a look costs, when it is made by hand."""
+        before = len(self.site.wire.asked)
+        await self.scheduler.tick()
+        return len(self.site.wire.asked) - before
 
     async def told(self, count: int = 1) -> Outcome:
         """The newest outcome, once there are `count` more."""
@@ -155,23 +170,61 @@ async def test_a_fault_of_ours_does_not_end_the_schedule(watched: Open) -> None:
         await one.scheduler.stop()
 
 
-async def test_refused_credentials_pause_the_schedule_and_let_another_process_lead(
+async def test_refused_credentials_are_not_sent_again_and_another_process_may_lead(
     watched: Open,
 ) -> None:
     async with watched() as refused, watched() as accepted:
         refused.site.wire.fault = lambda _request: problem(401)
-        refused.scheduler.start()
-        assert isinstance(await refused.told(), AuthenticationError)
+        refused.scheduler.note_question(CONDUCTOR)
+        assert await refused.looked_at() == 1
+        assert isinstance(refused.outcomes[-1], AuthenticationError)
+        assert refused.site.state(CONDUCTOR).login_needed
+        assert "credentials" in (refused.site.state(CONDUCTOR).last_error or "")
         assert not refused.scheduler.leads
-        next_cycle_at = refused.scheduler.next_cycle_at
-        assert next_cycle_at is not None
-        assert next_cycle_at > datetime.now(UTC) + timedelta(seconds=30)
 
         accepted.scheduler.start()
-        await accepted.told(3)
-        assert len(refused.outcomes) == 1
+        await accepted.told(2)
+        assert accepted.scheduler.leads
+        assert not accepted.site.state(CONDUCTOR).login_needed
         await accepted.scheduler.stop()
-        await refused.scheduler.stop()
+
+        refused.scheduler.note_question(APP)
+        for _ in range(3):
+            refused.site.clock.ahead_ms += LONGEST_MS
+            assert await refused.looked_at() == 0
+        assert not refused.scheduler.leads
+
+
+async def test_other_credentials_are_tried_at_once(watched: Open) -> None:
+    async with watched() as one:
+        one.site.wire.fault = lambda request: (
+            problem(401) if request.headers.get("Authorization") != "Bearer new" else None
+        )
+        one.scheduler.note_question(CONDUCTOR)
+        assert await one.looked_at() == 1
+        assert await one.looked_at() == 0
+        one.site.client.identity = lambda: Credentials("local", "new")
+        one.site.clock.ahead_ms += SHORTEST_MS
+        assert await one.looked_at() > 1
+        assert not one.site.state(CONDUCTOR).login_needed
+        assert not one.site.state().login_needed
+        assert one.site.state().last_error is None
+        assert one.site.differences() == {}
+        await one.scheduler.stop()
+
+
+async def test_a_person_may_have_refused_credentials_tried_again(watched: Open) -> None:
+    async with watched() as one:
+        one.site.wire.fault = lambda _request: problem(401)
+        one.scheduler.note_question(CONDUCTOR)
+        assert await one.looked_at() == 1
+        one.site.wire.fault = lambda _request: None
+        one.site.clock.ahead_ms += SHORTEST_MS
+        assert await one.looked_at() == 0
+        one.scheduler.ask_again()
+        assert await one.looked_at() > 1
+        assert one.site.differences() == {}
+        await one.scheduler.stop()
 
 
 async def test_stopping_in_the_middle_of_a_cycle_leaves_the_cache_usable(watched: Open) -> None:
@@ -195,8 +248,13 @@ async def test_stopping_in_the_middle_of_a_cycle_leaves_the_cache_usable(watched
 
 async def test_stopping_waits_for_a_transaction_that_has_begun(watched: Open) -> None:
     async with watched() as one:
-        asked = anyio.Event()
-        one.site.wire.heard = lambda _asked: asked.set()
+        asked, answered = anyio.Event(), anyio.Event()
+
+        async def wait(_asked: Asked) -> None:
+            asked.set()
+            await answered.wait()
+
+        one.site.wire.heard = wait
         stopped = anyio.Event()
 
         async def stop() -> None:
@@ -205,9 +263,10 @@ async def test_stopping_waits_for_a_transaction_that_has_begun(watched: Open) ->
 
         with anyio.fail_after(PATIENCE_SECONDS):
             async with anyio.create_task_group() as tasks:
+                one.scheduler.start()
+                await asked.wait()
                 with one.site.cache.write():  # the cycle's first write waits for this one
-                    one.scheduler.start()
-                    await asked.wait()
+                    answered.set()
                     await anyio.wait_all_tasks_blocked()
                     tasks.start_soon(stop)
                     await anyio.wait_all_tasks_blocked()
