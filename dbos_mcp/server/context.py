@@ -128,11 +128,8 @@ class Session:
 
 
 @asynccontextmanager
-async def open_session(
-    settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None
-) -> AsyncIterator[Session]:
-    """A session that opens its runtime in the background."""
-    session = Session(settings, transport=transport)
+async def opened(session: Session) -> AsyncIterator[Session]:
+    """The session, which opens its runtime in the background."""
 
     async def begin() -> None:
         try:
@@ -152,6 +149,12 @@ async def open_session(
                 await session.close()
 
 
+def words_of(error: DbosMcpError) -> str:
+    """What went wrong, what to do next, and whether to try again."""
+    retry = " The same call may succeed later." if error.retryable else ""
+    return plain(f"{error}{retry}", limit=ERROR_CHARACTERS)
+
+
 def speaking_to_agents(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
     """Of what a handler raises, the SDK shows the model the text of ToolError alone.
 
@@ -163,8 +166,7 @@ def speaking_to_agents(function: Callable[P, Awaitable[R]]) -> Callable[P, Await
         try:
             return await function(*args, **kwargs)
         except DbosMcpError as error:
-            retry = " The same call may succeed later." if error.retryable else ""
-            raise ToolError(plain(f"{error}{retry}", limit=ERROR_CHARACTERS)) from error
+            raise ToolError(words_of(error)) from error
 
     return wrapper
 

@@ -14,7 +14,8 @@ from tests.upstream import Asked, open_site
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 async def hang(_asked: Asked) -> None:
