@@ -5,7 +5,7 @@ from mcp.server.mcpserver.resources import FunctionResource, Resource
 
 from dbos_mcp.errors import DbosMcpError
 from dbos_mcp.server.context import Session, words_of
-from dbos_mcp.server.sync_status import read_status
+from dbos_mcp.server.tools.sync import read_status
 
 SYNC_STATUS = "dbos://sync-status"
 

@@ -1,6 +1,5 @@
-"""How syncing goes, as text: of the tool, of the resource, and of the command line's tables."""
+"""How syncing goes, as text: for the tool, the resource, and the command line."""
 
-from functools import partial
 from pathlib import Path
 
 from dbos_mcp.domain import now_ms
@@ -9,13 +8,9 @@ from dbos_mcp.queries.sync_status import (
     SyncCondition,
     SyncItem,
     SyncStatus,
-    sync_status,
 )
-from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
-from dbos_mcp.server.context import Session, answer_from
 from dbos_mcp.server.render import Column
-from dbos_mcp.store.sync_state import CONDUCTOR
 from dbos_mcp.sync.leadership import Leadership
 
 ERROR_CHARACTERS = 200
@@ -27,27 +22,6 @@ def who_syncs(leadership: Leadership) -> str:
     return {True: "another process", False: "no process", None: "unknown"}[leadership.taken()]
 
 
-async def read_status(session: Session, application_name: str | None = None) -> str:
-    """As text, with how fresh the list of applications is, or the one that is named.
-
-    Raises:
-        NotFoundError: an application that was never listed.
-    """
-    runtime = await session.runtime()
-    status, freshness = await answer_from(
-        runtime,
-        partial(sync_status, application_name=application_name),
-        application_name or CONDUCTOR,
-    )
-    cache = runtime.cache.path
-    syncing = who_syncs(leadership_of(session, runtime))
-    return render.answer(status_text(status, cache=cache, syncing=syncing), freshness)
-
-
-def leadership_of(session: Session, runtime: Runtime) -> Leadership:
-    return session.scheduler.leadership if session.scheduler else Leadership(runtime.cache.path)
-
-
 def columns(*, now: int, syncing: str) -> list[Column[ApplicationSync]]:
     """`syncing` is what `who_syncs` says."""
     return [
@@ -56,6 +30,7 @@ def columns(*, now: int, syncing: str) -> list[Column[ApplicationSync]]:
         ("offline_since", lambda item: render.time(item.offline_since)),
         ("complete_since", _coverage),
         ("lag", lambda item: _ago(item.as_of, now)),
+        ("asked", lambda item: _ago(item.asked_at, now)),
         ("next_look", lambda item: _next(item, now) if syncing != "no process" else None),
         ("requests", _requests),
         ("kb", _kilobytes),

@@ -1,6 +1,7 @@
 """How syncing goes, and a look at Conductor now."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import anyio
@@ -8,15 +9,13 @@ from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from dbos_mcp.errors import DbosMcpError
+from dbos_mcp.queries import sync_status as queries
+from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
 from dbos_mcp.server.context import CurrentSession, Session, answer_from
-from dbos_mcp.server.sync_status import (
-    ERROR_CHARACTERS,
-    leadership_of,
-    read_status,
-    who_syncs,
-)
+from dbos_mcp.server.sync_status import ERROR_CHARACTERS, status_text, who_syncs
 from dbos_mcp.store.sync_state import CONDUCTOR
+from dbos_mcp.sync.leadership import Leadership
 from dbos_mcp.sync.now import LookedAt, Now
 from dbos_mcp.sync.now import sync_now as look_now
 from dbos_mcp.sync.worker import SyncWorker
@@ -132,3 +131,24 @@ def _table(applications: Sequence[LookedAt]) -> str | None:
         applications,
         limit=ERROR_CHARACTERS,
     )
+
+
+async def read_status(session: Session, application_name: str | None = None) -> str:
+    """As text, with how fresh the list of applications is, or the one that is named.
+
+    Raises:
+        NotFoundError: an application that was never listed.
+    """
+    runtime = await session.runtime()
+    status, freshness = await answer_from(
+        runtime,
+        partial(queries.sync_status, application_name=application_name),
+        application_name or CONDUCTOR,
+    )
+    cache = runtime.cache.path
+    syncing = who_syncs(leadership_of(session, runtime))
+    return render.answer(status_text(status, cache=cache, syncing=syncing), freshness)
+
+
+def leadership_of(session: Session, runtime: Runtime) -> Leadership:
+    return session.scheduler.leadership if session.scheduler else Leadership(runtime.cache.path)
