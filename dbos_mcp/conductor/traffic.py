@@ -99,8 +99,10 @@ class Traffic:
         return answer
 
     def ask_again(self, application_name: str | None) -> None:
-        """A person asks for it: end the pause, so that the next read probes at once."""
-        self._breakers[application_name].ask_again()
+        """A person asks for it: end the pause after failures, so that the next read probes at once.
+        A server that wants to be left alone still is."""
+        if application_name in self._breakers:
+            self._breakers[application_name].ask_again()
 
     def transferred(
         self, application_name: str | None, *, bytes_sent: int = 0, bytes_received: int = 0

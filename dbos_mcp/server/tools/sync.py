@@ -42,9 +42,11 @@ async def sync_now(
     or when an answer's freshness is not good enough. It changes nothing upstream."""
     runtime = await session.runtime()
     worker = runtime.require_live().worker
-    session.note_question(application_name or CONDUCTOR)
     await ctx.report_progress(0, message="asking Conductor")
-    now = await _look(ctx, worker, application_name, timeout_seconds)
+    try:
+        now = await _look(ctx, worker, application_name, timeout_seconds)
+    finally:  # not before: the cycle that follows would be the one to wait for
+        session.note_question(application_name or CONDUCTOR)
     if now.finished and session.scheduler is not None:
         session.scheduler.ask_again()  # were credentials refused before, they are not any more
     _, freshness = await answer_from(
