@@ -552,6 +552,30 @@ async def walked(site: Site) -> int:
     return cycles
 
 
+async def test_a_listing_with_a_large_gap_asks_about_it_over_several_cycles(
+    empty_database: Path, cache_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbos_mcp.sync.audit.AUDIT_REQUESTS_PER_CYCLE", 4)
+    async with open_site(empty_database, cache_path) as site:
+        site.wire.fault = below("/aggregates", lambda: problem(501))
+        site.tables.add(
+            workflow("now", now_ms()),
+            *(workflow(f"old-{n}", DAY + n) for n in range(5 * IDS_PER_REQUEST)),
+            workflow("oldest", DAY - 1),
+        )
+        await walked(site)
+        site.tables.change(DELETE + "LIKE 'old-%'")
+        site.clock.ahead_ms += WALK_EVERY_MS
+        asked, before = [], site.state().audited_at
+        while site.state().audited_at == before:
+            site.wire.asked.clear()
+            assert (await site.sync()).error is None
+            asked.append(len(ids_asked(site)))
+        assert len(asked) > 1
+        assert max(asked) <= 5  # one of them the share of the day
+        assert set(site.mirrored()) == {"now", "oldest"}
+
+
 async def test_counts_that_are_offered_again_are_used_again(quiet_site: Site) -> None:
     site = quiet_site
     site.wire.fault = below("/aggregates", lambda: problem(501))
