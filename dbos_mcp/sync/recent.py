@@ -142,7 +142,8 @@ async def _list_in_flight(visit: Visit, *, spare: bool = False) -> None:
     listed = _IN_FLIGHT[1:] if spare else _IN_FLIGHT
     for status in listed:
         await _pages(visit, WorkflowSearch(status=[status]), record)
-    visit.memory.in_flight_listed_at = visit.started_at
+    if not spare:  # or what was left out would wait for a listing that is never whole
+        visit.memory.in_flight_listed_at = visit.started_at
     visit.memory.in_flight_listed = len(seen)
     held = await visit.mirror.read(
         partial(known.in_flight_ids, application_name=visit.name, statuses=listed)
