@@ -250,6 +250,7 @@ def _engine(path: Path, *, read_only: bool) -> Engine:
         else (
             "PRAGMA synchronous = FULL",
             "PRAGMA wal_autocheckpoint = 0",
+            "PRAGMA cache_size = -32768",
             f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}",
         )
     )

@@ -75,6 +75,7 @@ class SyncWorker:
                 mirrored stays, and says since when.
         """
         async with self._one_at_a_time:
+            await self.mirror.build_indexes()
             try:
                 applications = await self.mirror.client.list_applications()
             except (ConductorError, NotFoundError) as error:
