@@ -100,9 +100,10 @@ def application(
 
 @dataclass
 class Stage:
-    """The application and a mirror of it."""
+    """The application, a client of it, and a mirror."""
 
     application: Application
+    client: DBOSClient
     site: Site
 
     def do(self, name: str, *positional: object, **named: object) -> str:
@@ -112,6 +113,13 @@ class Stage:
         """Have it at the place where it waits to be released."""
         self.do("start", workflow_id, "stocktake", outcome, **options)
         self.do("await_running", workflow_id)
+
+    def in_flight(self, workflow_id: str, status: str) -> None:
+        if status == "PENDING":
+            self.run(workflow_id, queue=OPEN)
+        else:
+            delay = 3600 if status == "DELAYED" else None
+            self.do("start", workflow_id, "restock", "shelf-1", queue=CLOSED, delay_seconds=delay)
 
     def finish(self, workflow_id: str) -> None:
         self.do("release", workflow_id)
@@ -160,8 +168,12 @@ class Stage:
 @pytest.fixture
 async def stage(application: Application, cache_path: Path) -> AsyncIterator[Stage]:
     application.start()
-    async with open_site(application.database, cache_path) as site:
-        yield Stage(application, site)
+    client = DBOSClient(system_database_url=Tables(application.database).url)
+    try:
+        async with open_site(application.database, cache_path) as site:
+            yield Stage(application, client, site)
+    finally:
+        client.destroy()
     application.do("clear")
 
 
@@ -193,6 +205,20 @@ async def test_an_enqueue(stage: Stage) -> None:
     assert (row.status, row.queue_name, row.priority) == ("ENQUEUED", CLOSED, 3)
     assert (row.dequeued_at, row.completed_at) == (None, None)
     assert stage.history("queued") == [WAITING]
+
+
+async def test_an_enqueue_by_a_client(stage: Stage) -> None:
+    """Nobody's yet: it has neither executor nor version, nor an application."""
+    await stage.begin()
+    stage.client.enqueue(
+        {"queue_name": CLOSED, "workflow_name": "restock", "workflow_id": "foreign"}, "shelf-1"
+    )
+
+    assert await stage.look() == [("WorkflowObserved", "foreign")]
+    row = stage.row("foreign")
+    assert (row.status, row.queue_name) == ("ENQUEUED", CLOSED)
+    assert (row.executor_id, row.application_version, row.owning_application) == (None, None, None)
+    assert stage.history("foreign") == [f"ENQUEUED (queue {CLOSED})"]
 
 
 async def test_a_delayed_enqueue(stage: Stage) -> None:
@@ -350,11 +376,7 @@ async def test_an_error(stage: Stage, crowd: int) -> None:
 @crowds
 @pytest.mark.parametrize("status", ["PENDING", "ENQUEUED", "DELAYED"])
 async def test_a_cancel(stage: Stage, status: str, crowd: int) -> None:
-    if status == "PENDING":
-        stage.run("stopped", queue=OPEN)
-    else:
-        delay = 3600 if status == "DELAYED" else None
-        stage.do("start", "stopped", "restock", "shelf-1", queue=CLOSED, delay_seconds=delay)
+    stage.in_flight("stopped", status)
     await stage.begin(crowd=crowd)
     assert stage.row("stopped").status == status
     stage.do("cancel", "stopped")
@@ -364,6 +386,20 @@ async def test_a_cancel(stage: Stage, status: str, crowd: int) -> None:
     assert (row.status, row.queue_name, row.dequeued_at) == ("CANCELLED", None, None)
     assert row.completed_at == row.updated_at
     assert [what.split()[0] for what in stage.history("stopped")] == [status, "CANCELLED"]
+
+
+async def test_a_cancel_of_a_cancelled_workflow(stage: Stage) -> None:
+    """It ends anew."""
+    stage.run("stopped")
+    stage.do("cancel", "stopped")
+    await stage.begin()
+    before = stage.row("stopped")
+    stage.do("cancel", "stopped")
+
+    assert await stage.look() == [("WorkflowChanged", "stopped")]
+    row = stage.row("stopped")
+    assert (row.completed_at or 0) > (before.completed_at or 0)
+    assert stage.history("stopped") == [RUNNING.replace("PENDING", "CANCELLED")] * 2
 
 
 async def test_a_timeout(stage: Stage) -> None:
@@ -410,16 +446,20 @@ async def test_a_resume_of_a_cancelled_workflow(stage: Stage, crowd: int) -> Non
     ]
 
 
-async def test_a_resume_of_a_workflow_that_waits_for_its_end(stage: Stage) -> None:
-    """Its row goes to the queue although it runs."""
-    stage.run("again")
+@pytest.mark.parametrize("status", ["PENDING", "ENQUEUED", "DELAYED"])
+async def test_a_resume_of_a_workflow_in_flight(stage: Stage, status: str) -> None:
+    """Its row goes to the queue, whether it runs or waits."""
+    stage.in_flight("again", status)
     await stage.begin()
+    before = stage.row("again")
+    assert before.status == status
     stage.do("resume", "again", queue_name=CLOSED)
 
     assert await stage.look() == [("WorkflowChanged", "again")]
     row = stage.row("again")
     assert (row.status, row.queue_name, row.dequeued_at) == ("ENQUEUED", CLOSED, None)
-    assert stage.history("again") == [RUNNING, WAITING]
+    assert row.updated_at > before.updated_at
+    assert [what.split()[0] for what in stage.history("again")] == [status, "ENQUEUED"]
 
 
 @pytest.mark.parametrize("outcome", ["ok", "fail"])
@@ -433,17 +473,19 @@ async def test_a_resume_of_what_is_over_changes_nothing(stage: Stage, outcome: s
     assert len(stage.history("over")) == 1
 
 
-async def test_a_rewind(stage: Stage) -> None:
-    stage.run("undone", "fail")
+@pytest.mark.parametrize("outcome", ["ok", "fail"])
+async def test_a_rewind(stage: Stage, outcome: str) -> None:
+    stage.run("undone", outcome)
     stage.finish("undone")
     await stage.begin()
-    assert stage.detail("undone").steps == 3
+    before = stage.row("undone")
     stage.do("rewind", "undone", start_step=2, queue_name=CLOSED)
 
     assert await stage.look() == [("WorkflowChanged", "undone")]
     row = stage.row("undone")
     assert (row.status, row.queue_name, row.completed_at) == ("ENQUEUED", CLOSED, None)
     assert row.error is None
+    assert stage.history("undone") == [f"{before.status} (executor {EXECUTOR})", WAITING]
 
 
 @crowds
@@ -573,13 +615,11 @@ async def test_an_application_that_is_renamed_with_work_in_flight(stage: Stage) 
     stage.do("start", "moved", "restock", "shelf-1", queue=CLOSED)
     await stage.begin()
     stage.application.kill()
-    client = DBOSClient(system_database_url=stage.site.tables.url)
+    stage.client.rename_application(APP, "boutique")
     try:
-        client.rename_application(APP, "boutique")
         assert await stage.look_anyhow() == [("WorkflowChanged", "moved")]
     finally:
-        client.rename_application("boutique", APP)
-        client.destroy()
+        stage.client.rename_application("boutique", APP)
     assert stage.row("moved").owning_application == "boutique"
     assert stage.row("moved").status == "ENQUEUED"
     assert stage.history("moved") == [WAITING] * 2
