@@ -58,14 +58,14 @@ COMPARED = {
 
 
 class Tables:
-    """Plain SQL on a system database, past everything else: a SQLite file, or a PostgreSQL URL.
+    """Plain SQL on a system database, past everything else: a SQLite file, or that of a URL.
 
     Parameters are marked with `?` for either.
     """
 
     def __init__(self, database: Path | str) -> None:
-        self.path = Path() if isinstance(database, str) else database
         self.url = database if isinstance(database, str) else f"sqlite:///{database}"
+        self.path = Path(self.url.removeprefix("sqlite:///"))
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:

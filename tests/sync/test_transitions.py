@@ -6,8 +6,6 @@ created, dequeued or ended within the overlap of the last look.
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,66 +19,17 @@ from dbos_mcp.sync.recent import FEW_IN_FLIGHT, LIST_IN_FLIGHT_EVERY_MS
 from dbos_mcp.sync.steps import STEPS_REREAD_AFTER_MS
 from dbos_mcp.sync.visit import OVERLAP_MS
 from tests.postgres import running_postgres
-from tests.sync.application import CLOSED, EXECUTOR, OPEN, SCHEDULE, SINGLE
-from tests.upstream import APP, Site, Tables, open_site
+from tests.sync.application import CLOSED, EXECUTOR, OPEN, SCHEDULE, SINGLE, Application
+from tests.upstream import APP, Site, open_site
+
+pytestmark = pytest.mark.e2e
 
 HOUR_MS = 3_600_000
 INTERNAL_QUEUE = "_dbos_internal_queue"
-ROOT = Path(__file__).parents[2]
 
 RUNNING = f"PENDING (executor {EXECUTOR})"
 TAKEN = f"PENDING (queue {OPEN}, executor {EXECUTOR})"
 WAITING = f"ENQUEUED (queue {CLOSED}, executor {EXECUTOR})"
-
-
-class Application:
-    """The process of `tests.sync.application`, on a database of its own."""
-
-    def __init__(self, database: Path | str, complaints: Path) -> None:
-        self.database = database
-        self._complaints = complaints
-        self._process: subprocess.Popen[str] | None = None
-
-    def do(self, name: str, *positional: object, **named: object) -> str:
-        """Let it make a call; what it answers."""
-        process = self.start()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps([name, positional, named]) + "\n")
-        process.stdin.flush()
-        line = process.stdout.readline()
-        assert line, self._complaints.read_text()
-        answer = json.loads(line)
-        assert "error" not in answer, answer["error"]
-        return str(answer["answer"])
-
-    def start(self) -> "subprocess.Popen[str]":
-        """Have it up, if it is not."""
-        if self._process is None:
-            with self._complaints.open("a") as complaints:
-                self._process = subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-m",
-                        "tests.sync.application",
-                        APP,
-                        Tables(self.database).url,
-                    ],
-                    cwd=ROOT,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=complaints,
-                    text=True,
-                )
-            assert self._process.stdout is not None
-            assert self._process.stdout.readline() == "null\n", self._complaints.read_text()
-        return self._process
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -89,10 +38,10 @@ def application(
 ) -> Iterator[Application]:
     directory = tmp_path_factory.mktemp("application")
     with ExitStack() as stack:
-        database: Path | str = directory / "application.sqlite"
+        url = f"sqlite:///{directory}/application.sqlite"
         if request.param == "postgresql":
-            database = stack.enter_context(running_postgres()).format("transitions")
-        application = Application(database, directory / "stderr")
+            url = stack.enter_context(running_postgres()).format("transitions")
+        application = Application(APP, url, directory / "stderr")
         stack.callback(application.kill)
         application.start()
         yield application
@@ -168,9 +117,9 @@ class Stage:
 @pytest.fixture
 async def stage(application: Application, cache_path: Path) -> AsyncIterator[Stage]:
     application.start()
-    client = DBOSClient(system_database_url=Tables(application.database).url)
+    client = DBOSClient(system_database_url=application.url)
     try:
-        async with open_site(application.database, cache_path) as site:
+        async with open_site(application.url, cache_path) as site:
             yield Stage(application, client, site)
     finally:
         client.destroy()
