@@ -27,20 +27,26 @@ async def each_page(
     *,
     limit: int,
     largest: int | None = None,
-) -> None:
+    most: int | None = None,
+) -> bool:
     """Hand every page that holds something to `handle`, one after the other, with the payloads that
     the mirror keeps. Meanwhile the next one's payloads, and the one after it, are fetched. Pages
     grow from `limit` to `largest` rows.
+
+    Ends after the `most`-th page, those of nothing but ties not counted; whether that was all.
 
     Raises:
         Whatever the search or `handle` raised; pages that were whole before that were handled.
     """
     failures: list[Exception] = []
+    left_off = anyio.Event()
     send_found, found = anyio.create_memory_object_stream[Look](0)
     send_whole, whole = anyio.create_memory_object_stream[Look](0)
 
     async def find() -> None:
-        pages = _pages(mirror, application_name, search, order, limit, largest or limit)
+        pages = _pages(
+            mirror, application_name, search, order, limit, largest or limit, most, left_off
+        )
         await _pass_on(pages, send_found, failures)
 
     async def complete() -> None:
@@ -60,6 +66,7 @@ async def each_page(
                 ahead.cancel_scope.cancel()
     if failures:
         raise failures[0]
+    return not left_off.is_set()
 
 
 async def _pass_on(
@@ -82,9 +89,11 @@ async def _pages(
     order: Order,
     limit: int,
     largest: int,
+    most: int | None,
+    left_off: anyio.Event,
 ) -> AsyncGenerator[Look]:
     cursor_field = "start_time" if order == "ascending" else "end_time"
-    widened, cursor = limit, None
+    widened, cursor, full_pages = limit, None, 0
     while True:
         update = {"limit": widened, "sort_desc": order == "descending"}
         if cursor is not None:
@@ -97,5 +106,9 @@ async def _pages(
         if page.rows[-1].created_at == cursor:
             widened *= 2
         else:
+            full_pages += 1
+            if full_pages == most:
+                left_off.set()
+                return
             limit = min(2 * limit, largest)
             widened, cursor = limit, page.rows[-1].created_at
