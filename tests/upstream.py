@@ -89,6 +89,13 @@ class Tables:
             found: list[tuple[Any, ...]] = cursor.fetchall()
             return found
 
+    def named(self, statement: str, *values: object) -> list[dict[str, Any]]:
+        """Rows by the names of their columns."""
+        with self._cursor() as cursor:
+            cursor.execute(self._marked(statement), values)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+
     def change(self, statement: str, *values: object) -> int:
         """How many rows it changed."""
         with self._cursor() as cursor:

@@ -121,7 +121,7 @@ def start(
 def debounce(workflow_id: str, key: str, seconds: float, argument: str) -> str:
     """The id of the workflow that now waits: `workflow_id`, or the one that did already."""
     with SetWorkflowID(workflow_id):
-        debouncer = Debouncer.create(restock, queue=OPEN)
+        debouncer = Debouncer.create(restock, queue=CLOSED)
         return debouncer.debounce(key, seconds, argument).get_workflow_id()
 
 

@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 from dbos import DBOSClient
 
+from dbos_mcp.domain import now_ms
 from dbos_mcp.queries.workflows import WorkflowDetail, WorkflowItem, get_workflow
+from dbos_mcp.settings import DAY_MS
+from dbos_mcp.sync.audit import AUDIT_EVERY_MS, REREAD_EVERY_MS
 from dbos_mcp.sync.recent import FEW_IN_FLIGHT, LIST_IN_FLIGHT_EVERY_MS
 from dbos_mcp.sync.steps import STEPS_REREAD_AFTER_MS
 from dbos_mcp.sync.visit import OVERLAP_MS
@@ -100,6 +103,16 @@ class Stage:
         report = await self.site.sync()
         assert report.error is None
         return [entry for entry in self.site.news() if entry[0].startswith("Workflow")]
+
+    async def audit(self) -> list[tuple[str, str | None]]:
+        """What a cycle records after so long that it audits."""
+        self.site.clock.ahead_ms += AUDIT_EVERY_MS
+        return await self.look_anyhow()
+
+    async def reread(self) -> list[tuple[str, str | None]]:
+        """What a cycle records after so long that it reads everything again by id."""
+        self.site.clock.ahead_ms += REREAD_EVERY_MS
+        return await self.look_anyhow()
 
     def detail(self, workflow_id: str) -> WorkflowDetail:
         with self.site.cache.read() as connection:
@@ -282,8 +295,16 @@ async def test_a_debounce(stage: Stage) -> None:
     assert stage.do("debounce", "second", "shelves", 7200, "shelf-2") == "first"
 
     assert await stage.look() == [("WorkflowChanged", "first")]
-    assert (stage.row("first").delay_until or 0) > (before.delay_until or 0)
-    assert stage.history("first") == [TAKEN.replace("PENDING", "DELAYED")] * 2
+    debounced = stage.row("first")
+    assert (debounced.delay_until or 0) > (before.delay_until or 0)
+
+    stage.site.tables.update("first", delay_until_epoch_ms=before.created_at)
+    stage.do("await_status", "first", "ENQUEUED")
+    assert await stage.look() == [("WorkflowChanged", "first")]
+    row = stage.row("first")
+    assert (row.status, row.deduplication_id) == ("ENQUEUED", None)
+    assert row.updated_at == debounced.updated_at
+    assert stage.history("first") == [*[WAITING.replace("ENQUEUED", "DELAYED")] * 2, WAITING]
 
 
 # Ends
@@ -532,7 +553,7 @@ async def test_a_recovery_too_many_and_its_resume(stage: Stage) -> None:
     ]
 
 
-# What only a listing, a look by id or an audit shows
+# What no filter finds, of those in flight
 
 
 async def test_attributes_of_a_workflow_in_flight(stage: Stage) -> None:
@@ -560,15 +581,93 @@ async def test_a_delete_of_a_workflow_in_flight(stage: Stage, crowd: int) -> Non
     assert stage.history("gone") == [RUNNING, "gone upstream"]
 
 
-async def test_an_application_that_is_renamed_with_work_in_flight(stage: Stage) -> None:
-    stage.do("start", "moved", "restock", "shelf-1", queue=CLOSED)
+# What only an audit finds
+
+
+async def test_attributes_of_a_workflow_that_is_over(stage: Stage) -> None:
+    stage.do("start", "marked", "restock", "shelf-1", attributes={"city": "Leeds"})
+    stage.do("settle", "marked")
+    await stage.begin()
+    stage.do("set_attributes", "marked", {"city": "Cardiff"})
+
+    assert await stage.look_anyhow() == []
+    assert await stage.reread() == [("WorkflowChanged", "marked")]
+    assert json.loads(stage.row("marked").attributes or "") == {"city": "Cardiff"}
+    assert stage.history("marked") == [RUNNING.replace("PENDING", "SUCCESS")] * 2
+
+
+async def test_a_delete_of_a_workflow_that_is_over(stage: Stage) -> None:
+    stage.run("gone", "fail")
+    stage.finish("gone")
+    await stage.begin()
+    stage.do("delete", "gone")
+
+    assert await stage.look_anyhow() == []
+    assert await stage.audit() == [("WorkflowDeleted", "gone")]
+    detail = stage.detail("gone")
+    assert detail.workflow.deleted_at is not None
+    assert (detail.workflow.status, detail.steps, detail.failed_steps) == ("ERROR", 3, 1)
+    assert stage.history("gone") == [RUNNING.replace("PENDING", "ERROR"), "gone upstream"]
+
+
+async def test_retention(stage: Stage) -> None:
+    """Conductor has it done by code that the open SDK has not."""
+    old = [f"old-{number}" for number in range(3)]
+    for workflow_id in old:
+        stage.do("start", workflow_id, "restock", "shelf-1")
+        stage.do("settle", workflow_id)
+    stage.age(2 * DAY_MS)
+    stage.do("start", "young", "restock", "shelf-1")
+    stage.do("settle", "young")
+    await stage.begin()
+    stage.site.tables.change(
+        "DELETE FROM workflow_status WHERE created_at < ? AND completed_at IS NOT NULL",
+        now_ms() - DAY_MS,
+    )
+
+    assert await stage.look_anyhow() == []
+    assert sorted(await stage.audit()) == [("WorkflowDeleted", workflow_id) for workflow_id in old]
+    assert stage.row("young").deleted_at is None
+    for workflow_id in old:
+        assert stage.history(workflow_id)[-1] == "gone upstream"
+
+
+async def test_an_import_of_an_old_workflow(stage: Stage) -> None:
+    """Conductor has it done by code that the open SDK has not: a row comes back as it was."""
+    stage.do("start", "old", "restock", "shelf-1")
+    stage.do("settle", "old")
+    stage.age(20 * DAY_MS)
+    exported = stage.site.tables.named("SELECT * FROM workflow_status WHERE workflow_uuid = 'old'")
+    stage.do("delete", "old")
+    await stage.begin()
+    stage.site.tables.add(*exported)
+
+    assert await stage.look_anyhow() == []
+    assert await stage.audit() == [("WorkflowObserved", "old")]
+    row = stage.row("old")
+    assert row.status == "SUCCESS"
+    assert row.created_at < now_ms() - 20 * DAY_MS + HOUR_MS
+    assert stage.history("old") == [RUNNING.replace("PENDING", "SUCCESS")]
+
+
+async def test_an_application_that_is_renamed(stage: Stage) -> None:
+    """What it has in flight is seen at once, the rest by the audit; and each once."""
+    stage.do("start", "waiting", "restock", "shelf-1", queue=CLOSED)
+    stage.do("start", "over", "restock", "shelf-1")
+    stage.do("settle", "over")
     await stage.begin()
     stage.application.kill()
     stage.client.rename_application(APP, "boutique")
     try:
-        assert await stage.look_anyhow() == [("WorkflowChanged", "moved")]
+        assert await stage.look_anyhow() == [("WorkflowChanged", "waiting")]
+        assert sorted(await stage.audit()) == [
+            ("WorkflowChanged", "over"),
+            ("WorkflowChanged", "recent"),
+        ]
+        assert await stage.audit() == []
     finally:
         stage.client.rename_application("boutique", APP)
-    assert stage.row("moved").owning_application == "boutique"
-    assert stage.row("moved").status == "ENQUEUED"
-    assert stage.history("moved") == [WAITING] * 2
+    ended = RUNNING.replace("PENDING", "SUCCESS")
+    for workflow_id, what in (("waiting", WAITING), ("over", ended)):
+        assert stage.row(workflow_id).owning_application == "boutique"
+        assert stage.history(workflow_id) == [what] * 2
