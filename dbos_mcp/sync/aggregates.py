@@ -21,6 +21,12 @@ REFUSED_PAUSE_MS = 3_600_000
 _NOT_A_LACK = (AuthenticationError, PermissionDeniedError, RateLimitError)
 
 
+def are_refused(visit: Visit) -> bool:
+    """Whether upstream said a while ago that it does not count."""
+    refused_at = visit.memory.aggregates_refused_at
+    return refused_at is not None and 0 <= visit.started_at - refused_at < REFUSED_PAUSE_MS
+
+
 async def count_workflows(visit: Visit, statuses: Sequence[str]) -> dict[str, int] | None:
     """By status, those of which there are none left out; None where upstream does not count."""
     query = WorkflowAggregateQuery(status=list(statuses), group_by_status=True, select_count=True)
@@ -55,8 +61,7 @@ async def count_created(visit: Visit, span: Span, bucket_ms: int) -> Counts | No
 
 async def _ask(visit: Visit, query: WorkflowAggregateQuery) -> list[WorkflowAggregate] | None:
     memory = visit.memory
-    refused_at = memory.aggregates_refused_at
-    if refused_at is not None and 0 <= visit.started_at - refused_at < REFUSED_PAUSE_MS:
+    if are_refused(visit):
         return None
     try:
         answer = await visit.mirror.client.get_workflow_aggregates(visit.name, query)

@@ -39,23 +39,40 @@ async def each_page(
         Whatever the search or `handle` raised; pages that were whole before that were handled.
     """
     failures: list[Exception] = []
-    left_off = anyio.Event()
+    is_all = False
     send_found, found = anyio.create_memory_object_stream[Look](0)
     send_whole, whole = anyio.create_memory_object_stream[Look](0)
 
-    async def find() -> None:
-        pages = _pages(
-            mirror, application_name, search, order, limit, largest or limit, most, left_off
-        )
-        await _pass_on(pages, send_found, failures)
+    async def pages() -> AsyncGenerator[Look]:
+        nonlocal is_all
+        cursor_field = "start_time" if order == "ascending" else "end_time"
+        rows, asked, cursor, turned = limit, limit, None, 0
+        while True:
+            update = {"limit": asked, "sort_desc": order == "descending"}
+            if cursor is not None:
+                update[cursor_field] = cursor
+            page = await mirror.search(application_name, search.model_copy(update=update))
+            if page.rows:
+                yield page
+            if len(page.rows) < asked:
+                is_all = True
+                return
+            if page.rows[-1].created_at == cursor:
+                asked *= 2
+                continue
+            turned += 1
+            if turned == most:
+                return
+            rows = asked = min(2 * rows, largest or limit)
+            cursor = page.rows[-1].created_at
 
     async def complete() -> None:
         async with found:
-            pages = (await mirror.with_payloads(application_name, page) async for page in found)
-            await _pass_on(pages, send_whole, failures)
+            completed = (await mirror.with_payloads(application_name, page) async for page in found)
+            await _pass_on(completed, send_whole, failures)
 
     async with anyio.create_task_group() as ahead:
-        ahead.start_soon(find)
+        ahead.start_soon(_pass_on, pages(), send_found, failures)
         ahead.start_soon(complete)
         async with whole:
             try:
@@ -66,7 +83,7 @@ async def each_page(
                 ahead.cancel_scope.cancel()
     if failures:
         raise failures[0]
-    return not left_off.is_set()
+    return is_all
 
 
 async def _pass_on(
@@ -80,35 +97,3 @@ async def _pass_on(
             return  # the next one failed, and takes no more
         except Exception as error:
             failures.append(error)
-
-
-async def _pages(
-    mirror: Mirror,
-    application_name: str,
-    search: WorkflowSearch,
-    order: Order,
-    limit: int,
-    largest: int,
-    most: int | None,
-    left_off: anyio.Event,
-) -> AsyncGenerator[Look]:
-    cursor_field = "start_time" if order == "ascending" else "end_time"
-    widened, cursor, full_pages = limit, None, 0
-    while True:
-        update = {"limit": widened, "sort_desc": order == "descending"}
-        if cursor is not None:
-            update[cursor_field] = cursor
-        page = await mirror.search(application_name, search.model_copy(update=update))
-        if page.rows:
-            yield page
-        if len(page.rows) < widened:
-            return
-        if page.rows[-1].created_at == cursor:
-            widened *= 2
-        else:
-            full_pages += 1
-            if full_pages == most:
-                left_off.set()
-                return
-            limit = min(2 * limit, largest)
-            widened, cursor = limit, page.rows[-1].created_at

@@ -13,7 +13,7 @@ from functools import partial
 from dbos_mcp.conductor.models import WorkflowSearch
 from dbos_mcp.domain import WorkflowStatus
 from dbos_mcp.sync import known
-from dbos_mcp.sync.aggregates import count_workflows
+from dbos_mcp.sync.aggregates import are_refused, count_workflows
 from dbos_mcp.sync.listing import each_page
 from dbos_mcp.sync.mirror import Look
 from dbos_mcp.sync.visit import Visit
@@ -105,7 +105,7 @@ async def _dequeued(visit: Visit) -> None:
 async def _is_listing_due(visit: Visit) -> bool:
     """Whether to list what is in flight, and not only to count it."""
     memory = visit.memory
-    if memory.in_flight_listed_at is None or memory.aggregates_refused_at is not None:
+    if memory.in_flight_listed_at is None or are_refused(visit):
         return True
     held = await _held_in_flight(visit)
     if sum(held.values()) <= FEW_IN_FLIGHT:
