@@ -1,9 +1,10 @@
 """What the cache holds, in the shape in which `diff` compares it with what is seen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, SQLColumnExpression, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
 from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
@@ -127,50 +128,38 @@ class Ended(NamedTuple):
     created_at: int
 
 
+_ENDED = select(
+    col(WorkflowRow.id), col(WorkflowRow.workflow_id), col(WorkflowRow.created_at)
+).where(col(WorkflowRow.status).not_in(IN_FLIGHT))
+
+
 def ended_in(
-    connection: Connection, application_name: str, span: Span, limit: int | None = None
+    connection: Connection, application_name: str, span: Span, but: Collection[str], limit: int
 ) -> list[Ended]:
-    """Those created in a span, the newest first."""
-    return _ended(
-        connection,
-        *_listed(application_name),
-        *_created_in(span),
-        order_by=col(WorkflowRow.created_at).desc(),
-        limit=limit,
+    """Those created in a span, the newest first, without some ids."""
+    rows = connection.execute(
+        _ENDED.where(*_listed(application_name), *_created_in(span)).order_by(
+            col(WorkflowRow.created_at).desc()
+        )
     )
+    return list(islice((Ended._make(row) for row in rows if row.workflow_id not in but), limit))
 
 
 def ended_behind(
     connection: Connection, application_name: str, position: int, limit: int
 ) -> list[Ended]:
     """Those that the cache got to know after `position`, in that order, whoever owns them."""
-    return _ended(
-        connection,
-        *_held(application_name),
-        col(WorkflowRow.id) > position,
-        order_by=col(WorkflowRow.id),
-        limit=limit,
+    rows = connection.execute(
+        _ENDED.where(*_held(application_name), col(WorkflowRow.id) > position)
+        .order_by(col(WorkflowRow.id))
+        .limit(limit)
     )
+    return [Ended._make(row) for row in rows]
 
 
 def held_count(connection: Connection, application_name: str) -> int:
     counted = select(func.count()).select_from(table_of(WorkflowRow))
     return connection.execute(counted.where(*_held(application_name))).scalar_one()
-
-
-def _ended(
-    connection: Connection,
-    *conditions: ColumnElement[bool],
-    order_by: SQLColumnExpression[int],
-    limit: int | None,
-) -> list[Ended]:
-    rows = connection.execute(
-        select(col(WorkflowRow.id), col(WorkflowRow.workflow_id), col(WorkflowRow.created_at))
-        .where(*conditions, col(WorkflowRow.status).not_in(IN_FLIGHT))
-        .order_by(order_by)
-        .limit(limit)
-    )
-    return [Ended(*row) for row in rows]
 
 
 def _held(application_name: str) -> tuple[ColumnElement[bool], ...]:
