@@ -19,7 +19,6 @@ from dbos_mcp.queries.workflows import WorkflowDetail, WorkflowItem, get_workflo
 from dbos_mcp.settings import DAY_MS
 from dbos_mcp.sync.audit import AUDIT_EVERY_MS, REREAD_EVERY_MS
 from dbos_mcp.sync.recent import FEW_IN_FLIGHT, LIST_IN_FLIGHT_EVERY_MS
-from dbos_mcp.sync.steps import STEPS_REREAD_AFTER_MS
 from dbos_mcp.sync.visit import OVERLAP_MS
 from tests.postgres import running_postgres
 from tests.sync.application import CLOSED, EXECUTOR, OPEN, SCHEDULE, SINGLE, Application
@@ -28,6 +27,7 @@ from tests.upstream import APP, Site, open_site
 pytestmark = pytest.mark.e2e
 
 HOUR_MS = 3_600_000
+RUNNING_STEPS_REREAD_MS = 30_000
 INTERNAL_QUEUE = "_dbos_internal_queue"
 
 RUNNING = f"PENDING (executor {EXECUTOR})"
@@ -471,7 +471,7 @@ async def test_steps_that_a_rewind_discarded_and_ids_that_are_used_again(
     stage.site.tables.update("undone", updated_at=stage.row("undone").updated_at + 1000)
 
     assert await stage.look() == [("WorkflowChanged", "undone")]
-    stage.site.clock.ahead_ms += STEPS_REREAD_AFTER_MS
+    stage.site.clock.ahead_ms += RUNNING_STEPS_REREAD_MS
     assert await stage.look() == []
     assert stage.detail("undone").steps == 2
     stage.finish("undone")
