@@ -162,9 +162,9 @@ async def _sync_once(settings: Settings) -> int:
                     description = f"{plain(application_name)}: {subject}"
                     bar.update(task, description=description, completed=count)
 
-                reports = await worker.run_once(show)
+                reports = await worker.run_until_read(show)
         else:
-            reports = await worker.run_once()
+            reports = await worker.run_until_read()
         await Spending(worker.mirror).save()
         _print_reports(reports)
         out.print(f"Cache: {escape(str(runtime.cache.path))}")
@@ -176,11 +176,8 @@ async def _watch(settings: Settings) -> int:
 
     def add(outcome: "list[ApplicationReport] | DbosMcpError") -> None:
         for report in outcome if isinstance(outcome, list) else ():
-            total = this_run.setdefault(
-                report.application_name, ApplicationReport(report.application_name)
-            )
-            total.workflows_seen += report.workflows_seen
-            total.events += report.events
+            name = report.application_name
+            this_run.setdefault(name, ApplicationReport(name)).add(report)
 
     def tell(outcome: "list[ApplicationReport] | DbosMcpError") -> None:
         if isinstance(outcome, DbosMcpError):

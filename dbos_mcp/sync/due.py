@@ -270,6 +270,13 @@ def _is(application_name: str, workflow_id: str) -> ColumnElement[bool]:
     return col(StepDueRow.workflow_key) == key.scalar_subquery()
 
 
+def is_anything_urgent(connection: Connection, *, now: int) -> bool:
+    """Whether steps of workflows that have failed, ended, or been looked at wait to be read."""
+    urgent = col(StepDueRow.priority) < int(Priority.IN_FLIGHT)
+    waiting = exists().where(urgent, col(StepDueRow.due_at) <= now)
+    return connection.execute(select(waiting)).scalar_one()
+
+
 # The walk
 
 

@@ -31,6 +31,11 @@ class ApplicationReport:
     events: int = 0
     error: DbosMcpError | None = None
 
+    def add(self, other: "ApplicationReport") -> None:
+        """What another cycle did as well."""
+        self.workflows_seen += other.workflows_seen
+        self.events += other.events
+
 
 @dataclass
 class Memory:

@@ -28,7 +28,7 @@ from dbos_mcp.errors import (
 from dbos_mcp.settings import DAY_MS
 from dbos_mcp.store import sync_state
 from dbos_mcp.store.sync_state import CONDUCTOR
-from dbos_mcp.sync import diff, known
+from dbos_mcp.sync import diff, due, known
 from dbos_mcp.sync.audit import audit
 from dbos_mcp.sync.history import read_history
 from dbos_mcp.sync.mirror import Mirror
@@ -103,6 +103,25 @@ class SyncWorker:
                 if isinstance(report.error, AuthenticationError):
                     raise report.error
             return reports
+
+    async def run_until_read(self, progress: Progress = no_progress) -> list[ApplicationReport]:
+        """As many cycles as it takes to read the steps of all failures, and of what ended just now;
+        what they did in all. One that fails is the last.
+
+        Raises: as `run_once`.
+        """
+        reports = await self.run_once(progress)
+        while not any(report.error for report in reports) and await self.mirror.read(
+            partial(due.is_anything_urgent, now=self.mirror.clock())
+        ):
+            before = {report.application_name: report for report in reports}
+            reports = await self.run_once(progress)
+            for report in reports:
+                if report.application_name in before:
+                    first = before[report.application_name]
+                    report.events += first.events
+                    report.workflows_seen = first.workflows_seen  # the same ones
+        return reports
 
     async def _begin(self, application: Application, progress: Progress) -> Visit:
         name = application.name

@@ -745,3 +745,19 @@ async def test_the_queue_and_the_walk_go_by_index(site: Site) -> None:
             steps = [row[3] for row in plan]
             scans = ("SCAN workflow", "SCAN step", "USE TEMP B-TREE")
             assert not [step for step in steps if step.startswith(scans)], statement
+
+
+async def test_one_sync_reads_the_steps_of_every_failure_and_counts_workflows_once(
+    site: Site,
+) -> None:
+    site.tables.add(
+        *(workflow(f"failed-{n}", now_ms() - n, "ERROR") for n in range(2 * READINGS_PER_CYCLE))
+    )
+    seen = (await site.worker.run_until_read())[0]
+    failed = {key for key, row in site.mirrored().items() if row["status"] == "ERROR"}
+    assert failed <= set(site.wire.steps_asked())
+    assert len(failed) > 2 * READINGS_PER_CYCLE
+    with site.cache.read() as connection:
+        assert not due.is_anything_urgent(connection, now=site.clock())
+    assert seen.events == len(site.new_events()) - 1  # the application itself
+    assert seen.workflows_seen < 2 * len(site.mirrored())
