@@ -167,6 +167,19 @@ async def test_running_workflows_take_turns_and_leave_room(empty: Site) -> None:
     assert await asked_in_a_cycle(empty) == []
 
 
+async def test_applications_share_the_readings_of_a_cycle(
+    empty_database: Path, cache_path: Path
+) -> None:
+    async with open_site(empty_database, cache_path, names=["attic", APP]) as site:
+        for name in ("attic", APP):
+            rows = (workflow(f"{name}-{n}", now_ms(), **ERROR) for n in range(100))
+            site.tables.add(*({**row, "application_name": name} for row in rows))
+        await site.sync()
+        read = site.wire.steps_asked()
+        assert len(read) == READINGS_PER_CYCLE
+        assert sum(workflow_id.startswith("attic") for workflow_id in read) == len(read) // 2
+
+
 # The background
 
 
