@@ -250,16 +250,17 @@ def _comparable(step: StepState) -> StepState:
 
 
 def _observed(application_name: str, seen: Workflow, loaded: Texts = NO_TEXTS) -> WorkflowObserved:
-    fields = seen.model_dump(exclude={"input", "output", "error", "application_name"})
+    payloads: dict[str, str | bool | None] = dict.fromkeys(WorkflowState.LOADED)
     for name in loaded:
-        fields |= {name: clip(getattr(seen, name)), WorkflowState.LOADED[name]: True}
+        payloads |= {name: clip(getattr(seen, name)), WorkflowState.LOADED[name]: True}
     return WorkflowObserved.model_validate(
         {
-            **fields,
+            **vars(seen),
             "application_name": application_name,
             "occurred_at": seen.updated_at,
             "owning_application": (
                 None if seen.application_name == application_name else seen.application_name
             ),
+            **payloads,
         }
     )

@@ -7,7 +7,7 @@ look that finds nothing new writes nothing. The network is async, SQLite is not;
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from dbos_mcp.conductor.models import Workflow, WorkflowSearch
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import StoreError
 from dbos_mcp.settings import Payloads
-from dbos_mcp.store import event_log, projector
+from dbos_mcp.store import event_log, indexes, projector
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.events import (
     Event,
@@ -52,6 +52,8 @@ class Look:
 
     rows: Sequence[Workflow]
     position: int
+    loaded: Mapping[str, Texts] | None = None
+    """By id, the payloads that were asked for as well; None: that is still to be done."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,13 @@ class Mirror:
         """Keep the WAL from growing beyond its limit; for the process that syncs."""
         await anyio.to_thread.run_sync(self.cache.checkpoint)
 
+    async def build_indexes(self) -> None:
+        """Those that a large load, perhaps one that broke off, went without; one after the other,
+        so that nobody waits long for the cache."""
+        for index in await self.read(indexes.missing):
+            await self.write(partial(indexes.build, index=index))
+            await self.fold_back()
+
     def record(self, connection: Connection, events: Sequence[Event]) -> int:
         """Append events in the caller's transaction, stamped with our clock; how many."""
         return len(projector.record(connection, events, recorded_at=self.clock()))
@@ -119,55 +128,57 @@ class Mirror:
         A row that was recorded by somebody else since the look began is left as it is, unless the
         look shows a newer one. `also` runs in the same transaction: what says that it was read.
         """
+        if look.loaded is not None:
+            return await self._record_look(application_name, look, missing=missing, also=also)
         wanted = await self._wanted_texts(application_name, look.rows)
         events: list[Event] = []
         # One part at a time is held in memory with its payloads; each is a transaction.
-        *parts, last = _split(look.rows, wanted, self._payloads_per_request)
-        for part in parts:
-            events += await self._record_part(application_name, look.position, part, wanted)
-        return events + await self._record_part(
-            application_name, look.position, last, wanted, missing=missing, also=also
+        *parts, last = (
+            replace(look, rows=rows)
+            for rows in _split(look.rows, wanted, self._payloads_per_request)
         )
+        for part in parts:
+            part = await self._load(application_name, part, wanted)
+            events += await self._record_look(application_name, part)
+        last = await self._load(application_name, last, wanted)
+        return events + await self._record_look(application_name, last, missing=missing, also=also)
 
-    async def _record_part(
+    async def _record_look(
         self,
         application_name: str,
-        position: int,
-        rows: Sequence[Workflow],
-        wanted: Mapping[str, Texts],
+        look: Look,
         *,
         missing: Sequence[str] = (),
         also: Callable[[Connection], None] | None = None,
     ) -> list[Event]:
-        rows, loaded = await self._load(application_name, rows, wanted)
+        rows, loaded = look.rows, look.loaded or {}
 
         def work(connection: Connection) -> list[Event]:
             ids = [row.workflow_id for row in rows]
             held = known.workflows(
                 connection, application_name, [*ids, *missing], with_texts=list(loaded)
             )
-            overtaken = known.recorded_since(
-                connection,
-                application_name,
-                position,
-                WorkflowObserved,
-                WorkflowChanged,
-                WorkflowDeleted,
-            )
-            seen = (
-                diff.diff_workflow(
+            events: list[Event] = []
+            doubtful: list[Event] = []
+            for row in rows:
+                before = held.get(row.workflow_id)
+                texts = loaded.get(row.workflow_id, NO_TEXTS)
+                event = diff.diff_workflow(application_name, before, row, loaded=texts)
+                if event is not None:
+                    newer = before is None or row.updated_at > before.updated_at
+                    (events if newer else doubtful).append(event)
+            gone = [i for i in missing if i in held and not held[i].deleted]
+            doubtful += diff.diff_missing(application_name, gone)
+            if doubtful:
+                overtaken = known.recorded_since(
+                    connection,
                     application_name,
-                    held.get(row.workflow_id),
-                    row,
-                    loaded=loaded.get(row.workflow_id, NO_TEXTS),
+                    look.position,
+                    WorkflowObserved,
+                    WorkflowChanged,
+                    WorkflowDeleted,
                 )
-                for row in rows
-                if row.workflow_id not in overtaken
-                or row.updated_at > held[row.workflow_id].updated_at
-            )
-            gone = [i for i in missing if i in held and not held[i].deleted and i not in overtaken]
-            events: list[Event] = [event for event in seen if event is not None]
-            events += diff.diff_missing(application_name, gone)
+                events += [event for event in doubtful if event.workflow_id not in overtaken]
             self.record(connection, events)
             due.follow(connection, application_name, held, events, now=self.clock())
             if also is not None:
@@ -272,6 +283,14 @@ class Mirror:
             except StoreError as error:
                 logger.info("Not noted that %s was looked at: %s", workflow_id, error)
 
+    async def with_payloads(self, application_name: str, look: Look) -> Look:
+        """The look with what is wanted and fits well into memory: whole payloads are left to be
+        loaded when it is recorded, a few at a time."""
+        if self._payloads_per_request < IDS_PER_REQUEST:
+            return look
+        wanted = await self._wanted_texts(application_name, look.rows)
+        return await self._load(application_name, look, wanted)
+
     @property
     def _payloads_per_request(self) -> int:
         whole = self.payloads in (Payloads.FAILED, Payloads.ALL)
@@ -299,27 +318,28 @@ class Mirror:
         }
         return {workflow_id: texts for workflow_id, texts in wanted.items() if texts}
 
-    async def _load(
-        self, application_name: str, rows: Sequence[Workflow], wanted: Mapping[str, Texts]
-    ) -> tuple[Sequence[Workflow], dict[str, Texts]]:
-        """The rows with what is wanted of them, and what was asked for, by id."""
+    async def _load(self, application_name: str, look: Look, wanted: Mapping[str, Texts]) -> Look:
+        """The look with what is wanted of its rows."""
         groups: defaultdict[Texts, list[str]] = defaultdict(list)
-        for row in rows:
+        for row in look.rows:
             if row.workflow_id in wanted:
                 groups[wanted[row.workflow_id]].append(row.workflow_id)
         loaded: dict[str, Workflow] = {}
         for texts, ids in groups.items():
-            search = WorkflowSearch(
-                workflow_ids=ids,
-                limit=len(ids),
-                load_input="input" in texts or None,
-                # Upstream has no error text without the output.
-                load_output=bool(texts & {"output", "error"}) or None,
-            )
-            answer = await self.client.search_workflows(application_name, search)
-            loaded |= {row.workflow_id: row for row in answer}
-        rows = [loaded.get(row.workflow_id, row) for row in rows]
-        return rows, {workflow_id: wanted[workflow_id] for workflow_id in loaded}
+            for start in range(0, len(ids), self._payloads_per_request):
+                chunk = ids[start : start + self._payloads_per_request]
+                search = WorkflowSearch(
+                    workflow_ids=chunk,
+                    limit=len(chunk),
+                    load_input="input" in texts or None,
+                    # Upstream has no error text without the output.
+                    load_output=bool(texts & {"output", "error"}) or None,
+                )
+                answer = await self.client.search_workflows(application_name, search)
+                loaded |= {row.workflow_id: row for row in answer}
+        rows = [loaded.get(row.workflow_id, row) for row in look.rows]
+        asked = {workflow_id: wanted[workflow_id] for workflow_id in loaded}
+        return replace(look, rows=rows, loaded=asked)
 
 
 def _split(
