@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,17 +16,26 @@ from typing import Annotated, Any
 import anyio
 import typer
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
 from dbos_mcp import __version__
+from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import DbosMcpError, NotFoundError, UsageError
-from dbos_mcp.runtime import locate_cache, open_runtime
-from dbos_mcp.server.render import plain
+from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus, sync_status
+from dbos_mcp.runtime import Runtime, locate_cache, open_runtime
+from dbos_mcp.server.render import Column, plain
+from dbos_mcp.server.sync_status import columns as status_columns
+from dbos_mcp.server.sync_status import status_text, who_syncs
 from dbos_mcp.settings import LogLevel, Settings
 from dbos_mcp.store import projector
 from dbos_mcp.store.migrate import open_cache
+from dbos_mcp.sync.leadership import Leadership
 from dbos_mcp.sync.scheduler import SyncScheduler
+from dbos_mcp.sync.spending import Spending
 from dbos_mcp.sync.visit import ApplicationReport
 
 logger = logging.getLogger(__name__)
@@ -156,28 +165,63 @@ async def _sync_once(settings: Settings) -> int:
                 reports = await worker.run_once(show)
         else:
             reports = await worker.run_once()
+        await Spending(worker.mirror).save()
         _print_reports(reports)
         out.print(f"Cache: {escape(str(runtime.cache.path))}")
     return max((report.error.exit_code for report in reports if report.error), default=0)
 
 
 async def _watch(settings: Settings) -> int:
-    def show(outcome: "list[ApplicationReport] | DbosMcpError") -> None:
+    this_run: dict[str, ApplicationReport] = {}
+
+    def add(outcome: "list[ApplicationReport] | DbosMcpError") -> None:
+        for report in outcome if isinstance(outcome, list) else ():
+            total = this_run.setdefault(
+                report.application_name, ApplicationReport(report.application_name)
+            )
+            total.workflows_seen += report.workflows_seen
+            total.events += report.events
+
+    def tell(outcome: "list[ApplicationReport] | DbosMcpError") -> None:
         if isinstance(outcome, DbosMcpError):
             _print_error(str(outcome))
         else:
             _print_reports([r for r in outcome if r.events or r.error])
 
     async with open_runtime(settings) as runtime:
-        scheduler = SyncScheduler(runtime.require_live().worker, on_cycle=show)
+        scheduler = SyncScheduler(
+            runtime.require_live().worker, watched=True, on_cycle=add if out.is_terminal else tell
+        )
         scheduler.start()
         out.print(f"Mirroring into {escape(str(runtime.cache.path))}; Ctrl-C ends it.")
         try:
+            if out.is_terminal:
+                await _show_live(runtime, scheduler, this_run)
             await anyio.sleep_forever()
         finally:
             with anyio.CancelScope(shield=True):
                 await scheduler.stop()
     return 0
+
+
+async def _show_live(
+    runtime: Runtime, scheduler: SyncScheduler, this_run: Mapping[str, ApplicationReport]
+) -> None:
+    """What the cache says, every second, with what this run has seen."""
+
+    def of_this_run(item: ApplicationSync) -> ApplicationReport:
+        return this_run.get(item.application_name) or ApplicationReport(item.application_name)
+
+    more: list[Column[ApplicationSync]] = [
+        ("seen", lambda item: str(of_this_run(item).workflows_seen)),
+        ("events", lambda item: str(of_this_run(item).events)),
+    ]
+    with Live(console=out, auto_refresh=False) as live:
+        while True:
+            status = await runtime.read(sync_status)
+            syncing = who_syncs(scheduler.leadership)
+            live.update(_status_table(status, syncing=syncing, more=more), refresh=True)
+            await anyio.sleep(1)
 
 
 def _print_reports(reports: list[ApplicationReport]) -> None:
@@ -195,12 +239,55 @@ def _print_error(text: str) -> None:
 
 
 @app.command()
+def status(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show how syncing goes, from the cache file alone."""
+    path = _existing_cache(context.obj)
+    cache = open_cache(path, writable=False)
+    try:
+        with cache.read() as connection:
+            found = sync_status(connection)
+    finally:
+        cache.close()
+    syncing = who_syncs(Leadership(path))
+    if as_json:
+        content = {"cache": str(path), "synced_by": syncing, **found.model_dump(mode="json")}
+        typer.echo(json.dumps(content, indent=2))
+    elif out.is_terminal:
+        out.print(_status_table(found, syncing=syncing), soft_wrap=False)
+        out.print(f"Cache: {escape(str(path))}, {found.events} events")
+    else:
+        out.print(escape(status_text(found, cache=path, syncing=syncing)))
+
+
+def _status_table(
+    found: SyncStatus, *, syncing: str, more: Sequence[Column[ApplicationSync]] = ()
+) -> Table:
+    """The columns that hold something, `more` of them before the last."""
+    reason = found.conductor.last_error
+    shown = Table(
+        title=f"{len(found.applications)} applications, synced by {syncing}",
+        caption=Text(plain(reason, limit=500)) if reason else None,
+    )
+    *columns, last = status_columns(now=now_ms(), syncing=syncing)
+    held = []
+    for heading, read in (*columns, *more, last):
+        cells = [plain(read(item), limit=200) for item in found.applications]
+        if any(cells):
+            held.append((heading, cells))
+    for heading, _ in held:
+        shown.add_column(heading.replace("_", " "))
+    for row in zip(*(cells for _, cells in held), strict=True):
+        shown.add_row(*map(Text, row))
+    return shown
+
+
+@app.command()
 def rebuild(context: typer.Context) -> None:
     """Fold the read models from the event log again, and say whether they came out equal."""
-    path = locate_cache(context.obj)
-    if not path.exists():
-        raise NotFoundError(f"There is no cache at {path}.", hint="`dbos-mcp sync` makes one.")
-    cache = open_cache(path)
+    cache = open_cache(_existing_cache(context.obj))
     try:
         with cache.write() as connection:
             tables = projector.rebuild(connection)
@@ -212,6 +299,13 @@ def rebuild(context: typer.Context) -> None:
     if not all(table.equal for table in tables):
         err.print("The rebuilt rows are kept: the log is the truth. Please report this.")
         sys.exit(1)
+
+
+def _existing_cache(settings: Settings) -> Path:
+    path = locate_cache(settings)
+    if not path.exists():
+        raise NotFoundError(f"There is no cache at {path}.", hint="`dbos-mcp sync` makes one.")
+    return path
 
 
 @app.command("local-conductor")

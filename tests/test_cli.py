@@ -2,11 +2,13 @@
 
 import json
 import os
+import pty
+import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -63,6 +65,73 @@ def test_rebuild_gives_rows_equal_to_the_live_ones(run: Run, shop_url: str) -> N
     assert rebuilt.returncode == 0
     assert "workflow: 53 rows, equal to the live ones" in rebuilt.stdout
     assert "DIFFERENT" not in rebuilt.stdout
+
+
+def test_the_status_is_told_from_the_cache_alone(run: Run, shop_url: str, tmp_path: Path) -> None:
+    run("sync", DBOS_SYSTEM_DATABASE_URL=shop_url)
+    done = run("status", DBOS_SYSTEM_DATABASE_URL=shop_url)
+    assert (done.returncode, done.stderr) == (0, "")
+    headline, headings, shop, *_ = done.stdout.splitlines()
+    assert headline == "1 applications, synced by no process"
+    assert headings.startswith("application_name | state | complete_since | lag | ")
+    assert shop.startswith("shop | live | ")
+
+    (cache,) = (tmp_path / ".dbos-mcp").glob("*.sqlite")
+    told = run("--offline", "--cache", str(cache), "status", "--json")
+    assert (told.returncode, told.stderr) == (0, "")
+    status = json.loads(told.stdout)
+    assert (status["cache"], status["synced_by"]) == (str(cache), "no process")
+    (shop,) = status["applications"]
+    assert shop["condition"] == "live"
+    assert shop["requests"] > 3
+    assert shop["as_of"].endswith("Z")
+    assert status["conductor"]["requests"] == 1
+
+
+def test_the_status_of_a_cache_that_is_missing_is_exit_code_4(run: Run, tmp_path: Path) -> None:
+    done = run("--cache", str(tmp_path / "none.sqlite"), "status", "--json")
+    assert done.returncode == 4
+    assert done.stderr.startswith("Error: There is no cache at ")
+    assert done.stdout == ""
+    assert not (tmp_path / "none.sqlite").exists()
+
+
+@pytest.mark.e2e
+def test_on_a_terminal_watching_shows_a_table_until_it_is_interrupted(
+    shop_url: str, tmp_path: Path
+) -> None:
+    ours, theirs = pty.openpty()
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("DBOS")} | {
+        "HOME": str(tmp_path),
+        "TERM": "xterm",
+        "COLUMNS": "250",
+        "DBOS_SYSTEM_DATABASE_URL": shop_url,
+        "DBOS_APP": "[red]shop",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "dbos_mcp", "sync", "--watch"],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        os.close(theirs)
+        shown = ""
+        try:
+            while "synced by this process" not in shown or "[red]shop" not in shown:
+                shown += os.read(ours, 4096).decode(errors="replace")
+        finally:
+            process.send_signal(signal.SIGINT)
+            with suppress(OSError):  # EIO: the other end is closed
+                while os.read(ours, 4096):
+                    pass
+            os.close(ours)
+        assert process.wait(timeout=30) == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    for heading in ("state", "lag", "requests", "steps pending", "seen", "events"):
+        assert heading in shown
 
 
 def test_a_conductor_that_is_away_is_exit_code_1(run: Run) -> None:

@@ -5,13 +5,14 @@ import base64
 import json
 import pickle
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 from sqlalchemy import select
 from sqlmodel import SQLModel
 
@@ -57,23 +58,50 @@ COMPARED = {
 
 
 class Tables:
-    """Plain SQL on a SQLite system database, past everything else."""
+    """Plain SQL on a system database, past everything else: a SQLite file, or that of a URL.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Parameters are marked with `?` for either.
+    """
+
+    def __init__(self, database: Path | str) -> None:
+        self.url = database if isinstance(database, str) else f"sqlite:///{database}"
+        self.path = Path(self.url.removeprefix("sqlite:///"))
+
+    @contextmanager
+    def _cursor(self) -> Iterator[Any]:
+        if self.is_sqlite:
+            with closing(sqlite3.connect(self.path, timeout=30)) as sqlite, sqlite:
+                yield sqlite.cursor()
+        else:
+            with psycopg.connect(self.url, options="-csearch_path=dbos") as postgres:
+                yield postgres.cursor()
 
     @property
-    def url(self) -> str:
-        return f"sqlite:///{self.path}"
+    def is_sqlite(self) -> bool:
+        return self.url.startswith("sqlite")
+
+    def _marked(self, statement: str) -> str:
+        return statement if self.is_sqlite else statement.replace("%", "%%").replace("?", "%s")
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(self.path, timeout=30)) as database:
-            return database.execute(statement, values).fetchall()
+        with self._cursor() as cursor:
+            cursor.execute(self._marked(statement), values)
+            found: list[tuple[Any, ...]] = cursor.fetchall()
+            return found
+
+    def named(self, statement: str, *values: object) -> list[dict[str, Any]]:
+        """Rows by the names of their columns."""
+        with self._cursor() as cursor:
+            cursor.execute(self._marked(statement), values)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def change(self, statement: str, *values: object) -> int:
         """How many rows it changed."""
-        with closing(sqlite3.connect(self.path, timeout=30)) as database, database:
-            return database.execute(statement, values).rowcount
+        with self._cursor() as cursor:
+            cursor.execute(self._marked(statement), values)
+            changed: int = cursor.rowcount
+            return changed
 
     def clear(self) -> None:
         self.change("DELETE FROM operation_outputs")
@@ -83,9 +111,10 @@ class Tables:
         """Insert rows made by `workflow()`, as many as you like."""
         columns = sorted({column for row in workflows for column in row})
         marks = ", ".join("?" * len(columns))
-        with closing(sqlite3.connect(self.path, timeout=30)) as database, database:
-            database.executemany(
-                f"INSERT INTO workflow_status ({', '.join(columns)}) VALUES ({marks})",
+        statement = f"INSERT INTO workflow_status ({', '.join(columns)}) VALUES ({marks})"
+        with self._cursor() as cursor:
+            cursor.executemany(
+                self._marked(statement),
                 [
                     [row.get(column, DEFAULTS.get(column)) for column in columns]
                     for row in workflows
@@ -116,7 +145,7 @@ class Tables:
         return {row[0] for row in self.rows("SELECT workflow_uuid FROM workflow_status")}
 
 
-DEFAULTS = {"priority": 0, "was_forked_from": 0, "rate_limited": 0, "is_debounced": 0}
+DEFAULTS = {"priority": 0, "was_forked_from": False, "rate_limited": False, "is_debounced": False}
 
 
 def workflow(
@@ -294,7 +323,7 @@ class Site:
 
 @asynccontextmanager
 async def open_site(
-    database: Path,
+    database: Path | str,
     cache: Path,
     *,
     names: Iterable[str] = (APP,),
@@ -302,7 +331,8 @@ async def open_site(
     history_ms: int | None = 30 * DAY_MS,
     page_limit: int = 1000,
 ) -> AsyncIterator[Site]:
-    system_database = SystemDatabase(f"sqlite:///{database}", list(names))
+    tables = Tables(database)
+    system_database = SystemDatabase(tables.url, list(names))
     wire = Wire(httpx.ASGITransport(create_app(system_database)))
     opened, clock = open_cache(cache), Clock()
     try:
@@ -315,7 +345,7 @@ async def open_site(
         ) as client:
             mirror = Mirror(opened, client, payloads=payloads, clock=clock)
             worker = SyncWorker(mirror, history_ms=history_ms, page_limit=page_limit)
-            yield Site(Tables(database), wire, client, opened, mirror, worker, clock)
+            yield Site(tables, wire, client, opened, mirror, worker, clock)
     finally:
         opened.close()
         system_database.close()

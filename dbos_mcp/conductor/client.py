@@ -129,7 +129,7 @@ class ConductorClient:
     ) -> None:
         self.traffic = Traffic(patience_seconds=patience_seconds, reads_per_second=reads_per_second)
         url = _parse_base_url(base_url)
-        self._identity = identity
+        self.identity = identity
         self._http = httpx.AsyncClient(
             # httpx logs URLs in full, so a password must not stay in one.
             base_url=url.copy_with(userinfo=b""),
@@ -450,7 +450,7 @@ class ConductorClient:
         command: bool = False,
     ) -> T:
         """`answer` is the shape of a success; `object` where it says nothing."""
-        credentials = self._identity()
+        credentials = self.identity()
         names = {"organization": credentials.organization, **names}
         asked = _Asked(self._http.base_url, template, names, command, credentials.token)
         request = self._build(method, asked, params, body)

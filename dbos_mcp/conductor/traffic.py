@@ -98,6 +98,12 @@ class Traffic:
         self._breakers[application_name].close()
         return answer
 
+    def ask_again(self, application_name: str | None) -> None:
+        """A person asks for it: end the pause after failures, so that the next read probes at once.
+        A server that wants to be left alone still is."""
+        if application_name in self._breakers:
+            self._breakers[application_name].ask_again()
+
     def transferred(
         self, application_name: str | None, *, bytes_sent: int = 0, bytes_received: int = 0
     ) -> None:
@@ -110,6 +116,10 @@ class Traffic:
         if application_name is None:
             return _total(self._counts.values())
         return _total([self._counts[application_name]] if application_name in self._counts else [])
+
+    def by_application(self) -> dict[str | None, TrafficCount]:
+        """So far; what concerns no application is under None."""
+        return {name: _total([count]) for name, count in self._counts.items()}
 
     async def _ask_in_turn(
         self, application_name: str | None, ask: Callable[[], Awaitable[T]], *, probe: bool
@@ -190,6 +200,13 @@ class _Breaker:
         self._failure: UnavailableError | None = None
         self._pause_seconds = FIRST_PAUSE_SECONDS
         self._pause_ends_at: float | None = None
+        self._asked_again = False
+
+    def ask_again(self) -> None:
+        """End the pause. A probe that fails after that does not make the next one longer."""
+        if self._pause_ends_at is not None:
+            self._pause_ends_at = anyio.current_time()
+            self._asked_again = True
 
     def admit(self) -> bool:
         """Whether the read that begins now is the one that probes.
@@ -220,8 +237,9 @@ class _Breaker:
         self._failures += 1
         self._failing_since = self._failing_since or now_ms()
         self._failure = error
-        if probe:
+        if probe and not self._asked_again:
             self._pause_seconds = min(2 * self._pause_seconds, LONGEST_PAUSE_SECONDS)
+        self._asked_again = False
         if self._failures >= FAILURES_TO_OPEN:
             self._pause_ends_at = anyio.current_time() + self._pause_seconds
 

@@ -54,6 +54,7 @@ class Session:
         self._opening = anyio.Lock()
         self._stack = AsyncExitStack()
         self._runtime: Runtime | None = None
+        self.scheduler: SyncScheduler | None = None
         self._login: tuple[DeviceAuthorization, DeviceLogin] | None = None
         self._granted: Tokens | None = None
         self.looked_once = False
@@ -71,17 +72,22 @@ class Session:
                         open_runtime(self.settings, transport=self._transport)
                     )
                     if runtime.live is not None:
-                        scheduler = SyncScheduler(runtime.live.worker)
-                        scheduler.start()
-                        stack.push_async_callback(scheduler.stop)
+                        self.scheduler = SyncScheduler(runtime.live.worker)
+                        self.scheduler.start()
+                        stack.push_async_callback(self.scheduler.stop)
                     self._stack = stack.pop_all()
                     self._runtime = runtime
             return self._runtime
 
     async def close(self) -> None:
         async with self._opening:
-            self._runtime, self.looked_once = None, False
+            self._runtime, self.scheduler, self.looked_once = None, None, False
             await self._stack.aclose()
+
+    def note_question(self, application_name: str = CONDUCTOR) -> None:
+        """What is asked about is kept fresh."""
+        if self.scheduler is not None:
+            self.scheduler.note_question(application_name)
 
     async def start_login(self) -> DeviceLogin:
         """Begin a device login.
@@ -122,11 +128,8 @@ class Session:
 
 
 @asynccontextmanager
-async def open_session(
-    settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None
-) -> AsyncIterator[Session]:
-    """A session that opens its runtime in the background."""
-    session = Session(settings, transport=transport)
+async def opened(session: Session) -> AsyncIterator[Session]:
+    """The session, which opens its runtime in the background."""
 
     async def begin() -> None:
         try:
@@ -146,6 +149,12 @@ async def open_session(
                 await session.close()
 
 
+def words_of(error: DbosMcpError) -> str:
+    """What went wrong, what to do next, and whether to try again."""
+    retry = " The same call may succeed later." if error.retryable else ""
+    return plain(f"{error}{retry}", limit=ERROR_CHARACTERS)
+
+
 def speaking_to_agents(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
     """Of what a handler raises, the SDK shows the model the text of ToolError alone.
 
@@ -157,8 +166,7 @@ def speaking_to_agents(function: Callable[P, Awaitable[R]]) -> Callable[P, Await
         try:
             return await function(*args, **kwargs)
         except DbosMcpError as error:
-            retry = " The same call may succeed later." if error.retryable else ""
-            raise ToolError(plain(f"{error}{retry}", limit=ERROR_CHARACTERS)) from error
+            raise ToolError(words_of(error)) from error
 
     return wrapper
 
@@ -167,10 +175,19 @@ async def _session(ctx: Context[Session, Any]) -> Session:
     return ctx.request_context.lifespan_context
 
 
+async def _runtime(ctx: Context[Session, Any], application_name: str) -> Runtime:
+    return await _asked(ctx, application_name)
+
+
+async def _runtime_for_all(ctx: Context[Session, Any]) -> Runtime:
+    return await _asked(ctx, CONDUCTOR)
+
+
 @speaking_to_agents
-async def _runtime(ctx: Context[Session, Any]) -> Runtime:
-    session = ctx.request_context.lifespan_context
+async def _asked(ctx: Context[Session, Any], application_name: str) -> Runtime:
+    session = await _session(ctx)
     runtime = await session.runtime()
+    session.note_question(application_name)
     if runtime.live is not None and not session.looked_once:
         await _first_look(runtime)
         session.looked_once = True
@@ -206,3 +223,6 @@ async def _first_look(runtime: Runtime) -> None:
 
 CurrentSession = Annotated[Session, Resolve(_session)]
 CurrentRuntime = Annotated[Runtime, Resolve(_runtime)]
+"""For a question about the application that the tool's argument `application_name` names."""
+RuntimeForAll = Annotated[Runtime, Resolve(_runtime_for_all)]
+"""For a question about all of them."""

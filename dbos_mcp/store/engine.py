@@ -235,6 +235,12 @@ class Cache:
         return self._file.with_name(self._file.name + suffix)
 
 
+def size_bytes(connection: Connection) -> int:
+    """Of the whole cache, what is still in its WAL included."""
+    pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    return int(pages * connection.exec_driver_sql("PRAGMA page_size").scalar_one())
+
+
 def _engine(path: Path, *, read_only: bool) -> Engine:
     uri = f"{path.as_uri()}?mode={'ro' if read_only else 'rw'}"
 

@@ -39,8 +39,10 @@ class SyncStateRow(SQLModel, table=True):
     succeeded_at: int | None = None
     offline_since: int | None = None
     last_error: str | None = None
+    login_needed: bool = False
+    """That error was a refusal of the credentials."""
     next_at: int | None = None
-    """When the syncing process will look next."""
+    """When the syncing process will look next; None: once somebody asks."""
     requests: int = 0
     failed_requests: int = 0
     bytes_sent: int = 0
@@ -114,3 +116,36 @@ def update(
         if changes
         else statement.on_conflict_do_nothing()
     )
+
+
+def load_all(connection: Connection) -> dict[str, SyncStateRow]:
+    """By application name, with the row of `CONDUCTOR`."""
+    rows = connection.execute(select(table_of(SyncStateRow)))
+    return {row.application_name: SyncStateRow(**row._mapping) for row in rows}
+
+
+def add(connection: Connection, application_name: str, amounts: Mapping[str, int]) -> None:
+    """Add to the counters of an application."""
+    update(connection, application_name, {})
+    table = table_of(SyncStateRow)
+    connection.execute(
+        table.update()
+        .where(table.c.application_name == application_name)
+        .values({name: table.c[name] + amount for name, amount in amounts.items()})
+    )
+
+
+def note_question(connection: Connection, application_name: str, asked_at: int) -> None:
+    """Somebody asked about an application; about all, if it is `CONDUCTOR`."""
+    values = {"application_name": application_name, "asked_at": asked_at}
+    connection.execute(
+        insert(AttentionRow)
+        .values(values)
+        .on_conflict_do_update(index_elements=["application_name"], set_={"asked_at": asked_at})
+    )
+
+
+def questions(connection: Connection) -> dict[str, int]:
+    """When somebody last asked, by application name."""
+    rows = connection.execute(select(table_of(AttentionRow)))
+    return {row.application_name: row.asked_at for row in rows}

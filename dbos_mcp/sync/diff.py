@@ -250,17 +250,17 @@ def _comparable(step: StepState) -> StepState:
 
 
 def _observed(application_name: str, seen: Workflow, loaded: Texts = NO_TEXTS) -> WorkflowObserved:
-    payloads: dict[str, str | bool | None] = dict.fromkeys(WorkflowState.LOADED)
+    texts: dict[str, object] = {"input": None, "output": None, "error": None}
     for name in loaded:
-        payloads |= {name: clip(getattr(seen, name)), WorkflowState.LOADED[name]: True}
+        texts |= {name: clip(getattr(seen, name)), WorkflowState.LOADED[name]: True}
     return WorkflowObserved.model_validate(
         {
             **vars(seen),
+            **texts,
             "application_name": application_name,
             "occurred_at": seen.updated_at,
             "owning_application": (
                 None if seen.application_name == application_name else seen.application_name
             ),
-            **payloads,
         }
     )

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Row, func, select
 from sqlmodel import col
 
-from dbos_mcp.domain import FAILED, IN_FLIGHT, TERMINAL
-from dbos_mcp.store import sync_state
+from dbos_mcp.domain import IN_FLIGHT
 from dbos_mcp.store.event_log import EventRow
 from dbos_mcp.store.events import (
     ApplicationObserved,
@@ -275,23 +274,6 @@ def steps_due(
         stray = waiting(urgency, col(row.due_at) > now + LONGEST_PAUSE_MS, limit - len(found))
         due[urgency] = [*found, *stray]
     return due
-
-
-def steps_pending(connection: Connection, application_name: str, *, now: int | None = None) -> int:
-    """Of how many workflows the steps are still to be read; with `now`, those left out that are to
-    be read again later. Counted by indexes alone: of the history that waits for the background,
-    also the deleted ones and those that were read when somebody asked."""
-    queued = select(func.count()).where(col(StepDueRow.application_name) == application_name)
-    if now is not None:
-        queued = queued.where(col(StepDueRow.priority).in_(Priority), col(StepDueRow.due_at) <= now)
-    history = select(func.count()).where(
-        col(WorkflowRow.application_name) == application_name,
-        col(WorkflowRow.status).in_([status for status in TERMINAL if status not in FAILED]),
-    )
-    walked_to = sync_state.load(connection, application_name).steps_since
-    if walked_to is not None:
-        history = history.where(col(WorkflowRow.created_at) < walked_to)
-    return connection.execute(queued).scalar_one() + connection.execute(history).scalar_one()
 
 
 def needs_steps(

@@ -53,7 +53,7 @@ class Look:
     rows: Sequence[Workflow]
     position: int
     loaded: Mapping[str, Texts] | None = None
-    """By id, the payloads that were asked for as well; None: that is still to be done."""
+    """The texts that were asked for as well, by id; None: that is still to be done."""
 
 
 @dataclass(frozen=True)
@@ -129,21 +129,26 @@ class Mirror:
         look shows a newer one. `also` runs in the same transaction: what says that it was read.
         """
         if look.loaded is not None:
-            return await self._record_look(application_name, look, missing=missing, also=also)
+            return await self._record(application_name, look, missing=missing, also=also)
         wanted = await self._wanted_texts(application_name, look.rows)
         events: list[Event] = []
         # One part at a time is held in memory with its payloads; each is a transaction.
-        *parts, last = (
-            replace(look, rows=rows)
-            for rows in _split(look.rows, wanted, self._payloads_per_request)
-        )
-        for part in parts:
-            part = await self._load(application_name, part, wanted)
-            events += await self._record_look(application_name, part)
-        last = await self._load(application_name, last, wanted)
-        return events + await self._record_look(application_name, last, missing=missing, also=also)
+        *parts, last = _split(look.rows, wanted, self._payloads_per_request)
+        for rows in parts:
+            part = await self._load(application_name, replace(look, rows=rows), wanted)
+            events += await self._record(application_name, part)
+        part = await self._load(application_name, replace(look, rows=last), wanted)
+        return events + await self._record(application_name, part, missing=missing, also=also)
 
-    async def _record_look(
+    async def with_texts(self, application_name: str, look: Look) -> Look:
+        """The look with the texts that are kept of its workflows, unless those are whole payloads:
+        `record_workflows` loads these, of a few workflows at a time."""
+        if self._keeps_whole_payloads:
+            return look
+        wanted = await self._wanted_texts(application_name, look.rows)
+        return await self._load(application_name, look, wanted)
+
+    async def _record(
         self,
         application_name: str,
         look: Look,
@@ -151,19 +156,20 @@ class Mirror:
         missing: Sequence[str] = (),
         also: Callable[[Connection], None] | None = None,
     ) -> list[Event]:
-        rows, loaded = look.rows, look.loaded or {}
+        loaded = look.loaded or {}
 
         def work(connection: Connection) -> list[Event]:
-            ids = [row.workflow_id for row in rows]
+            ids = [row.workflow_id for row in look.rows]
             held = known.workflows(
                 connection, application_name, [*ids, *missing], with_texts=list(loaded)
             )
             events: list[Event] = []
             doubtful: list[Event] = []
-            for row in rows:
+            for row in look.rows:
                 before = held.get(row.workflow_id)
-                texts = loaded.get(row.workflow_id, NO_TEXTS)
-                event = diff.diff_workflow(application_name, before, row, loaded=texts)
+                event = diff.diff_workflow(
+                    application_name, before, row, loaded=loaded.get(row.workflow_id, NO_TEXTS)
+                )
                 if event is not None:
                     newer = before is None or row.updated_at > before.updated_at
                     (events if newer else doubtful).append(event)
@@ -283,18 +289,13 @@ class Mirror:
             except StoreError as error:
                 logger.info("Not noted that %s was looked at: %s", workflow_id, error)
 
-    async def with_payloads(self, application_name: str, look: Look) -> Look:
-        """The look with what is wanted and fits well into memory: whole payloads are left to be
-        loaded when it is recorded, a few at a time."""
-        if self._payloads_per_request < IDS_PER_REQUEST:
-            return look
-        wanted = await self._wanted_texts(application_name, look.rows)
-        return await self._load(application_name, look, wanted)
+    @property
+    def _keeps_whole_payloads(self) -> bool:
+        return self.payloads in (Payloads.FAILED, Payloads.ALL)
 
     @property
     def _payloads_per_request(self) -> int:
-        whole = self.payloads in (Payloads.FAILED, Payloads.ALL)
-        return PAYLOADS_PER_REQUEST if whole else IDS_PER_REQUEST
+        return PAYLOADS_PER_REQUEST if self._keeps_whole_payloads else IDS_PER_REQUEST
 
     async def _wanted_texts(
         self, application_name: str, rows: Sequence[Workflow]
@@ -319,7 +320,7 @@ class Mirror:
         return {workflow_id: texts for workflow_id, texts in wanted.items() if texts}
 
     async def _load(self, application_name: str, look: Look, wanted: Mapping[str, Texts]) -> Look:
-        """The look with what is wanted of its rows."""
+        """The look with what is wanted of it."""
         groups: defaultdict[Texts, list[str]] = defaultdict(list)
         for row in look.rows:
             if row.workflow_id in wanted:

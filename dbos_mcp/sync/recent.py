@@ -147,7 +147,9 @@ async def _list_in_flight(visit: Visit, *, spare: bool = False) -> None:
     listed = _IN_FLIGHT[1:] if spare else _IN_FLIGHT
     for status in listed:
         await _pages(visit, WorkflowSearch(status=[status]), record)
-    visit.memory.in_flight_listed_at = visit.started_at
+    # The executors are listed as often as this is: what is delayed would be left out each time.
+    if not spare or WorkflowStatus.DELAYED not in await _held_in_flight(visit):
+        visit.memory.in_flight_listed_at = visit.started_at
     visit.memory.in_flight_listed = len(seen)
     held = await visit.mirror.read(
         partial(known.in_flight_ids, application_name=visit.name, statuses=listed)

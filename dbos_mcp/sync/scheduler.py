@@ -1,22 +1,37 @@
-"""When the worker runs: at once, then at an interval; in one process at a time, never twice."""
+"""When the worker runs, and on which applications; in one process at a time, never twice."""
 
 import logging
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import anyio
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
-from filelock import FileLock, Timeout
+from sqlalchemy import Connection
 
-from dbos_mcp.errors import AuthenticationError, DbosMcpError
+from dbos_mcp.conductor.credentials import Credentials
+from dbos_mcp.errors import AuthenticationError, DbosMcpError, StoreError
+from dbos_mcp.store import sync_state
+from dbos_mcp.store.sync_state import CONDUCTOR, SyncStateRow
+from dbos_mcp.sync import known
+from dbos_mcp.sync.leadership import Leadership
+from dbos_mcp.sync.pacing import (
+    Attention,
+    Outcome,
+    Pace,
+    next_look,
+    pace_after,
+    pace_of_another,
+)
+from dbos_mcp.sync.spending import Spending
 from dbos_mcp.sync.visit import ApplicationReport
 from dbos_mcp.sync.worker import SyncWorker
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 5.0
-REFUSED_PAUSE = timedelta(minutes=1)
+TICK_SECONDS = 5.0
+NOTE_EVERY_MS = 15_000
 
 # A cycle that is longer than the interval is no reason for a warning at each interval.
 _quiet = logger.getChild("apscheduler")
@@ -26,32 +41,53 @@ OnCycle = Callable[[list[ApplicationReport] | DbosMcpError], None]
 """Told what each cycle did, or why it did nothing."""
 
 
-class SyncScheduler:
-    """Runs `worker.run_once()` while this process leads.
+@dataclass(frozen=True)
+class _Plan:
+    """What the cache says of who is to be looked at, and when."""
 
-    The leader holds a file lock, which the system lets go of when the process ends, however it
-    ends; the others try at every interval, so one of them takes over within it. A process whose
-    credentials are refused lets another one lead, and asks again after a pause.
+    attention: Attention
+    states: Mapping[str, SyncStateRow]
+    applications: Sequence[str]
+    """Those that are known. While none is, it is the list of them that has its turn."""
+
+
+class SyncScheduler:
+    """Runs the worker on the applications whose turn it is, while this process leads.
+
+    Every few seconds it looks into the cache, which costs upstream nothing: who asked about what,
+    in whichever process, and whose turn it is (`pacing`). The processes that do not lead try to,
+    so one of them takes over within an interval.
+
+    Refused credentials are not sent again until they are others, or a person asks
+    (`ask_again`); meanwhile another process may lead.
     """
 
     def __init__(
         self,
         worker: SyncWorker,
         *,
-        interval_seconds: float = INTERVAL_SECONDS,
+        interval_seconds: float = TICK_SECONDS,
+        watched: bool = False,
         on_cycle: OnCycle = lambda _outcome: None,
     ) -> None:
+        """`watched`: somebody wants to see everything for as long as it runs."""
         self.worker = worker
+        self.leadership = Leadership(worker.mirror.cache.path)
         self._on_cycle = on_cycle
-        cache = worker.mirror.cache.path
-        self._leadership = FileLock(
-            cache.with_name(cache.name + ".leader.lock"), timeout=0, mode=0o600, thread_local=False
-        )
+        self._watched = watched
+        self._slack_ms = round(interval_seconds * 100)  # a tick is never exactly on time
+        self._spending = Spending(worker.mirror)
+        self._paces: dict[str, Pace] = {}
+        self._noted: dict[str, int] = {}
+        self._unsaved: dict[str, int] = {}
+        self._refused = False
+        self._refused_credentials: Credentials | None = None
+        self._woken = False
         self._cycle: anyio.CancelScope | None = None
         self._cycle_ended = anyio.Event()
         self._scheduler = AsyncIOScheduler(timezone=UTC, logger=_quiet)
         self._job = self._scheduler.add_job(
-            self._tick,
+            self.tick,
             IntervalTrigger(seconds=interval_seconds, timezone=UTC),
             max_instances=1,
             coalesce=True,
@@ -61,15 +97,11 @@ class SyncScheduler:
 
     @property
     def leads(self) -> bool:
-        return bool(self._leadership.is_locked)
-
-    @property
-    def next_cycle_at(self) -> datetime | None:
-        moment = self._job.next_run_time
-        return moment if isinstance(moment, datetime) else None
+        return self.leadership.held
 
     def start(self) -> None:
-        """Needs a running event loop."""
+        """Needs a running event loop. Who starts a process asks about everything."""
+        self.note_question(CONDUCTOR)
         self._scheduler.start()
 
     async def stop(self) -> None:
@@ -79,31 +111,168 @@ class SyncScheduler:
             # A transaction that has begun is ended first: its thread is never left behind.
             self._cycle.cancel()
             await self._cycle_ended.wait()
-        self._scheduler.shutdown(wait=False)
-        self._leadership.release(force=True)
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+        self.leadership.release()
 
-    async def _tick(self) -> None:
+    def note_question(self, application_name: str) -> None:
+        """Somebody asked about an application: the mirror should be fresh soon. Never waits."""
+        if self._note(application_name):
+            self.wake()
+
+    def ask_again(self) -> None:
+        """Somebody logged in, or asks in person."""
+        self._refused = False
+        self.wake()
+
+    def wake(self) -> None:
+        """Look now whose turn it is, not at the next interval."""
+        self._woken = True
+        if self._scheduler.running:
+            self._job.modify(next_run_time=datetime.now(UTC))
+
+    async def tick(self) -> None:
+        """Look once whose turn it is, and run the worker on them."""
         with anyio.CancelScope() as self._cycle:
             self._cycle_ended = anyio.Event()
             try:
-                await self._lead_and_run()
+                self._woken = True
+                while self._woken:  # once more for who woke it meanwhile
+                    self._woken = False
+                    await self._lead_and_run()
             finally:
                 self._cycle = None
                 self._cycle_ended.set()
 
     async def _lead_and_run(self) -> None:
         try:
+            await self._save_questions()
+            if self._refused and self._credentials() == self._refused_credentials:
+                return
+            self._refused = False
             if not self.leads:
-                self._leadership.acquire()
-            self._on_cycle(await self.worker.run_once())
-        except Timeout:
-            return
-        except DbosMcpError as error:
-            logger.info("This cycle failed: %s", error)
+                self._paces.clear()
+            if self.leadership.take():
+                await self._run_what_is_due()
+        except StoreError as error:
+            logger.warning("The cache cannot be used just now: %s", error)
+        except Exception:
+            logger.exception("This look failed unexpectedly; the next one will be tried.")
+
+    async def _save_questions(self) -> None:
+        """For whichever process leads; with what this one's own requests have cost."""
+        if self._watched:
+            self._note(CONDUCTOR)
+        asked = dict(self._unsaved)
+
+        def work(connection: Connection) -> None:
+            names = known.applications(connection)
+            for name, asked_at in asked.items():
+                # What nobody knows may be new: only the list of all can tell.
+                subject = name if name in names else CONDUCTOR
+                sync_state.note_question(connection, subject, asked_at)
+
+        await self._spending.save(work if asked else None)
+        for name, asked_at in asked.items():
+            if self._unsaved[name] == asked_at:
+                del self._unsaved[name]
+
+    async def _run_what_is_due(self) -> None:
+        plan = await self.worker.mirror.read(_plan)
+        now = self.worker.mirror.clock()
+        due = {
+            name
+            for name, turn in self._turns(plan, now).items()
+            if turn is not None and turn - self._slack_ms <= now
+        }
+        if due:
+            await self._run(due, plan, now)
+            plan = await self.worker.mirror.read(_plan)
+        await self._save_turns(plan)
+        if self._refused:
+            self.leadership.release()
+
+    async def _run(self, due: set[str], plan: _Plan, began_at: int) -> None:
+        """One cycle, and the pace that follows from it."""
+        credentials = self._credentials()
+        outcomes = {name: Outcome(failed=True) for name in due}
+        try:
+            reports = await self.worker.run_once(only=due if plan.applications else None)
+        except Exception as error:
             if isinstance(error, AuthenticationError):
                 logger.warning("Syncing pauses until somebody logs in: %s", error)
-                self._leadership.release(force=True)
-                self._job.modify(next_run_time=datetime.now(UTC) + REFUSED_PAUSE)
-            self._on_cycle(error)
-        except Exception:
-            logger.exception("This cycle failed unexpectedly; the next one will be tried.")
+                self._refused, self._refused_credentials = True, credentials
+            elif isinstance(error, DbosMcpError):
+                logger.info("This cycle failed: %s", error)
+            else:
+                logger.exception("This cycle failed unexpectedly; the next one will be tried.")
+            if isinstance(error, DbosMcpError):
+                self._on_cycle(error)
+        else:
+            self._on_cycle(reports)
+            states = await self.worker.mirror.read(sync_state.load_all)
+            if not plan.applications:
+                outcomes[CONDUCTOR] = Outcome()
+            for report in reports:
+                outcomes[report.application_name] = Outcome(
+                    changed=report.events > 0,
+                    failed=report.error is not None,
+                    loading=not states[report.application_name].history_complete,
+                )
+        for name, outcome in outcomes.items():
+            before = self._pace(name, plan)
+            self._paces[name] = pace_after(name, before, outcome, plan.attention, began_at)
+
+    def _pace(self, application_name: str, plan: _Plan) -> Pace | None:
+        if application_name in self._paces:
+            return self._paces[application_name]
+        state = plan.states.get(application_name)
+        return None if state is None else pace_of_another(state)
+
+    def _turns(self, plan: _Plan, now: int) -> dict[str, int | None]:
+        return {
+            name: next_look(name, self._pace(name, plan), plan.attention, now)
+            for name in plan.applications or [CONDUCTOR]
+        }
+
+    async def _save_turns(self, plan: _Plan) -> None:
+        """For those who ask what comes next, and for the process that leads after this one."""
+        turns = self._turns(plan, self.worker.mirror.clock())
+        if self._refused:
+            turns = dict.fromkeys(turns)
+        turns[CONDUCTOR] = min((turn for turn in turns.values() if turn is not None), default=None)
+        news = {
+            name: turn
+            for name, turn in turns.items()
+            if name in plan.states and plan.states[name].next_at != turn
+        }
+
+        def work(connection: Connection) -> None:
+            for name, turn in news.items():
+                sync_state.update(connection, name, {"next_at": turn})
+
+        await self._spending.save(work if news else None)
+
+    def _note(self, application_name: str) -> bool:
+        now = self.worker.mirror.clock()
+        self._noted = {
+            name: at for name, at in self._noted.items() if 0 <= now - at < NOTE_EVERY_MS
+        }
+        if application_name in self._noted:
+            return False
+        self._noted[application_name] = self._unsaved[application_name] = now
+        return True
+
+    def _credentials(self) -> Credentials | None:
+        try:
+            return self.worker.mirror.client.identity()
+        except AuthenticationError:
+            return None
+
+
+def _plan(connection: Connection) -> _Plan:
+    return _Plan(
+        Attention(sync_state.questions(connection)),
+        sync_state.load_all(connection),
+        sorted(known.applications(connection)),
+    )

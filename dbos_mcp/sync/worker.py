@@ -146,6 +146,7 @@ class SyncWorker:
                 succeeded_at=visit.started_at,
                 offline_since=None,
                 last_error=None,
+                login_needed=False,
             )
 
     async def _executors(self, visit: Visit, *, always: bool) -> bool:
@@ -182,6 +183,7 @@ class SyncWorker:
                 "succeeded_at": now,
                 "offline_since": None,
                 "last_error": None,
+                "login_needed": False,
             },
         )
 
@@ -195,7 +197,11 @@ def _note_failure(
     connection: Connection, application_name: str, error: DbosMcpError, now: int
 ) -> None:
     """Away is not empty: only the times and the reason change."""
-    changes: dict[str, int | str | None] = {"attempted_at": now, "last_error": str(error)}
+    changes: dict[str, int | bool | str | None] = {
+        "attempted_at": now,
+        "last_error": str(error),
+        "login_needed": isinstance(error, AuthenticationError),
+    }
     if isinstance(error, UnavailableError | NotFoundError):
         before = sync_state.load(connection, application_name)
         changes["offline_since"] = before.offline_since or now

@@ -32,6 +32,9 @@ def upgrade() -> None:
         )
     for name in ("input_loaded", "output_loaded"):
         op.add_column("workflow", sa.Column(name, sa.Boolean(), nullable=False, server_default="0"))
+    op.add_column(
+        "sync_state", sa.Column("login_needed", sa.Boolean(), nullable=False, server_default="0")
+    )
     op.rename_table("step_reading", "old_step_reading")
     op.create_table(
         "step_reading",

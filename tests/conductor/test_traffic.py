@@ -452,6 +452,46 @@ async def test_each_failed_probe_is_one_request_and_doubles_the_pause_up_to_five
         await read(client)
 
 
+async def test_a_person_may_ask_again_during_a_pause_and_makes_it_no_longer() -> None:
+    conductor = Conductor(status(503))
+    async with client_of(conductor) as client:
+        await failing(client, 5)
+        for number in range(1, 4):
+            await failing(client, 1)
+            assert len(conductor.asked_at) == 5 + number - 1
+            client.traffic.ask_again("shop")
+            await failing(client, 2)
+            assert len(conductor.asked_at) == 5 + number
+        await anyio.sleep(14.5)
+        await failing(client, 1)
+        assert len(conductor.asked_at) == 8
+        await anyio.sleep(0.5)
+        conductor.answers = [well]
+        await read(client)
+
+
+async def test_asking_again_lifts_no_limit_where_there_is_no_pause() -> None:
+    conductor = Conductor(status(503))
+    async with client_of(conductor) as client:
+        await failing(client, 4)
+        client.traffic.ask_again("shop")
+        await failing(client, 1)
+        await failing(client, 1)
+        assert len(conductor.asked_at) == 5
+
+
+async def test_traffic_is_told_by_application() -> None:
+    conductor = Conductor()
+    async with client_of(conductor) as client:
+        await read(client)
+        await read_bank(client)
+        await client.list_applications()
+        counts = client.traffic.by_application()
+        assert {name: count.requests for name, count in counts.items()} == {
+            "shop": 1, "bank": 1, None: 1,
+        }  # fmt: skip
+
+
 async def test_only_failures_in_a_row_lead_to_a_pause() -> None:
     conductor = Conductor(status(503))
     async with client_of(conductor) as client:

@@ -13,8 +13,9 @@ from tests.server.conftest import asking, mirrored
 
 pytestmark = pytest.mark.e2e
 
-TEN = {
+TOOLS = {
     "list_applications", "list_executors", "list_workflows", "get_workflow", "list_steps",
+    "sync_status", "sync_now",
     "cancel_workflow", "resume_workflow", "fork_workflow", "login", "login_complete",
 }  # fmt: skip
 
@@ -25,7 +26,7 @@ def environment(home: Path, **variables: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("era", ["auto", "legacy"])
-async def test_a_client_finds_the_ten_tools_and_asks_one(
+async def test_a_client_finds_the_tools_and_asks_one(
     era: str, shop_database: Path, tmp_path: Path
 ) -> None:
     server = StdioServerParameters(
@@ -35,7 +36,7 @@ async def test_a_client_finds_the_ten_tools_and_asks_one(
     )
     async with Client(server, mode=era) as client:
         tools = await client.list_tools()
-        assert {tool.name for tool in tools.tools} == TEN
+        assert {tool.name for tool in tools.tools} == TOOLS
         ask = asking(client)
         await mirrored(ask)
         answer = await ask("list_workflows", application_name="shop", status="ERROR")

@@ -44,10 +44,15 @@ async def quiet_site(empty_database: Path, cache_path: Path) -> Any:
             workflow("now", now_ms()),
             *(workflow(f"old-{n}", DAY + n * HOUR_MS) for n in range(5)),
         )
-        await site.sync()
-        assert site.differences() == {}
-        site.news()
+        await settle(site)
         yield site
+
+
+async def settle(site: Site) -> None:
+    """The first load, and the first re-read of everything after it."""
+    await site.sync()
+    await audited(site)
+    assert site.differences() == {}
 
 
 async def audited(site: Site, after_ms: int = AUDIT_EVERY_MS) -> list[tuple[str, str | None]]:
@@ -148,7 +153,6 @@ async def test_an_audit_that_finds_nothing_asks_once_and_records_nothing(
     quiet_site: Site,
 ) -> None:
     site = quiet_site
-    await audited(site)  # with it begins the first re-read
     found_at = site.state().audited_at
 
     assert await audited(site) == []
@@ -199,8 +203,7 @@ async def test_retention_of_whole_days_is_found_without_a_listing(
             workflow("now", now_ms()),
             *(workflow(f"old-{n}", DAY + n * HOUR_MS) for n in range(3 * 24)),
         )
-        await site.sync()
-        site.news()
+        await settle(site)
         site.tables.change("DELETE FROM workflow_status WHERE created_at < ?", DAY + 2 * DAY_MS)
 
         assert [kind for kind, _ in await audited(site)] == ["WorkflowDeleted"] * 48
@@ -328,7 +331,7 @@ async def test_the_source_of_a_fork_that_only_an_audit_found_is_read_again(
     quiet_site: Site,
 ) -> None:
     site = quiet_site
-    site.tables.add(workflow("again", DAY + 5, forked_from="old-1"))
+    site.tables.add(workflow("again", DAY - 3 * DAY_MS, forked_from="old-1"))
     site.tables.update("old-1", was_forked_from=1)
     assert await audited(site) == [("WorkflowChanged", "old-1"), ("WorkflowObserved", "again")]
     assert site.differences() == {}
@@ -380,8 +383,7 @@ async def test_only_ranges_that_differ_are_listed_again(
             workflow("now", now_ms()),
             *(workflow(f"w-{n}", DAY + n * 30_000) for n in range(2 * 24 * 120)),
         )
-        await site.sync()
-        site.news()
+        await settle(site)
         site.tables.change(DELETE + "= 'w-4000'")
         site.tables.add(workflow("imported", DAY + HOUR_MS))
 
@@ -416,12 +418,13 @@ async def test_a_huge_difference_is_mended_over_several_cycles_without_asking_tw
     async with open_site(empty_database, cache_path, page_limit=5) as site:
         site.tables.add(
             workflow("now", now_ms()),
-            *(workflow(f"w-{n}", DAY + n * HOUR_MS) for n in range(72)),
+            *(workflow(f"w-{n}", DAY + n * HOUR_MS) for n in range(5 * 24)),
         )
-        await site.sync()
+        await settle(site)
         site.tables.change("DELETE FROM workflow_status WHERE workflow_uuid LIKE '%7'")
         site.tables.add(
-            *(workflow(f"i-{n}", DAY + n // 2 * MINUTE_MS) for n in range(700)),
+            *(workflow(f"scattered-{n}", DAY + n * 2 * HOUR_MS) for n in range(60)),
+            *(workflow(f"dense-{n}", DAY + n // 2 * MINUTE_MS) for n in range(400)),
         )
         audited_before = site.state().audited_at
         site.clock.ahead_ms += AUDIT_EVERY_MS
@@ -508,23 +511,26 @@ async def test_without_counts_everything_is_listed_a_few_pages_at_a_time(
     async with open_site(empty_database, cache_path, page_limit=5) as site:
         site.wire.fault = below("/aggregates", NO_COUNTS[refusal])
         site.tables.add(
+            workflow("joined", DAY - HOUR_MS, application_name="store"),
             workflow("now", now_ms()),
             *(workflow(f"old-{n}", DAY - n // 7 * HOUR_MS) for n in range(40)),
         )
         await site.sync()
         await walked(site)
+        await settle(site)
         site.tables.change(DELETE + "IN ('old-6', 'old-20', 'old-39')")
         site.tables.add(workflow("imported", DAY - HOUR_MS), workflow("first", DAY - DAY_MS))
-        site.news()
-        site.clock.ahead_ms += WALK_EVERY_MS
+        site.tables.update("joined", application_name=APP)
+        site.clock.ahead_ms += WALK_EVERY_MS - AUDIT_EVERY_MS
 
         assert await walked(site) > 2
 
-        assert sorted(news := site.news()) == [
+        assert sorted(site.news()) == [
             *(("WorkflowDeleted", f"old-{n}") for n in (20, 39, 6)),
             ("WorkflowObserved", "first"),
             ("WorkflowObserved", "imported"),
-        ], news
+            ("WorkflowObserved", "joined"),
+        ]
         assert site.differences() == {}
         site.wire.asked.clear()
         site.clock.ahead_ms += AUDIT_EVERY_MS
@@ -544,6 +550,30 @@ async def walked(site: Site) -> int:
         cycles += 1
         assert cycles < 30
     return cycles
+
+
+async def test_a_listing_with_a_large_gap_asks_about_it_over_several_cycles(
+    empty_database: Path, cache_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbos_mcp.sync.audit.AUDIT_REQUESTS_PER_CYCLE", 4)
+    async with open_site(empty_database, cache_path) as site:
+        site.wire.fault = below("/aggregates", lambda: problem(501))
+        site.tables.add(
+            workflow("now", now_ms()),
+            *(workflow(f"old-{n}", DAY + n) for n in range(5 * IDS_PER_REQUEST)),
+            workflow("oldest", DAY - 1),
+        )
+        await walked(site)
+        site.tables.change(DELETE + "LIKE 'old-%'")
+        site.clock.ahead_ms += WALK_EVERY_MS
+        asked, before = [], site.state().audited_at
+        while site.state().audited_at == before:
+            site.wire.asked.clear()
+            assert (await site.sync()).error is None
+            asked.append(len(ids_asked(site)))
+        assert len(asked) > 1
+        assert max(asked) <= 5  # one of them the share of the day
+        assert set(site.mirrored()) == {"now", "oldest"}
 
 
 async def test_counts_that_are_offered_again_are_used_again(quiet_site: Site) -> None:
@@ -566,8 +596,7 @@ async def test_counts_that_are_refused_half_way_hold_up_nothing(
             workflow("now", now_ms()),
             *(workflow(f"old-{n}", DAY + n * HOUR_MS) for n in range(9)),
         )
-        await site.sync()
-        site.news()
+        await settle(site)
         site.tables.change(DELETE + "= 'old-4'")
         site.wire.fault = lambda request: (
             problem(500) if b'"timeBucketSizeMs":3600000' in request.content else None
@@ -580,7 +609,6 @@ async def test_counts_that_are_refused_half_way_hold_up_nothing(
 
 async def test_what_no_count_shows_is_found_within_a_day(quiet_site: Site) -> None:
     site = quiet_site
-    await audited(site)
     site.tables.update("old-1", attributes='{"customer": "ada"}', updated_at=now_ms())
     site.tables.change(DELETE + "= 'old-2'")
     site.tables.add(workflow("swapped", DAY + 2 * HOUR_MS + 5))
@@ -680,10 +708,12 @@ async def test_an_audit_that_is_cut_at_any_request_deletes_nothing_that_is_there
                 workflow("now", now_ms()),
                 *(workflow(f"old-{n}", DAY + n // 2 * HOUR_MS) for n in range(12)),
             )
-            await site.sync()
+            site.wire.fault = otherwise
+            await walked(site)
+            await settle(site)
             site.tables.change(DELETE + "IN ('old-2', 'old-7')")
             site.tables.add(workflow("imported", DAY + HOUR_MS + 1, "ERROR"))
-            site.clock.ahead_ms += WALK_EVERY_MS
+            site.clock.ahead_ms += AUDIT_EVERY_MS if counts else WALK_EVERY_MS - AUDIT_EVERY_MS
             asked_before = len(site.wire.asked)
             site.wire.fault = fail_from(site, cut, refuse, otherwise)
             try:
@@ -697,7 +727,7 @@ async def test_an_audit_that_is_cut_at_any_request_deletes_nothing_that_is_there
             assert site.mirrored().keys() - there <= {"old-2", "old-7"}
 
             site.wire.fault = otherwise
-            site.clock.ahead_ms += REFUSED_PAUSE_MS
+            site.clock.ahead_ms += REFUSED_PAUSE_MS if counts else 0
             for _ in range(4):
                 assert (await site.sync()).error is None
             assert site.differences() == {}

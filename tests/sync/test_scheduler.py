@@ -4,16 +4,19 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
 import pytest
+from httpx import Response
 
+from dbos_mcp.conductor.credentials import Credentials
 from dbos_mcp.errors import AuthenticationError, DbosMcpError, UnavailableError
-from dbos_mcp.sync.scheduler import SyncScheduler
+from dbos_mcp.store.sync_state import CONDUCTOR, AttentionRow
+from dbos_mcp.sync.pacing import LONGEST_MS, SHORTEST_MS
+from dbos_mcp.sync.scheduler import NOTE_EVERY_MS, SyncScheduler
 from dbos_mcp.sync.visit import ApplicationReport
-from tests.upstream import Asked, Site, open_site, problem
+from tests.upstream import APP, Asked, Site, below, open_site, problem
 
 PATIENCE_SECONDS = 20
 INTERVAL_SECONDS = 0.02
@@ -24,17 +27,30 @@ Outcome = list[ApplicationReport] | DbosMcpError
 class Watched:
     """A scheduler, and what it told of its cycles."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, *, hurried: bool = True, watched: bool = False) -> None:
+        """`hurried`: the next cycle is due as soon as one has ended."""
         self.site = site
         self.outcomes: list[Outcome] = []
+        self._hurried = hurried
         self._told = anyio.Event()
         self.scheduler = SyncScheduler(
-            site.worker, interval_seconds=INTERVAL_SECONDS, on_cycle=self._on_cycle
+            site.worker,
+            interval_seconds=INTERVAL_SECONDS,
+            watched=watched,
+            on_cycle=self._on_cycle,
         )
 
     def _on_cycle(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
+        if self._hurried:
+            self.site.clock.ahead_ms += LONGEST_MS
         self._told.set()
+
+    async def looked_at(self) -> int:
+        """How many requests a look costs, when it is made by hand."""
+        before = len(self.site.wire.asked)
+        await self.scheduler.tick()
+        return len(self.site.wire.asked) - before
 
     async def told(self, count: int = 1) -> Outcome:
         """The newest outcome, once there are `count` more."""
@@ -54,7 +70,7 @@ def hanging_at(path: str, waiting: anyio.Event) -> Callable[[Asked], Awaitable[N
     return lambda asked: never_answer() if asked.path.endswith(path) else None
 
 
-Open = Callable[[], AbstractAsyncContextManager[Watched]]
+Open = Callable[..., AbstractAsyncContextManager[Watched]]
 
 
 @pytest.fixture
@@ -62,9 +78,11 @@ def watched(shop_database: Path, cache_path: Path) -> Open:
     """Opens schedulers that share one cache."""
 
     @asynccontextmanager
-    async def opened() -> AsyncIterator[Watched]:
-        async with open_site(shop_database, cache_path) as site:
-            yield Watched(site)
+    async def opened(
+        *names: str, hurried: bool = True, watched: bool = False
+    ) -> AsyncIterator[Watched]:
+        async with open_site(shop_database, cache_path, names=names or (APP,)) as site:
+            yield Watched(site, hurried=hurried, watched=watched)
 
     return opened
 
@@ -147,6 +165,7 @@ async def test_a_fault_of_ours_does_not_end_the_schedule(watched: Open) -> None:
 
         def stumble(_asked: Asked) -> None:
             one.site.wire.heard = lambda _asked: None
+            one.site.clock.ahead_ms += LONGEST_MS
             raise ZeroDivisionError
 
         one.site.wire.heard = stumble
@@ -155,23 +174,61 @@ async def test_a_fault_of_ours_does_not_end_the_schedule(watched: Open) -> None:
         await one.scheduler.stop()
 
 
-async def test_refused_credentials_pause_the_schedule_and_let_another_process_lead(
+async def test_refused_credentials_are_not_sent_again_and_another_process_may_lead(
     watched: Open,
 ) -> None:
     async with watched() as refused, watched() as accepted:
         refused.site.wire.fault = lambda _request: problem(401)
-        refused.scheduler.start()
-        assert isinstance(await refused.told(), AuthenticationError)
+        refused.scheduler.note_question(CONDUCTOR)
+        assert await refused.looked_at() == 1
+        assert isinstance(refused.outcomes[-1], AuthenticationError)
+        assert refused.site.state(CONDUCTOR).login_needed
+        assert "credentials" in (refused.site.state(CONDUCTOR).last_error or "")
         assert not refused.scheduler.leads
-        next_cycle_at = refused.scheduler.next_cycle_at
-        assert next_cycle_at is not None
-        assert next_cycle_at > datetime.now(UTC) + timedelta(seconds=30)
 
         accepted.scheduler.start()
-        await accepted.told(3)
-        assert len(refused.outcomes) == 1
+        await accepted.told(2)
+        assert accepted.scheduler.leads
+        assert not accepted.site.state(CONDUCTOR).login_needed
         await accepted.scheduler.stop()
-        await refused.scheduler.stop()
+
+        refused.scheduler.note_question(APP)
+        for _ in range(3):
+            refused.site.clock.ahead_ms += LONGEST_MS
+            assert await refused.looked_at() == 0
+        assert not refused.scheduler.leads
+
+
+async def test_other_credentials_are_tried_at_once(watched: Open) -> None:
+    async with watched() as one:
+        one.site.wire.fault = lambda request: (
+            problem(401) if request.headers.get("Authorization") != "Bearer new" else None
+        )
+        one.scheduler.note_question(CONDUCTOR)
+        assert await one.looked_at() == 1
+        assert await one.looked_at() == 0
+        one.site.client.identity = lambda: Credentials("local", "new")
+        one.site.clock.ahead_ms += SHORTEST_MS
+        assert await one.looked_at() > 1
+        assert not one.site.state(CONDUCTOR).login_needed
+        assert not one.site.state().login_needed
+        assert one.site.state().last_error is None
+        assert one.site.differences() == {}
+        await one.scheduler.stop()
+
+
+async def test_a_person_may_have_refused_credentials_tried_again(watched: Open) -> None:
+    async with watched() as one:
+        one.site.wire.fault = lambda _request: problem(401)
+        one.scheduler.note_question(CONDUCTOR)
+        assert await one.looked_at() == 1
+        one.site.wire.fault = lambda _request: None
+        one.site.clock.ahead_ms += SHORTEST_MS
+        assert await one.looked_at() == 0
+        one.scheduler.ask_again()
+        assert await one.looked_at() > 1
+        assert one.site.differences() == {}
+        await one.scheduler.stop()
 
 
 async def test_stopping_in_the_middle_of_a_cycle_leaves_the_cache_usable(watched: Open) -> None:
@@ -195,8 +252,13 @@ async def test_stopping_in_the_middle_of_a_cycle_leaves_the_cache_usable(watched
 
 async def test_stopping_waits_for_a_transaction_that_has_begun(watched: Open) -> None:
     async with watched() as one:
-        asked = anyio.Event()
-        one.site.wire.heard = lambda _asked: asked.set()
+        asked, answered = anyio.Event(), anyio.Event()
+
+        async def wait(_asked: Asked) -> None:
+            asked.set()
+            await answered.wait()
+
+        one.site.wire.heard = wait
         stopped = anyio.Event()
 
         async def stop() -> None:
@@ -205,12 +267,195 @@ async def test_stopping_waits_for_a_transaction_that_has_begun(watched: Open) ->
 
         with anyio.fail_after(PATIENCE_SECONDS):
             async with anyio.create_task_group() as tasks:
+                one.scheduler.start()
+                await asked.wait()
                 with one.site.cache.write():  # the cycle's first write waits for this one
-                    one.scheduler.start()
-                    await asked.wait()
+                    answered.set()
                     await anyio.wait_all_tasks_blocked()
                     tasks.start_soon(stop)
                     await anyio.wait_all_tasks_blocked()
                     assert not stopped.is_set()
         assert stopped.is_set()
         assert one.outcomes == []
+
+
+MINUTE, HOUR = 60_000, 3_600_000
+
+
+@pytest.fixture
+async def one(watched: Open) -> AsyncIterator[Watched]:
+    """A scheduler whose looks are made by hand, and its clock moved by hand; it has looked once."""
+    async with watched(hurried=False) as one:
+        one.scheduler.note_question(CONDUCTOR)
+        assert await one.looked_at() > 0
+        yield one
+        await one.scheduler.stop()
+
+
+def asked_at(site: Site) -> dict[str, int]:
+    return {row["application_name"]: row["asked_at"] for row in site.table(AttentionRow)}
+
+
+async def test_between_two_turns_nothing_is_sent(one: Watched) -> None:
+    assert await one.looked_at() == 0
+    one.site.clock.ahead_ms += SHORTEST_MS - 1000
+    assert await one.looked_at() == 0
+    one.site.clock.ahead_ms += 1000
+    assert await one.looked_at() > 0
+    assert await one.looked_at() == 0
+
+
+async def test_looks_become_rarer_while_nobody_asks_and_nothing_changes(one: Watched) -> None:
+    one.site.clock.ahead_ms += 3 * MINUTE
+    sent = []
+    for _ in range(27):  # two minutes and a quarter, every 5 seconds
+        sent.append(await one.looked_at() > 0)
+        one.site.clock.ahead_ms += SHORTEST_MS
+    looks = [number for number, some in enumerate(sent) if some]
+    assert looks == [0, 2, 6, 14, 26]
+
+
+async def test_after_an_hour_without_a_question_nothing_is_sent_until_the_next_one(
+    one: Watched,
+) -> None:
+    one.site.clock.ahead_ms += HOUR
+    for _ in range(5):
+        assert await one.looked_at() == 0
+        one.site.clock.ahead_ms += HOUR
+    assert one.site.state().next_at is None
+    assert one.site.state(CONDUCTOR).next_at is None
+    one.scheduler.note_question(APP)
+    assert await one.looked_at() > 0
+    next_at = one.site.state().next_at
+    assert next_at is not None
+    assert next_at == one.site.state(CONDUCTOR).next_at
+
+
+async def test_who_watches_is_attentive_to_everything(watched: Open) -> None:
+    async with watched(hurried=False, watched=True) as one:
+        for _ in range(4):
+            assert await one.looked_at() > 0
+            one.site.clock.ahead_ms += 2 * HOUR
+        assert set(asked_at(one.site)) == {CONDUCTOR}
+        await one.scheduler.stop()
+
+
+async def test_the_leader_hears_what_another_process_is_asked(one: Watched, watched: Open) -> None:
+    async with watched(hurried=False) as follower:
+        one.site.clock.ahead_ms = follower.site.clock.ahead_ms = 2 * HOUR
+        assert await one.looked_at() == 0
+        follower.scheduler.note_question(APP)
+        assert await follower.looked_at() == 0
+        assert not follower.scheduler.leads
+        assert await one.looked_at() > 0
+        await follower.scheduler.stop()
+
+
+async def test_a_question_wakes_a_running_schedule(watched: Open) -> None:
+    async with watched(hurried=False) as one:
+        scheduler = SyncScheduler(one.site.worker, interval_seconds=3600, on_cycle=one._on_cycle)
+        scheduler.start()
+        await one.told()
+        one.site.clock.ahead_ms += 2 * HOUR
+        scheduler.note_question(APP)
+        await one.told()
+        assert len(one.outcomes) == 2
+        await scheduler.stop()
+
+
+async def test_only_the_applications_whose_turn_it_is_are_visited(watched: Open) -> None:
+    async with watched(APP, "bank", hurried=False) as one:
+        one.scheduler.note_question(CONDUCTOR)
+        await one.looked_at()
+        one.site.clock.ahead_ms += 61 * MINUTE
+        one.scheduler.note_question(APP)
+        await one.looked_at()
+        visited = []
+        for _ in range(5):
+            one.site.clock.ahead_ms += SHORTEST_MS
+            before = len(one.site.wire.asked)
+            await one.looked_at()
+            paths = {asked.path for asked in one.site.wire.asked[before:]}
+            visited.append((any(f"/{APP}/" in p for p in paths), any("/bank/" in p for p in paths)))
+        assert visited == [(True, False)] * 5
+        await one.scheduler.stop()
+
+
+async def test_a_new_application_is_found_while_another_is_asked_about(watched: Open) -> None:
+    async with watched(APP, "bank", hurried=False) as one:
+        listed = [{"id": "1", "name": APP, "status": "AVAILABLE"}]
+        one.site.wire.fault = lambda request: (
+            Response(200, json=listed) if request.url.path.endswith("/apps") else None
+        )
+        one.scheduler.note_question(CONDUCTOR)
+        await one.looked_at()
+        assert one.site.state("bank").attempted_at is None
+        one.site.wire.fault = lambda _request: None
+        one.site.clock.ahead_ms += SHORTEST_MS
+        assert await one.looked_at() > 0
+        assert await one.looked_at() > 0
+        assert one.site.state("bank").succeeded_at is not None
+        await one.scheduler.stop()
+
+
+async def test_an_application_that_fails_is_asked_ever_less_though_somebody_asks(
+    one: Watched,
+) -> None:
+    one.site.wire.fault = below(f"/{APP}/", lambda: problem(503))
+    sent = []
+    for _ in range(16):
+        one.site.clock.ahead_ms += SHORTEST_MS
+        one.scheduler.note_question(APP)
+        sent.append(await one.looked_at() > 0)
+    assert [number for number, some in enumerate(sent) if some] == [0, 2, 6, 14]
+    assert one.site.state().offline_since is not None
+    one.site.wire.fault = lambda _request: None
+
+
+async def test_a_question_is_noted_every_quarter_of_a_minute_at_the_most(one: Watched) -> None:
+    first = asked_at(one.site)
+    one.scheduler.note_question(CONDUCTOR)
+    await one.looked_at()
+    assert asked_at(one.site) == first
+    one.site.clock.ahead_ms += NOTE_EVERY_MS
+    one.scheduler.note_question(CONDUCTOR)
+    await one.looked_at()
+    assert asked_at(one.site)[CONDUCTOR] >= first[CONDUCTOR] + NOTE_EVERY_MS
+
+
+async def test_a_question_about_a_name_that_nobody_knows_is_one_about_all(one: Watched) -> None:
+    one.site.clock.ahead_ms += HOUR
+    one.scheduler.note_question("banc")
+    assert await one.looked_at() > 0
+    assert set(asked_at(one.site)) == {CONDUCTOR}
+
+
+async def test_what_is_spent_is_added_up_for_all_to_see(one: Watched) -> None:
+    one.site.wire.fault = below("/search", lambda: problem(500))
+    one.site.clock.ahead_ms += SHORTEST_MS
+    await one.looked_at()
+    await one.looked_at()
+    of_shop, besides = one.site.state(), one.site.state(CONDUCTOR)
+    of_all = [asked for asked in one.site.wire.asked if asked.path.endswith("/apps")]
+    assert besides.requests == len(of_all) == 2
+    assert of_shop.requests == len(one.site.wire.asked) - 2
+    assert of_shop.failed_requests > 0
+    assert besides.bytes_received == sum(asked.answer_bytes for asked in of_all)
+    assert of_shop.bytes_sent > 0
+    one.site.wire.fault = lambda _request: None
+
+
+async def test_the_next_leader_goes_on_at_the_pace_of_the_one_before(watched: Open) -> None:
+    async with watched(hurried=False) as first, watched(hurried=False) as second:
+        first.scheduler.note_question(CONDUCTOR)
+        await first.looked_at()
+        first.site.clock.ahead_ms = second.site.clock.ahead_ms = 3 * MINUTE
+        assert await first.looked_at() > 0
+        next_at = first.site.state().next_at
+        await first.scheduler.stop()
+        assert await second.looked_at() == 0
+        assert second.scheduler.leads
+        assert second.site.state().next_at == next_at
+        second.site.clock.ahead_ms += 2 * SHORTEST_MS
+        assert await second.looked_at() > 0
+        await second.scheduler.stop()

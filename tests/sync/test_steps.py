@@ -9,6 +9,7 @@ from sqlalchemy import Engine, event
 
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import UnavailableError
+from dbos_mcp.queries.sync_status import steps_pending
 from dbos_mcp.settings import DAY_MS, Payloads
 from dbos_mcp.store import projector
 from dbos_mcp.store.projections.steps import StepRow
@@ -56,7 +57,7 @@ def waiting(site: Site) -> dict[Priority, list[str]]:
 
 def pending(site: Site) -> int:
     with site.cache.read() as connection:
-        return known.steps_pending(connection, APP)
+        return steps_pending(connection, APP, now=site.clock())
 
 
 def reading(site: Site, workflow_id: str) -> dict[str, Any]:
@@ -743,7 +744,7 @@ async def test_the_queue_and_the_walk_go_by_index(site: Site) -> None:
         event.listen(Engine, "before_cursor_execute", note)
         try:
             known.steps_due(connection, APP, now=site.clock(), limit=40)
-            known.steps_pending(connection, APP)
+            steps_pending(connection, APP)
             known.needs_steps(connection, APP, "order-1001", now=site.clock())
             due.has_more(connection, APP)
             due.ask(connection, APP, "order-1001", now=site.clock())

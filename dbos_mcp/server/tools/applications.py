@@ -4,11 +4,11 @@ from functools import partial
 
 from dbos_mcp.queries import applications
 from dbos_mcp.server import render
-from dbos_mcp.server.context import CurrentRuntime, answer_from
+from dbos_mcp.server.context import CurrentRuntime, RuntimeForAll, answer_from
 from dbos_mcp.server.tools.arguments import ApplicationName
 
 
-async def list_applications(runtime: CurrentRuntime) -> str:
+async def list_applications(runtime: RuntimeForAll) -> str:
     """List the applications registered with DBOS Conductor: their status, and how many workflows
     of each are mirrored, in flight and failed. Start here: other tools take an application_name.
     Answered from the local mirror, also while Conductor is away."""

@@ -20,9 +20,9 @@ from dbos_mcp.server.context import speaking_to_agents
 Handler = Callable[..., Awaitable[str]]
 
 
-def read_tool(function: Handler) -> Tool:
-    """A tool that changes nothing anywhere."""
-    return _tool(function, ToolAnnotations(read_only_hint=True, open_world_hint=False))
+def read_tool(function: Handler, *, open_world: bool = False) -> Tool:
+    """A tool that changes nothing anywhere; one that always asks Conductor is `open_world`."""
+    return _tool(function, ToolAnnotations(read_only_hint=True, open_world_hint=open_world))
 
 
 def command_tool(function: Handler, *, destructive: bool, idempotent: bool) -> Tool:

@@ -1,0 +1,85 @@
+"""How syncing goes, as text: for the tool, the resource, and the command line."""
+
+from pathlib import Path
+
+from dbos_mcp.domain import now_ms
+from dbos_mcp.queries.sync_status import (
+    ApplicationSync,
+    SyncCondition,
+    SyncItem,
+    SyncStatus,
+)
+from dbos_mcp.server import render
+from dbos_mcp.server.render import Column
+from dbos_mcp.sync.leadership import Leadership
+
+ERROR_CHARACTERS = 200
+
+
+def who_syncs(leadership: Leadership) -> str:
+    if leadership.held:
+        return "this process"
+    return {True: "another process", False: "no process", None: "unknown"}[leadership.taken()]
+
+
+def columns(*, now: int, syncing: str) -> list[Column[ApplicationSync]]:
+    """`syncing` is what `who_syncs` says."""
+    return [
+        ("application_name", lambda item: item.application_name),
+        ("state", lambda item: item.condition),
+        ("offline_since", lambda item: render.time(item.offline_since)),
+        ("complete_since", _coverage),
+        ("lag", lambda item: _ago(item.as_of, now)),
+        ("asked", lambda item: _ago(item.asked_at, now)),
+        ("next_look", lambda item: _next(item, now) if syncing != "no process" else None),
+        ("requests", _requests),
+        ("kb", _kilobytes),
+        ("steps_pending", lambda item: str(item.steps_pending)),
+        ("audited", lambda item: _ago(item.audited_at, now)),
+        ("audit_found", lambda item: str(item.audit_found) if item.audited_at else None),
+        ("last_error", lambda item: item.last_error),
+    ]
+
+
+def status_text(status: SyncStatus, *, cache: Path, syncing: str) -> str:
+    conductor = status.conductor
+    found = render.table(
+        columns(now=now_ms(), syncing=syncing), status.applications, limit=ERROR_CHARACTERS
+    )
+    return render.answer(
+        f"{len(status.applications)} applications, synced by {syncing}",
+        found if status.applications else "None is registered, or none has been seen yet.",
+        f"Besides: {_requests(conductor)} requests, {_kilobytes(conductor)} KB for what concerns no"
+        " application.",
+        f"Cache: {render.plain(cache, limit=300)}, {status.events} events,"
+        f" {status.bytes / 1_000_000:.1f} MB.",
+        "Call login: what is mirrored is still answered, but nothing new is seen."
+        if conductor.condition is SyncCondition.LOGIN_NEEDED
+        else None,
+    )
+
+
+def _coverage(item: ApplicationSync) -> str | None:
+    if item.covered_since is None:
+        return None
+    since = render.time(item.covered_since) if item.covered_since else "the beginning"
+    return since if item.history_complete else f"{since}, loading"
+
+
+def _next(item: ApplicationSync, now: int) -> str:
+    if item.next_at is None:
+        return "once asked"
+    return "now" if item.next_at <= now else f"in {render.duration(item.next_at - now)}"
+
+
+def _ago(moment: int | None, now: int) -> str | None:
+    return None if moment is None else render.duration(max(0, now - moment))
+
+
+def _requests(item: SyncItem) -> str:
+    failed = f" ({item.failed_requests} failed)" if item.failed_requests else ""
+    return f"{item.requests}{failed}"
+
+
+def _kilobytes(item: SyncItem) -> str:
+    return f"{(item.bytes_sent + item.bytes_received) / 1000:.1f}"

@@ -1,0 +1,156 @@
+"""How syncing goes, and a look at Conductor now."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any
+
+import anyio
+from mcp.server.mcpserver import Context
+from pydantic import Field
+
+from dbos_mcp.errors import DbosMcpError
+from dbos_mcp.queries import sync_status as queries
+from dbos_mcp.runtime import Runtime
+from dbos_mcp.server import render
+from dbos_mcp.server.context import CurrentSession, Session, answer_from
+from dbos_mcp.server.sync_status import ERROR_CHARACTERS, status_text, who_syncs
+from dbos_mcp.store.sync_state import CONDUCTOR
+from dbos_mcp.sync.leadership import Leadership
+from dbos_mcp.sync.now import LookedAt, Now
+from dbos_mcp.sync.now import sync_now as look_now
+from dbos_mcp.sync.worker import SyncWorker
+
+OneApplication = Annotated[str | None, Field(description="Only this one; default: all")]
+
+
+async def sync_status(session: CurrentSession, application_name: OneApplication = None) -> str:
+    """Show how syncing goes, per application: whether it is live, how far back the mirror is
+    complete, how old it is, when it looks next, what it cost in requests and KB, steps still to be
+    read, what audits found, and the last error. Also which process syncs, and the cache file."""
+    session.note_question(application_name or CONDUCTOR)
+    return await read_status(session, application_name)
+
+
+async def sync_now(
+    session: CurrentSession,
+    ctx: Context[Session, Any],
+    application_name: OneApplication = None,
+    timeout_seconds: Annotated[float, Field(ge=1, le=120)] = 30,
+) -> str:
+    """Look at Conductor now and wait until the mirror is as fresh as this call. Seldom needed:
+    while somebody asks, the mirror is seconds old. Use it after a deployment, a login or an outage,
+    or when an answer's freshness is not good enough. It changes nothing upstream."""
+    runtime = await session.runtime()
+    worker = runtime.require_live().worker
+    await ctx.report_progress(0, message="asking Conductor")
+    try:
+        now = await _look(ctx, worker, application_name, timeout_seconds)
+    finally:  # not before: the cycle that follows would be the one to wait for
+        session.note_question(application_name or CONDUCTOR)
+    if now.finished and session.scheduler is not None:
+        session.scheduler.ask_again()  # were credentials refused before, they are not any more
+    _, freshness = await answer_from(
+        runtime, lambda _connection: None, application_name or CONDUCTOR
+    )
+    headline = f"Looked at {len(now.applications)} applications now"
+    if not now.finished:
+        syncing = who_syncs(leadership_of(session, runtime))
+        headline = f"Not finished within {timeout_seconds:g} s; what was read is kept. " + (
+            "Call sync_now again to go on."
+            if syncing == "no process"
+            else f"It goes on in the background ({syncing} syncs); sync_status shows how far."
+        )
+    return render.answer(headline, _table(now.applications), freshness)
+
+
+async def _look(
+    ctx: Context[Session, Any],
+    worker: SyncWorker,
+    application_name: str | None,
+    timeout_seconds: float,
+) -> Now:
+    """Look, and tell the client meanwhile how far it is."""
+    seen = _Seen(ctx)
+    now: Now | None = None
+    failure: DbosMcpError | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(seen.keep_telling)
+        try:
+            now = await look_now(
+                worker, application_name, timeout_seconds=timeout_seconds, progress=seen.note
+            )
+        except DbosMcpError as error:  # the group would wrap it
+            failure = error
+        tasks.cancel_scope.cancel()
+    if now is None:
+        raise failure or AssertionError("a look ends with an answer or an error")
+    await seen.tell()
+    return now
+
+
+class _Seen:
+    """What a cycle tells of itself, passed on to who waits for it."""
+
+    def __init__(self, ctx: Context[Session, Any]) -> None:
+        self._ctx = ctx
+        self._counts: dict[str, int] = {}
+        self._message = ""
+        self._told = 0
+        self._news = anyio.Event()
+
+    def note(self, application_name: str, subject: str, count: int) -> None:
+        self._counts[application_name] = count
+        self._message = f"{render.plain(application_name)}: {subject}"
+        self._news.set()
+
+    async def keep_telling(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news = anyio.Event()
+            await self.tell()
+
+    async def tell(self) -> None:
+        workflows = sum(self._counts.values())
+        if workflows > self._told:  # progress must not stand still
+            self._told = workflows
+            await self._ctx.report_progress(workflows, message=self._message)
+
+
+def _table(applications: Sequence[LookedAt]) -> str | None:
+    """Raises the error of a single application that failed."""
+    if len(applications) == 1 and applications[0].error is not None:
+        raise applications[0].error
+    if not applications:
+        return None
+    return render.table(
+        [
+            ("application_name", lambda item: item.application_name),
+            ("workflows_seen", lambda item: str(item.workflows_seen)),
+            ("events", lambda item: str(item.events)),
+            ("as_of", lambda item: render.time(item.as_of)),
+            ("error", lambda item: item.error),
+        ],
+        applications,
+        limit=ERROR_CHARACTERS,
+    )
+
+
+async def read_status(session: Session, application_name: str | None = None) -> str:
+    """As text, with how fresh the list of applications is, or the one that is named.
+
+    Raises:
+        NotFoundError: an application that was never listed.
+    """
+    runtime = await session.runtime()
+    status, freshness = await answer_from(
+        runtime,
+        partial(queries.sync_status, application_name=application_name),
+        application_name or CONDUCTOR,
+    )
+    cache = runtime.cache.path
+    syncing = who_syncs(leadership_of(session, runtime))
+    return render.answer(status_text(status, cache=cache, syncing=syncing), freshness)
+
+
+def leadership_of(session: Session, runtime: Runtime) -> Leadership:
+    return session.scheduler.leadership if session.scheduler else Leadership(runtime.cache.path)

@@ -1,0 +1,139 @@
+"""A look that a person asks for."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+from httpx import Response
+
+from dbos_mcp.conductor.traffic import FAILURES_TO_OPEN
+from dbos_mcp.domain import now_ms
+from dbos_mcp.errors import AuthenticationError, NotFoundError, UnavailableError
+from dbos_mcp.sync.now import LookedAt, sync_now
+from dbos_mcp.sync.visit import no_progress
+from tests.upstream import APP, Asked, Site, below, open_site, problem, workflow
+
+
+@pytest.fixture
+async def two(shop_database: Path, cache_path: Path) -> AsyncIterator[Site]:
+    """The shop and an application without workflows."""
+    async with open_site(shop_database, cache_path, names=(APP, "bank")) as site:
+        yield site
+
+
+async def look(site: Site, name: str | None = APP) -> dict[str, LookedAt]:
+    now = await sync_now(site.worker, name, timeout_seconds=60, progress=no_progress)
+    assert now.finished
+    return {item.application_name: item for item in now.applications}
+
+
+async def test_it_reports_what_is_new_of_each_application(two: Site) -> None:
+    before = now_ms()
+    first = await look(two, None)
+    assert set(first) == {APP, "bank"}
+    assert first[APP].workflows_seen >= 53
+    assert first[APP].events >= 53
+    assert (first[APP].as_of or 0) >= before
+    two.tables.add(workflow("new", now_ms()))
+    second = await look(two, None)
+    assert (second[APP].events, second["bank"].events) == (1, 0)
+    assert two.differences() == {}
+
+
+async def test_of_one_application_it_asks_about_no_other(two: Site) -> None:
+    assert set(await look(two, "bank")) == {"bank"}
+    assert not any(f"/{APP}/" in asked.path for asked in two.wire.asked)
+
+
+async def test_an_application_that_nobody_knows_is_named_with_those_that_are_known(
+    two: Site,
+) -> None:
+    with pytest.raises(NotFoundError, match=r"'shopp' is known here\. Known: bank, shop"):
+        await look(two, "shopp")
+
+
+async def test_it_gets_through_a_pause_after_failures(site: Site) -> None:
+    site.wire.fault = below(f"/{APP}/", lambda: problem(503))
+    for _ in range(FAILURES_TO_OPEN):
+        await site.sync()
+    site.wire.fault = lambda _request: None
+    assert isinstance((await site.sync()).error, UnavailableError)  # it pauses
+    assert (await look(site))[APP].error is None
+    assert site.differences() == {}
+
+
+async def test_it_gets_through_a_pause_of_the_list_of_applications(site: Site) -> None:
+    site.wire.fault = lambda _request: problem(503)
+    for _ in range(FAILURES_TO_OPEN):
+        with pytest.raises(UnavailableError):
+            await site.worker.run_once()
+    site.wire.fault = lambda _request: None
+    with pytest.raises(UnavailableError, match="failing since"):
+        await site.worker.run_once()
+    await look(site)
+    assert site.differences() == {}
+
+
+async def test_one_that_fails_is_told_with_what_was_mirrored_before(two: Site) -> None:
+    as_of = (await look(two, None))[APP].as_of
+    two.wire.fault = below(f"/{APP}/", lambda: problem(503))
+    two.clock.ahead_ms += 60_000
+    found = await look(two, None)
+    assert isinstance(found[APP].error, UnavailableError)
+    assert found[APP].as_of == as_of
+    assert found["bank"].error is None
+
+
+async def test_refused_credentials_are_an_error(site: Site) -> None:
+    site.wire.fault = lambda _request: problem(401)
+    with pytest.raises(AuthenticationError):
+        await look(site)
+
+
+async def test_an_application_that_is_no_longer_listed_is_told_as_gone(two: Site) -> None:
+    await look(two, None)
+    two.wire.fault = below("/apps", lambda: Response(200, json=[]))
+    error = (await look(two))[APP].error
+    assert isinstance(error, NotFoundError)
+    assert "no longer lists shop" in str(error)
+
+
+async def test_when_the_time_is_over_what_was_read_is_kept_and_told(site: Site) -> None:
+    pages = 0
+
+    async def hang(asked: Asked) -> None:
+        nonlocal pages
+        pages += asked.path.endswith("/search")
+        if pages > 2:
+            await anyio.sleep_forever()
+
+    site.wire.heard = lambda asked: hang(asked)
+    site.worker.page_limit = 10
+    now = await sync_now(site.worker, APP, timeout_seconds=1, progress=no_progress)
+    assert not now.finished
+    (shop,) = now.applications
+    assert 0 < shop.workflows_seen < 53
+    assert shop.events > shop.workflows_seen / 2
+    assert (shop.as_of, shop.error) == (None, None)
+    site.wire.heard = lambda _asked: None
+    await look(site)
+    assert site.differences() == {}
+
+
+async def test_it_begins_behind_the_cycle_that_runs(site: Site) -> None:
+    hangs, go_on = anyio.Event(), anyio.Event()
+
+    async def wait(_asked: Asked) -> None:
+        hangs.set()
+        await go_on.wait()
+
+    site.wire.heard = wait
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(site.worker.run_once)
+        await hangs.wait()
+        before = now_ms()
+        tasks.start_soon(look, site)
+        await anyio.wait_all_tasks_blocked()
+        go_on.set()
+    assert (site.state().succeeded_at or 0) >= before
