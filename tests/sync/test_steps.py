@@ -405,12 +405,17 @@ async def test_a_running_workflow_that_somebody_looks_at_is_read_soon(empty: Sit
     assert await asked_in_a_cycle(empty) == ["w"]
 
 
-async def test_a_cache_that_cannot_be_written_fails_no_answer(site: Site, cache_path: Path) -> None:
+async def test_a_cache_that_somebody_else_writes_keeps_no_answer_waiting(site: Site) -> None:
     await site.sync()
     with site.cache.write():
-        await site.mirror.want_steps(APP, "order-1001")  # waits for the lock, but not for long
+        await site.mirror.want_steps(APP, "pick-shelf-2")
+
+
+async def test_a_cache_that_cannot_be_written_fails_no_answer(site: Site, cache_path: Path) -> None:
+    await site.sync()
     make_read_only(cache_path)
-    await site.mirror.want_steps(APP, "order-1001")
+    await site.mirror.want_steps(APP, "pick-shelf-2")
+    assert Priority.ASKED not in waiting(site)
 
 
 # Refusals
