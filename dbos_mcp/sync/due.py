@@ -40,9 +40,9 @@ from dbos_mcp.store.tables import RowStatement
 from dbos_mcp.sync.diff import KnownWorkflow
 
 READINGS_PER_CYCLE = 40
-"""Of an application: at 10 requests a second, a cycle is to take about 5 s."""
+"""Of all applications: at 10 requests a second, a cycle is to take about 5 s."""
 SHARE = 5
-"""So many readings of a cycle are each class's own; the rest goes by priority."""
+"""So many readings are each class's own, where there are as many; the rest goes by priority."""
 REREAD_MS = 30_000
 """A running workflow's steps are read again; the pause doubles while they stay the same."""
 LONGEST_PAUSE_MS = 600_000
@@ -135,12 +135,15 @@ def read_again_at(state: State, before: Reading | None, *, changed: bool, now: i
     return before.next_at if in_between else None
 
 
-def allot(waiting: Mapping[Priority, int]) -> dict[Priority, int]:
-    """How many steps of each class to read in a cycle, of so many that wait."""
-    wanted = {p: min(waiting.get(p, 0), MOST.get(p, READINGS_PER_CYCLE)) for p in Priority}
-    allotted = {p: min(count, SHARE) for p, count in wanted.items()}
+def allot(waiting: Mapping[Priority, int], applications: int = 1) -> dict[Priority, int]:
+    """Of how many workflows of each class to read the steps in a cycle, of so many that wait, where
+    so many applications are read."""
+    share = max(1, SHARE // applications)
+    readings = max(share * len(Priority), READINGS_PER_CYCLE // applications)
+    wanted = {p: min(waiting.get(p, 0), MOST.get(p, readings)) for p in Priority}
+    allotted = {p: min(count, share) for p, count in wanted.items()}
     for p, count in wanted.items():
-        left = READINGS_PER_CYCLE - sum(allotted.values())
+        left = readings - sum(allotted.values())
         allotted[p] += min(count - allotted[p], left)
     return allotted
 

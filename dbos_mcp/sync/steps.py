@@ -37,7 +37,8 @@ async def read_steps(visit: Visit) -> None:
         now = visit.mirror.clock()
         await visit.mirror.write(partial(due.walk, application_name=visit.name, now=now))
         waiting = await _waiting(visit)
-    allotted = due.allot({urgency: len(ids) for urgency, ids in waiting.items()})
+    counts = {urgency: len(ids) for urgency, ids in waiting.items()}
+    allotted = due.allot(counts, visit.applications)
     chosen = [i for urgency, ids in waiting.items() for i in ids[: allotted[urgency]]]
     requests = anyio.CapacityLimiter(CONCURRENT_REQUESTS)
     failures: list[DbosMcpError] = []

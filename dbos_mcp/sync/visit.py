@@ -64,6 +64,8 @@ class Visit:
     page_limit: int = PAGE_LIMIT
     history_ms: int | None = None
     progress: Progress = no_progress
+    applications: int = 1
+    """How many share what a cycle may ask for."""
     forked_from: set[str] = field(default_factory=set)
     """The sources of forks that were new: nothing else tells that they were forked."""
 

@@ -172,3 +172,11 @@ def test_no_class_starves_and_what_is_left_goes_by_priority() -> None:
     some = allot({Priority.FAILED: 2, Priority.COMPLETED: 1000, Priority.BACKGROUND: 1})
     assert some[Priority.COMPLETED] == READINGS_PER_CYCLE - 3
     assert (some[Priority.FAILED], some[Priority.BACKGROUND]) == (2, 1)
+
+
+@pytest.mark.parametrize("applications", [2, 4, 7, 50])
+def test_many_applications_share_a_cycle_and_each_reads_something(applications: int) -> None:
+    allotted = allot(dict.fromkeys(Priority, 1000), applications)
+    assert min(allotted.values()) >= 1
+    most = READINGS_PER_CYCLE // applications
+    assert sum(allotted.values()) == max(len(Priority), most)

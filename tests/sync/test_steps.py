@@ -168,6 +168,19 @@ async def test_running_workflows_take_turns_and_leave_room(empty: Site) -> None:
     assert await asked_in_a_cycle(empty) == []
 
 
+async def test_applications_share_the_readings_of_a_cycle(
+    empty_database: Path, cache_path: Path
+) -> None:
+    async with open_site(empty_database, cache_path, names=["attic", APP]) as site:
+        for name in ("attic", APP):
+            rows = (workflow(f"{name}-{n}", now_ms(), **ERROR) for n in range(100))
+            site.tables.add(*({**row, "application_name": name} for row in rows))
+        await site.sync()
+        read = site.wire.steps_asked()
+        assert len(read) == READINGS_PER_CYCLE
+        assert sum(workflow_id.startswith("attic") for workflow_id in read) == len(read) // 2
+
+
 # The background
 
 
@@ -392,12 +405,17 @@ async def test_a_running_workflow_that_somebody_looks_at_is_read_soon(empty: Sit
     assert await asked_in_a_cycle(empty) == ["w"]
 
 
-async def test_a_cache_that_cannot_be_written_fails_no_answer(site: Site, cache_path: Path) -> None:
+async def test_a_cache_that_somebody_else_writes_keeps_no_answer_waiting(site: Site) -> None:
     await site.sync()
     with site.cache.write():
-        await site.mirror.want_steps(APP, "order-1001")  # waits for the lock, but not for long
+        await site.mirror.want_steps(APP, "pick-shelf-2")
+
+
+async def test_a_cache_that_cannot_be_written_fails_no_answer(site: Site, cache_path: Path) -> None:
+    await site.sync()
     make_read_only(cache_path)
-    await site.mirror.want_steps(APP, "order-1001")
+    await site.mirror.want_steps(APP, "pick-shelf-2")
+    assert Priority.ASKED not in waiting(site)
 
 
 # Refusals
