@@ -11,6 +11,7 @@ import pytest
 from httpx import Response
 
 from dbos_mcp.conductor.credentials import Credentials
+from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import AuthenticationError, DbosMcpError, UnavailableError
 from dbos_mcp.store.sync_state import CONDUCTOR, AttentionRow
 from dbos_mcp.sync.pacing import LONGEST_MS, SHORTEST_MS
@@ -28,11 +29,15 @@ class Watched:
     """A scheduler, and what it told of its cycles."""
 
     def __init__(self, site: Site, *, hurried: bool = True, watched: bool = False) -> None:
-        """`hurried`: the next cycle is due as soon as one has ended."""
+        """`hurried`: the next cycle is due as soon as one has ended; else time stands still until
+        the test moves the clock."""
         self.site = site
         self.outcomes: list[Outcome] = []
         self._hurried = hurried
         self._told = anyio.Event()
+        if not hurried:
+            began_at = now_ms()
+            site.mirror.clock = lambda: began_at + site.clock.ahead_ms
         self.scheduler = SyncScheduler(
             site.worker,
             interval_seconds=INTERVAL_SECONDS,
