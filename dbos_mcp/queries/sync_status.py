@@ -7,11 +7,12 @@ from pydantic import BaseModel
 from sqlalchemy import Connection, func, select
 from sqlmodel import col
 
-from dbos_mcp.domain import EpochMs
+from dbos_mcp.domain import FAILED, TERMINAL, EpochMs
 from dbos_mcp.queries.applications import require_application
 from dbos_mcp.store import engine, event_log, sync_state
 from dbos_mcp.store.event_log import EventRow
 from dbos_mcp.store.projections.applications import ApplicationRow
+from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.sync_state import CONDUCTOR, StepDueRow, SyncStateRow
 
 
@@ -66,8 +67,10 @@ class SyncStatus(BaseModel):
     """The size of the cache."""
 
 
-def sync_status(connection: Connection, application_name: str | None = None) -> SyncStatus:
-    """Of all applications, by name, or of one.
+def sync_status(
+    connection: Connection, application_name: str | None = None, *, now: int
+) -> SyncStatus:
+    """Of all applications, by name, or of one. `now` is the time by our clock.
 
     Raises:
         NotFoundError: an application that was never listed.
@@ -87,7 +90,7 @@ def sync_status(connection: Connection, application_name: str | None = None) -> 
             applications.append(
                 ApplicationSync(
                     **_of(state, conductor),
-                    steps_pending=steps_pending(connection, name),
+                    steps_pending=steps_pending(connection, name, now=now),
                     asked_at=max(asked, default=None),
                 )
             )
@@ -99,11 +102,21 @@ def sync_status(connection: Connection, application_name: str | None = None) -> 
     )
 
 
-def steps_pending(connection: Connection, application_name: str) -> int:
-    """Of how many workflows the steps are still to be read."""
-    return connection.execute(
-        select(func.count()).where(col(StepDueRow.application_name) == application_name)
-    ).scalar_one()
+def steps_pending(connection: Connection, application_name: str, *, now: int | None = None) -> int:
+    """Of how many workflows the steps are still to be read; with `now`, those left out that are to
+    be read again later. Counted by indexes alone: of the history that waits for the background,
+    also the deleted ones and those that were read when somebody asked."""
+    queued = select(func.count()).where(col(StepDueRow.application_name) == application_name)
+    if now is not None:
+        queued = queued.where(col(StepDueRow.due_at) <= now)
+    history = select(func.count()).where(
+        col(WorkflowRow.application_name) == application_name,
+        col(WorkflowRow.status).in_([status for status in TERMINAL if status not in FAILED]),
+    )
+    walked_to = sync_state.load(connection, application_name).steps_since
+    if walked_to is not None:
+        history = history.where(col(WorkflowRow.created_at) < walked_to)
+    return connection.execute(queued).scalar_one() + connection.execute(history).scalar_one()
 
 
 def events_since(connection: Connection, application_name: str, position: int) -> int:

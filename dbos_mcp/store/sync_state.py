@@ -33,7 +33,8 @@ class SyncStateRow(SQLModel, table=True):
     history_complete: bool = False
     """The first load has reached as far back as it was asked to."""
     steps_since: int | None = None
-    """The steps of every workflow created from here on were read, or are in `step_due`."""
+    """The steps of every workflow that was created from here on and has ended were read, or are in
+    `step_due`; it walks back through the mirror."""
     attempted_at: int | None = None
     succeeded_at: int | None = None
     offline_since: int | None = None
@@ -67,13 +68,14 @@ class StepReadingRow(SQLModel, table=True):
 
     workflow_key: int = Field(primary_key=True)
     read_at: int
+    workflow_status: str
     workflow_updated_at: int
-    settled: bool = False
-    """Read again after the grace period: nothing is due until the workflow changes."""
+    next_at: int | None = None
+    """When to read them again; None: not before the workflow changes."""
 
 
 class StepDueRow(SQLModel, table=True):
-    """A workflow whose steps are to be read: first by priority, then by how long it is due."""
+    """A workflow whose steps are to be read, and since or from when (our clock, epoch ms)."""
 
     __tablename__ = "step_due"
     __table_args__ = (Index("ix_step_due", "application_name", "priority", "due_at"),)
@@ -147,13 +149,3 @@ def questions(connection: Connection) -> dict[str, int]:
     """When somebody last asked, by application name."""
     rows = connection.execute(select(table_of(AttentionRow)))
     return {row.application_name: row.asked_at for row in rows}
-
-
-def note_step_reading(
-    connection: Connection, workflow_key: int, *, updated_at: int, now: int
-) -> None:
-    values = {"read_at": now, "workflow_updated_at": updated_at, "settled": False}
-    statement = insert(StepReadingRow).values(workflow_key=workflow_key, **values)
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=["workflow_key"], set_=values)
-    )

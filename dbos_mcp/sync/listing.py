@@ -29,8 +29,8 @@ async def each_page(
     largest: int | None = None,
     most: int | None = None,
 ) -> bool:
-    """Hand every page that holds something to `handle`, one after the other, with the payloads that
-    the mirror keeps. Meanwhile the next one's payloads, and the one after it, are fetched. Pages
+    """Hand every page that holds something to `handle`, one after the other, with the texts that
+    the mirror keeps. Meanwhile the next one's texts, and the one after it, are fetched. Pages
     grow from `limit` to `largest` rows.
 
     Ends after the `most`-th page, those of nothing but ties not counted; whether that was all.
@@ -68,7 +68,7 @@ async def each_page(
 
     async def complete() -> None:
         async with found:
-            completed = (await mirror.with_payloads(application_name, page) async for page in found)
+            completed = (await mirror.with_texts(application_name, page) async for page in found)
             await _pass_on(completed, send_whole, failures)
 
     async with anyio.create_task_group() as ahead:

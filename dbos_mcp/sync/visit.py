@@ -47,8 +47,6 @@ class Memory:
     """How many rows the last full listing of what is in flight had."""
     aggregates_refused_at: int | None = None
     """When upstream last said that it has no aggregates."""
-    steps_refused: dict[str, int] = field(default_factory=dict)
-    """Whose steps upstream would not show, by workflow id, and when."""
 
 
 @dataclass
