@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -215,7 +216,7 @@ async def _show_live(
     ]
     with Live(console=out, auto_refresh=False) as live:
         while True:
-            status = await runtime.read(sync_status)
+            status = await runtime.read(partial(sync_status, now=now_ms()))
             syncing = who_syncs(scheduler.leadership)
             live.update(_status_table(status, syncing=syncing, more=more), refresh=True)
             await anyio.sleep(1)
@@ -245,7 +246,7 @@ def status(
     cache = open_cache(path, writable=False)
     try:
         with cache.read() as connection:
-            found = sync_status(connection)
+            found = sync_status(connection, now=now_ms())
     finally:
         cache.close()
     syncing = who_syncs(Leadership(path))

@@ -67,8 +67,10 @@ class SyncStatus(BaseModel):
     """The size of the cache."""
 
 
-def sync_status(connection: Connection, application_name: str | None = None) -> SyncStatus:
-    """Of all applications, by name, or of one.
+def sync_status(
+    connection: Connection, application_name: str | None = None, *, now: int
+) -> SyncStatus:
+    """Of all applications, by name, or of one. `now` is the time by our clock.
 
     Raises:
         NotFoundError: an application that was never listed.
@@ -88,7 +90,7 @@ def sync_status(connection: Connection, application_name: str | None = None) -> 
             applications.append(
                 ApplicationSync(
                     **_of(state, conductor),
-                    steps_pending=steps_pending(connection, name),
+                    steps_pending=steps_pending(connection, name, now=now),
                     asked_at=max(asked, default=None),
                 )
             )

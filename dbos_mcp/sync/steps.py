@@ -50,7 +50,9 @@ async def read_steps(visit: Visit) -> None:
             if failures or refusals >= STEP_REFUSALS_PER_CYCLE:
                 return
             try:
-                visit.report.events += await visit.mirror.refresh_steps(visit.name, workflow_id)
+                # Added afterwards: others add to it while this one waits.
+                events = await visit.mirror.refresh_steps(visit.name, workflow_id)
+                visit.report.events += events
             except (NotFoundError, UsageError, RejectedError, ResponseError) as error:
                 logger.info("The steps of %s cannot be read: %s", workflow_id, error)
                 refusals += 1

@@ -183,7 +183,8 @@ class SyncWorker:
             held = known.executors(connection, visit.name)
             return self.mirror.record(connection, diff.diff_executors(visit.name, held, seen))
 
-        visit.report.events += await self.mirror.write(work)
+        events = await self.mirror.write(work)
+        visit.report.events += events
         visit.memory.executors_listed_at = visit.started_at
         return listed_at is not None
 

@@ -11,6 +11,7 @@ import pytest
 from httpx import Response
 
 from dbos_mcp.conductor.credentials import Credentials
+from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import AuthenticationError, DbosMcpError, UnavailableError
 from dbos_mcp.store.sync_state import CONDUCTOR, AttentionRow
 from dbos_mcp.sync.pacing import LONGEST_MS, SHORTEST_MS
@@ -28,11 +29,15 @@ class Watched:
     """A scheduler, and what it told of its cycles."""
 
     def __init__(self, site: Site, *, hurried: bool = True, watched: bool = False) -> None:
-        """`hurried`: the next cycle is due as soon as one has ended."""
+        """`hurried`: the next cycle is due as soon as one has ended; else time stands still until
+        the test moves the clock."""
         self.site = site
         self.outcomes: list[Outcome] = []
         self._hurried = hurried
         self._told = anyio.Event()
+        if not hurried:
+            began_at = now_ms()
+            site.mirror.clock = lambda: began_at + site.clock.ahead_ms
         self.scheduler = SyncScheduler(
             site.worker,
             interval_seconds=INTERVAL_SECONDS,
@@ -51,6 +56,12 @@ class Watched:
         before = len(self.site.wire.asked)
         await self.scheduler.tick()
         return len(self.site.wire.asked) - before
+
+    def events(self) -> int:
+        """How many the last cycle recorded."""
+        outcome = self.outcomes[-1]
+        assert isinstance(outcome, list)
+        return sum(report.events for report in outcome)
 
     async def told(self, count: int = 1) -> Outcome:
         """The newest outcome, once there are `count` more."""
@@ -306,6 +317,9 @@ async def test_between_two_turns_nothing_is_sent(one: Watched) -> None:
 
 
 async def test_looks_become_rarer_while_nobody_asks_and_nothing_changes(one: Watched) -> None:
+    while one.events():  # the steps of what has ended come by and by
+        one.site.clock.ahead_ms += SHORTEST_MS
+        await one.looked_at()
     one.site.clock.ahead_ms += 3 * MINUTE
     sent = []
     for _ in range(27):  # two minutes and a quarter, every 5 seconds

@@ -8,6 +8,7 @@ import anyio
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
+from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import DbosMcpError
 from dbos_mcp.queries import sync_status as queries
 from dbos_mcp.runtime import Runtime
@@ -144,7 +145,7 @@ async def read_status(session: Session, application_name: str | None = None) -> 
     runtime = await session.runtime()
     status, freshness = await answer_from(
         runtime,
-        partial(queries.sync_status, application_name=application_name),
+        partial(queries.sync_status, application_name=application_name, now=now_ms()),
         application_name or CONDUCTOR,
     )
     cache = runtime.cache.path
