@@ -36,6 +36,7 @@ async def read_recent(visit: Visit, *, spare: bool = False) -> None:
         await _ended(visit)
         await _list_in_flight(visit, spare=spare)
     else:
+        visit.memory.delayed_left_out = False  # they are counted
         await _dequeued(visit)
         await _ended(visit)
         if await _counts_differ(visit):
@@ -142,8 +143,6 @@ async def _list_in_flight(visit: Visit, *, spare: bool = False) -> None:
     listed = _IN_FLIGHT[1:] if spare else _IN_FLIGHT
     for status in listed:
         await _pages(visit, WorkflowSearch(status=[status]), record)
-    visit.memory.in_flight_listed_at = visit.started_at
-    visit.memory.in_flight_listed = len(seen)
     held = await visit.mirror.read(
         partial(known.in_flight_ids, application_name=visit.name, statuses=listed)
     )
@@ -151,6 +150,9 @@ async def _list_in_flight(visit: Visit, *, spare: bool = False) -> None:
     if unseen:  # they have ended, or are gone
         reread = await visit.mirror.refresh_workflows(visit.name, unseen)
         visit.report.events += reread.events
+    visit.memory.in_flight_listed_at = visit.started_at
+    visit.memory.in_flight_listed = len(seen)
+    visit.memory.delayed_left_out = spare
 
 
 async def _pages(
