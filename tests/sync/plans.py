@@ -10,13 +10,15 @@ import pickle
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import httpx
 from hypothesis import strategies as st
 
 from dbos_mcp.domain import IN_FLIGHT
 from tests.upstream import APP, COMPARED, Tables, pickled, problem, workflow
+
+T = TypeVar("T")
 
 BEGINNING = 1_790_000_000_000
 SECOND, MINUTE, HOUR, DAY = 1000, 60_000, 3_600_000, 86_400_000
@@ -400,30 +402,43 @@ def plans(*, audited: bool) -> st.SearchStrategy[Plan]:
         target=st.integers(0, 20),
         n=st.integers(0, 5),
     )
-    changes = inserts | transitions | transitions
-    request = st.integers(0, 24)
+    changes = weighted((1, inserts), (2, transitions))
+    request = st.integers(0, 15)
+    moments = st.sampled_from(["before", "within", "after"])
     misfortunes = st.one_of(
         st.builds(Killed, st.just("request"), request, st.sampled_from(["before", "after"])),
-        st.builds(
-            Killed,
-            st.just("write"),
-            st.integers(0, 10),
-            st.sampled_from(["before", "within", "after"]),
-        ),
+        st.builds(Killed, st.just("write"), st.integers(0, 10), moments),
         st.builds(Failing, request, st.sampled_from([*FAULTS]), st.sampled_from([1, 1, 2, 30])),
     )
-    alone = st.builds(Cycle, st.integers(0, 1), st.lists(misfortunes, max_size=1).map(tuple))
-    mishaps = misfortunes | st.builds(Meanwhile, request, changes | alone, st.booleans())
-    cycles = st.builds(Cycle, st.integers(0, 1), st.lists(mishaps, max_size=3).map(tuple))
-    waits = st.builds(Wait, st.sampled_from([1, SECOND, 31 * SECOND, 61 * SECOND, 121 * SECOND]))
+    alone = st.builds(Cycle, mishaps=st.lists(misfortunes, max_size=1).map(tuple))
+    meanwhile = st.builds(Meanwhile, request, weighted((3, changes), (1, alone)), st.booleans())
+    mishaps = st.lists(weighted((1, misfortunes), (1, meanwhile)), max_size=4).map(tuple)
+    cycles = st.builds(Cycle, st.integers(0, 1), mishaps)
+    waits = st.builds(Wait, st.sampled_from([0, SECOND, 31 * SECOND, 61 * SECOND, 121 * SECOND]))
     jumps = st.builds(
         OurClockJumps, st.sampled_from([s * ms for ms in (MINUTE, HOUR, 5 * HOUR) for s in (1, -1)])
     )
     restarts = st.builds(Restart, st.integers(0, 1))
-    commands = st.one_of(changes, changes, changes, cycles, cycles, waits, jumps | restarts)
+    between = st.lists(
+        weighted((2, waits), (9, changes), (1, jumps), (1, restarts)), min_size=2, max_size=7
+    )
+    turns = st.lists(st.tuples(between, cycles), min_size=3, max_size=7)
     return st.builds(
         Plan,
-        st.lists(commands, min_size=1, max_size=20),
+        st.builds(
+            lambda first, turns: [
+                *first,
+                *(c for changes, cycle in turns for c in (*changes, cycle)),
+            ],
+            st.lists(inserts, min_size=2, max_size=6),
+            turns,
+        ),
         page_limit=st.integers(1, 5),
         history_ms=st.sampled_from([None, None, HOUR]),
     )
+
+
+def weighted(*choices: tuple[int, st.SearchStrategy[T]]) -> st.SearchStrategy[T]:
+    """`one_of` takes each strategy once, however often it is named."""
+    indices = [n for n, (weight, _) in enumerate(choices) for _ in range(weight)]
+    return st.sampled_from(indices).flatmap(lambda n: choices[n][1])
