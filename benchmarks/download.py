@@ -18,7 +18,7 @@ from dbos_mcp.conductor.models import WorkflowSearch
 from dbos_mcp.domain import parse_time
 from dbos_mcp.settings import LOCAL_ORGANIZATION
 
-PAGE_LIMIT = 1000
+PAGE_LIMIT = 4000
 
 _CREATED_AT = re.compile(rb'"createdAt":\s*"([^"]+)"')
 

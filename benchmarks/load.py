@@ -26,7 +26,7 @@ async def load(url: str, cache: Path) -> dict[str, Any]:
     transport = CountingTransport()
     wal = cache.with_name(cache.name + "-wal")
     wal_peak = listed = 0
-    listing_seconds = 0.0
+    listing_seconds: float | None = None
     async with open_runtime(settings_for(url, cache), transport=transport) as runtime:
         started = perf_counter()
 
@@ -34,7 +34,9 @@ async def load(url: str, cache: Path) -> dict[str, Any]:
             nonlocal wal_peak, listed, listing_seconds
             wal_peak = max(wal_peak, wal.stat().st_size)
             if subject != "steps":
-                listed, listing_seconds = count, perf_counter() - started
+                listed = count
+            elif listing_seconds is None:  # indexes included: they are built after the last page
+                listing_seconds = perf_counter() - started
 
         reports = await runtime.require_live().worker.run_once(watch)
         seconds = perf_counter() - started

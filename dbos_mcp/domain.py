@@ -1,6 +1,6 @@
 """Words that both sides of the event log use: statuses, and times as epoch milliseconds."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from time import time_ns
 from typing import Annotated
@@ -25,6 +25,10 @@ FAILED = (WorkflowStatus.ERROR, WorkflowStatus.MAX_RECOVERY_ATTEMPTS_EXCEEDED)
 TERMINAL = (WorkflowStatus.SUCCESS, WorkflowStatus.CANCELLED, *FAILED)
 
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
 def now_ms() -> int:
     """This machine's clock, in epoch milliseconds."""
     return time_ns() // 1_000_000
@@ -46,8 +50,7 @@ def to_datetime(ms: int) -> datetime:
 
 def to_ms(moment: datetime) -> int:
     """An aware datetime as epoch milliseconds, fractions below a millisecond dropped."""
-    whole = int(moment.replace(microsecond=0).timestamp())
-    return whole * 1000 + moment.microsecond // 1000
+    return (moment - _EPOCH) // _MILLISECOND
 
 
 def format_time(ms: int) -> str:

@@ -261,7 +261,9 @@ class Site:
     def differences(self) -> dict[str, object]:
         """Where the mirror and the system database do not agree; empty is what we want."""
         ours = {
-            key: tuple(row[column] for column in COMPARED) for key, row in self.mirrored().items()
+            key: tuple(row[column] for column in COMPARED)
+            for key, row in self.mirrored().items()
+            if row["owning_application"] is None
         }
         selected = ", ".join(COMPARED.values())
         theirs = {

@@ -64,6 +64,8 @@ class Traffic:
         # One at a time rather than ten: a bucket of ten lets twenty through in its first second.
         self._pace = AsyncLimiter(1, 1 / reads_per_second)
         self._breakers: defaultdict[str | None, _Breaker] = defaultdict(_Breaker)
+        self._limit: RateLimitError | None = None
+        self._limited_until = -math.inf
         self._counts: defaultdict[str | None, _Count] = defaultdict(_Count)
 
     async def read(self, application_name: str | None, ask: Callable[[], Awaitable[T]]) -> T:
@@ -71,7 +73,9 @@ class Traffic:
 
         Raises:
             UnavailableError: also without asking, while reads of the application pause.
+            RateLimitError: also without asking, when the wait that was asked for is long.
         """
+        self._refuse_while_limited()
         breaker = self._breakers[application_name]
         probe = breaker.admit()
         try:
@@ -132,6 +136,7 @@ class Traffic:
             # No permit is held while it waits for the next try.
             with attempt, anyio.CancelScope(deadline=give_up_at):
                 async with self._at_once, self._pace:
+                    await anyio.sleep_until(self._limited_until)
                     if not probe:
                         breaker.refuse_while_open()  # it may have opened while this one waited
                     if failure is None:
@@ -140,8 +145,23 @@ class Traffic:
                         return await self._ask(application_name, ask)
                     except DbosMcpError as error:
                         failure = error
+                        self._note_limit(error)
                         raise
         raise failure or AssertionError("only a try that follows a failure is given up")
+
+    def _note_limit(self, error: DbosMcpError) -> None:
+        """The server says how long it wants to be left alone: that concerns every read."""
+        if isinstance(error, RateLimitError) and error.retry_after_seconds is not None:
+            wait = min(error.retry_after_seconds, LONGEST_RETRY_AFTER_SECONDS)
+            self._limit = error
+            self._limited_until = max(self._limited_until, anyio.current_time() + wait)
+
+    def _refuse_while_limited(self) -> None:
+        left = self._limited_until - anyio.current_time()
+        if self._limit is not None and left > self.patience_seconds:
+            raise RateLimitError(
+                self._limit.message, hint=self._limit.hint, retry_after_seconds=math.ceil(left)
+            )
 
     async def _ask(self, application_name: str | None, ask: Callable[[], Awaitable[T]]) -> T:
         count = self._counts[application_name]

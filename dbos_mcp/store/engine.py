@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x64626D63  # "dbmc", in the header of every cache file
 WAL_LIMIT_BYTES = 16 * 1024 * 1024
+WRITER_CACHE_KIB = 32 * 1024
+"""Workflow ids come in no order: the pages of their index are better not read again each time."""
 LOCK_TIMEOUT_SECONDS = 30.0
 BUSY_TIMEOUT_MS = 5000
 _FIXED_IN = (3, 51, 3)
@@ -72,6 +74,7 @@ class Cache:
         # SQLite follows symbolic links; two names of one file must share one lock.
         self._file = Path(os.path.realpath(path))
         self._lock_path = self._beside(".lock")
+        self._turn = threading.Lock()
         self._reader = _engine(self._file, read_only=True)
         self._writer = _engine(self._file, read_only=False) if writable else None
         try:
@@ -165,19 +168,22 @@ class Cache:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         lock = FileLock(self._lock_path, timeout=self._lock_timeout_seconds, mode=0o600)
-        with self._faults_as_errors("locked", OSError):
-            try:
-                lock.acquire()
-            except Timeout as error:
-                raise StoreError(
-                    f"Another process has held the cache {self.path} locked for"
-                    f" {self._lock_timeout_seconds:g} s.",
-                    hint="Try again; if it stays so, look for a stopped dbos-mcp process.",
-                ) from error
-        try:
+        with ExitStack() as held:
+            with self._faults_as_errors("locked", OSError):
+                try:
+                    # Threads first among themselves: a file lock is polled for, this one wakes.
+                    if not self._turn.acquire(timeout=self._lock_timeout_seconds):
+                        raise Timeout(str(self._lock_path))
+                    held.callback(self._turn.release)
+                    lock.acquire()
+                    held.callback(lock.release)
+                except Timeout as error:
+                    raise StoreError(
+                        f"Another process has held the cache {self.path} locked for"
+                        f" {self._lock_timeout_seconds:g} s.",
+                        hint="Try again; if it stays so, look for a stopped dbos-mcp process.",
+                    ) from error
             yield
-        finally:
-            lock.release()
 
     @contextmanager
     def _faults_as_errors(self, what: str, *others: type[Exception]) -> Iterator[None]:
@@ -250,6 +256,7 @@ def _engine(path: Path, *, read_only: bool) -> Engine:
         else (
             "PRAGMA synchronous = FULL",
             "PRAGMA wal_autocheckpoint = 0",
+            f"PRAGMA cache_size = -{WRITER_CACHE_KIB}",
             f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}",
         )
     )

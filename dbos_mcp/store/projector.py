@@ -9,7 +9,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlmodel import SQLModel
 
 from dbos_mcp.errors import SchemaTooNewError, StoreError
-from dbos_mcp.store import event_log
+from dbos_mcp.store import event_log, indexes
 from dbos_mcp.store.event_log import Recorded
 from dbos_mcp.store.events import Event
 from dbos_mcp.store.projections import PROJECTIONS
@@ -119,14 +119,20 @@ def _replay(
     projections: Sequence[Projection],
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    for table in reversed(_tables(projections)):  # later ones refer to earlier ones
+    tables = _tables(projections)
+    for table in reversed(tables):  # later ones refer to earlier ones
         connection.execute(delete(table))
+    emptied = [table_of(table) for table in tables]
+    deferred = [index for index in indexes.DEFERRED if index.table in emptied]
+    indexes.drop(connection, deferred)
     end = event_log.last_position(connection)
     for batch in event_log.read(connection):
         for projection in projections:
             projection.apply(connection, batch)
         if progress is not None:
             progress(batch[-1].position, end)
+    for index in deferred:
+        indexes.build(connection, index)
     _move_checkpoints(connection, projections, end)
 
 

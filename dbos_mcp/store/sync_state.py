@@ -45,14 +45,17 @@ class SyncStateRow(SQLModel, table=True):
     bytes_sent: int = 0
     bytes_received: int = 0
     audited_at: int | None = None
-    """When the last audit that came to its end began."""
+    """When the last audit came to its end."""
     audit_found: int = 0
-    """How many changes only audits have found."""
+    """How many events audits and re-reads have led to."""
     audit_cursor: int | None = None
-    """An audit that lists goes on from this creation time (upstream's clock) downwards."""
+    """An audit that is under way has compared everything created from here on (upstream's clock);
+    it goes on downwards."""
     reread_position: int | None = None
     """The re-read of everything by id goes on behind this workflow row."""
     reread_began_at: int | None = None
+    reread_at: int | None = None
+    """When the last share of it was read."""
 
 
 class StepReadingRow(SQLModel, table=True):

@@ -211,16 +211,17 @@ def _comparable(step: StepState) -> StepState:
 def _observed(
     application_name: str, seen: Workflow, *, payloads_loaded: bool = False
 ) -> WorkflowObserved:
-    fields = seen.model_dump(exclude={"input", "output", "error", "application_name"})
     return WorkflowObserved.model_validate(
         {
-            **fields,
+            **vars(seen),
             "application_name": application_name,
             "occurred_at": seen.updated_at,
             "owning_application": (
                 None if seen.application_name == application_name else seen.application_name
             ),
             "payloads_loaded": payloads_loaded,
+            "input": None,
+            "output": None,
             "error": clip(seen.error) if payloads_loaded else None,
         }
     )

@@ -3,7 +3,12 @@
 It goes on where it stopped.
 """
 
+from functools import partial
+
+from sqlalchemy import Connection
+
 from dbos_mcp.conductor.models import WorkflowSearch
+from dbos_mcp.store import event_log, indexes
 from dbos_mcp.sync.listing import each_page
 from dbos_mcp.sync.mirror import Look
 from dbos_mcp.sync.visit import Visit
@@ -29,7 +34,10 @@ async def read_history(visit: Visit) -> None:
             changes["watermark"] = visit.behind(page.rows[0].created_at)
             moved = visit.behind(max(row.updated_at for row in page.rows))
             changes |= {"ended_watermark": moved, "dequeued_watermark": moved}
+        fills_an_empty_cache = state.covered_since is None and len(page.rows) >= visit.page_limit
         await visit.record(page, "history", **changes)
+        if fills_an_empty_cache:
+            await visit.mirror.write(partial(_drop_indexes, most_rows=2 * len(page.rows)))
 
     await each_page(
         visit.mirror,
@@ -40,5 +48,12 @@ async def read_history(visit: Visit) -> None:
         limit=visit.page_limit,
         largest=LARGER_PAGES * visit.page_limit,
     )
+    await visit.mirror.build_indexes()
     reached = oldest if reached is None else min(oldest, reached)
     await visit.move_on(covered_since=reached, history_complete=True)
+
+
+def _drop_indexes(connection: Connection, most_rows: int) -> None:
+    """Unless other applications have filled the cache already."""
+    if event_log.last_position(connection) <= most_rows:
+        indexes.drop(connection)

@@ -1,9 +1,9 @@
 """What the cache holds, in the shape in which `diff` compares it with what is seen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, SQLColumnExpression, and_, case, func, or_, select
 from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
@@ -89,14 +89,105 @@ def in_flight_counts(connection: Connection, application_name: str) -> dict[str,
     """By status; those of which there are none are left out."""
     rows = connection.execute(
         select(col(WorkflowRow.status), func.count())
-        .where(
-            col(WorkflowRow.application_name) == application_name,
-            col(WorkflowRow.status).in_(IN_FLIGHT),
-            col(WorkflowRow.deleted_at).is_(None),
-        )
+        .where(*_listed(application_name), col(WorkflowRow.status).in_(IN_FLIGHT))
         .group_by(col(WorkflowRow.status))
     )
     return {row[0]: row[1] for row in rows}
+
+
+class Span(NamedTuple):
+    """Creation times (upstream's clock, epoch ms), from `start` to before `end`."""
+
+    start: int
+    end: int
+
+
+Counts = Mapping[tuple[int, str], int]
+"""By the beginning of a bucket of creation times, and status."""
+
+
+def created_counts(
+    connection: Connection, application_name: str, span: Span, bucket_ms: int
+) -> Counts:
+    created_at, status = col(WorkflowRow.created_at), col(WorkflowRow.status)
+    bucket = created_at - created_at % bucket_ms
+    rows = connection.execute(
+        select(bucket, status, func.count())
+        .where(*_listed(application_name), *_created_in(span))
+        .group_by(bucket, status)
+    )
+    return {(row[0], row[1]): row[2] for row in rows}
+
+
+class Ended(NamedTuple):
+    """A workflow that is not in flight: its row's key, its id, and when it was created."""
+
+    key: int
+    workflow_id: str
+    created_at: int
+
+
+def ended_in(
+    connection: Connection, application_name: str, span: Span, limit: int | None = None
+) -> list[Ended]:
+    """Those created in a span, the newest first."""
+    return _ended(
+        connection,
+        *_listed(application_name),
+        *_created_in(span),
+        order_by=col(WorkflowRow.created_at).desc(),
+        limit=limit,
+    )
+
+
+def ended_behind(
+    connection: Connection, application_name: str, position: int, limit: int
+) -> list[Ended]:
+    """Those that the cache got to know after `position`, in that order, whoever owns them."""
+    return _ended(
+        connection,
+        *_held(application_name),
+        col(WorkflowRow.id) > position,
+        order_by=col(WorkflowRow.id),
+        limit=limit,
+    )
+
+
+def held_count(connection: Connection, application_name: str) -> int:
+    counted = select(func.count()).select_from(table_of(WorkflowRow))
+    return connection.execute(counted.where(*_held(application_name))).scalar_one()
+
+
+def _ended(
+    connection: Connection,
+    *conditions: ColumnElement[bool],
+    order_by: SQLColumnExpression[int],
+    limit: int | None,
+) -> list[Ended]:
+    rows = connection.execute(
+        select(col(WorkflowRow.id), col(WorkflowRow.workflow_id), col(WorkflowRow.created_at))
+        .where(*conditions, col(WorkflowRow.status).not_in(IN_FLIGHT))
+        .order_by(order_by)
+        .limit(limit)
+    )
+    return [Ended(*row) for row in rows]
+
+
+def _held(application_name: str) -> tuple[ColumnElement[bool], ...]:
+    return (
+        col(WorkflowRow.application_name) == application_name,
+        col(WorkflowRow.deleted_at).is_(None),
+    )
+
+
+def _listed(application_name: str) -> tuple[ColumnElement[bool], ...]:
+    """What upstream lists and counts under this name: another's is shown only by its id."""
+    return (*_held(application_name), col(WorkflowRow.owning_application).is_(None))
+
+
+def _created_in(span: Span) -> tuple[ColumnElement[bool], ...]:
+    created_at = col(WorkflowRow.created_at)
+    return created_at >= span.start, created_at < span.end
 
 
 class Held(NamedTuple):

@@ -5,7 +5,8 @@ one's end, ties included; a full page of nothing but ties with that end is asked
 as long, until something else comes into sight.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Literal
 
 import anyio
@@ -26,60 +27,73 @@ async def each_page(
     *,
     limit: int,
     largest: int | None = None,
-) -> None:
-    """Hand every page that holds something to `handle`, one after the other; the next one is
-    fetched meanwhile. Pages grow from `limit` to `largest` rows.
+    most: int | None = None,
+) -> bool:
+    """Hand every page that holds something to `handle`, one after the other, with the payloads that
+    the mirror keeps. Meanwhile the next one's payloads, and the one after it, are fetched. Pages
+    grow from `limit` to `largest` rows.
+
+    Ends after the `most`-th page, those of nothing but ties not counted; whether that was all.
 
     Raises:
-        Whatever the search or `handle` raised.
+        Whatever the search or `handle` raised; pages that were whole before that were handled.
     """
-    failure: Exception | None = None
-    send, receive = anyio.create_memory_object_stream[Look](0)
+    failures: list[Exception] = []
+    is_all = False
+    send_found, found = anyio.create_memory_object_stream[Look](0)
+    send_whole, whole = anyio.create_memory_object_stream[Look](0)
 
-    async def fetch(pages: MemoryObjectSendStream[Look]) -> None:
-        nonlocal failure
-        async with pages:
+    async def pages() -> AsyncGenerator[Look]:
+        nonlocal is_all
+        cursor_field = "start_time" if order == "ascending" else "end_time"
+        rows, asked, cursor, turned = limit, limit, None, 0
+        while True:
+            update = {"limit": asked, "sort_desc": order == "descending"}
+            if cursor is not None:
+                update[cursor_field] = cursor
+            page = await mirror.search(application_name, search.model_copy(update=update))
+            if page.rows:
+                yield page
+            if len(page.rows) < asked:
+                is_all = True
+                return
+            if page.rows[-1].created_at == cursor:
+                asked *= 2
+                continue
+            turned += 1
+            if turned == most:
+                return
+            rows = asked = min(2 * rows, largest or limit)
+            cursor = page.rows[-1].created_at
+
+    async def complete() -> None:
+        async with found:
+            completed = (await mirror.with_payloads(application_name, page) async for page in found)
+            await _pass_on(completed, send_whole, failures)
+
+    async with anyio.create_task_group() as ahead:
+        ahead.start_soon(_pass_on, pages(), send_found, failures)
+        ahead.start_soon(complete)
+        async with whole:
             try:
-                await _fetch(
-                    mirror, application_name, search, order, pages, limit, largest or limit
-                )
+                async for page in whole:
+                    await handle(page)
             except Exception as error:
-                failure = error
-
-    async with anyio.create_task_group() as fetching, receive:
-        fetching.start_soon(fetch, send)
-        try:
-            async for page in receive:
-                await handle(page)
-        except Exception as error:
-            failure = error
-            fetching.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+                failures.insert(0, error)
+                ahead.cancel_scope.cancel()
+    if failures:
+        raise failures[0]
+    return is_all
 
 
-async def _fetch(
-    mirror: Mirror,
-    application_name: str,
-    search: WorkflowSearch,
-    order: Order,
-    pages: MemoryObjectSendStream[Look],
-    limit: int,
-    largest: int,
+async def _pass_on(
+    pages: AsyncGenerator[Look], to: MemoryObjectSendStream[Look], failures: list[Exception]
 ) -> None:
-    cursor_field = "start_time" if order == "ascending" else "end_time"
-    widened, cursor = limit, None
-    while True:
-        update = {"limit": widened, "sort_desc": order == "descending"}
-        if cursor is not None:
-            update[cursor_field] = cursor
-        page = await mirror.search(application_name, search.model_copy(update=update))
-        if page.rows:
-            await pages.send(page)
-        if len(page.rows) < widened:
-            return
-        if page.rows[-1].created_at == cursor:
-            widened *= 2
-        else:
-            limit = min(2 * limit, largest)
-            widened, cursor = limit, page.rows[-1].created_at
+    async with to, aclosing(pages):
+        try:
+            async for page in pages:
+                await to.send(page)
+        except anyio.BrokenResourceError:
+            return  # the next one failed, and takes no more
+        except Exception as error:
+            failures.append(error)

@@ -4,8 +4,8 @@ Every method may run in any process that holds the cache: its lock keeps writers
 look that finds nothing new writes nothing. The network is async, SQLite is not; they meet here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from dbos_mcp.conductor.client import ConductorClient
 from dbos_mcp.conductor.models import Workflow, WorkflowSearch
 from dbos_mcp.domain import now_ms
 from dbos_mcp.settings import Payloads
-from dbos_mcp.store import event_log, projector, sync_state
+from dbos_mcp.store import event_log, indexes, projector, sync_state
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.events import (
     Event,
@@ -42,6 +42,8 @@ class Look:
 
     rows: Sequence[Workflow]
     position: int
+    loaded: Set[str] | None = None
+    """The ids whose texts were asked for as well; None: that is still to be done."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,13 @@ class Mirror:
         """Keep the WAL from growing beyond its limit; for the process that syncs."""
         await anyio.to_thread.run_sync(self.cache.checkpoint)
 
+    async def build_indexes(self) -> None:
+        """Those that a large load, perhaps one that broke off, went without; one after the other,
+        so that nobody waits long for the cache."""
+        for index in await self.read(indexes.missing):
+            await self.write(partial(indexes.build, index=index))
+            await self.fold_back()
+
     def record(self, connection: Connection, events: Sequence[Event]) -> int:
         """Append events in the caller's transaction, stamped with our clock; how many."""
         return len(projector.record(connection, events, recorded_at=self.clock()))
@@ -109,33 +118,35 @@ class Mirror:
         A row that was recorded by somebody else since the look began is left as it is, unless the
         look shows a newer one. `also` runs in the same transaction: what says that it was read.
         """
-        rows, loaded = await self._with_error_texts(application_name, look.rows)
+        if look.loaded is None:
+            look = await self.with_payloads(application_name, look)
+        rows, loaded = look.rows, look.loaded or ()
 
         def work(connection: Connection) -> list[Event]:
             ids = [row.workflow_id for row in rows]
             held = known.workflows(connection, application_name, [*ids, *missing])
-            overtaken = known.recorded_since(
-                connection,
-                application_name,
-                look.position,
-                WorkflowObserved,
-                WorkflowChanged,
-                WorkflowDeleted,
-            )
-            seen = (
-                diff.diff_workflow(
-                    application_name,
-                    held.get(row.workflow_id),
-                    row,
-                    payloads_loaded=row.workflow_id in loaded,
+            events: list[Event] = []
+            doubtful: list[Event] = []
+            for row in rows:
+                before = held.get(row.workflow_id)
+                event = diff.diff_workflow(
+                    application_name, before, row, payloads_loaded=row.workflow_id in loaded
                 )
-                for row in rows
-                if row.workflow_id not in overtaken
-                or row.updated_at > held[row.workflow_id].updated_at
-            )
-            gone = [i for i in missing if i in held and not held[i].deleted and i not in overtaken]
-            events = [event for event in seen if event is not None]
-            events += diff.diff_missing(application_name, gone)
+                if event is not None:
+                    newer = before is None or row.updated_at > before.updated_at
+                    (events if newer else doubtful).append(event)
+            gone = [i for i in missing if i in held and not held[i].deleted]
+            doubtful += diff.diff_missing(application_name, gone)
+            if doubtful:
+                overtaken = known.recorded_since(
+                    connection,
+                    application_name,
+                    look.position,
+                    WorkflowObserved,
+                    WorkflowChanged,
+                    WorkflowDeleted,
+                )
+                events += [event for event in doubtful if event.workflow_id not in overtaken]
             self.record(connection, events)
             if also is not None:
                 also(connection)
@@ -209,18 +220,18 @@ class Mirror:
 
         return await self.write(work)
 
-    async def _with_error_texts(
-        self, application_name: str, rows: Sequence[Workflow]
-    ) -> tuple[Sequence[Workflow], set[str]]:
-        """The rows with the error texts that we do not have yet, and the ids they were loaded for.
+    async def with_payloads(self, application_name: str, look: Look) -> Look:
+        """The look with the error texts that we do not have yet.
 
         A listing that loads error texts loads every output too, so only failures are asked for.
         """
         failed = [
-            row for row in rows if diff.wants_payloads(application_name, None, row, self.payloads)
+            row
+            for row in look.rows
+            if diff.wants_payloads(application_name, None, row, self.payloads)
         ]
         if not failed:
-            return rows, set()
+            return replace(look, loaded=frozenset())
         ids = [row.workflow_id for row in failed]
         held = await self.read(
             partial(known.workflows, application_name=application_name, workflow_ids=ids)
@@ -238,4 +249,5 @@ class Mirror:
                 WorkflowSearch(workflow_ids=chunk, limit=len(chunk), load_output=True),
             )
             loaded |= {row.workflow_id: row for row in answer}
-        return [loaded.get(row.workflow_id, row) for row in rows], set(loaded)
+        rows = [loaded.get(row.workflow_id, row) for row in look.rows]
+        return replace(look, rows=rows, loaded=loaded.keys())

@@ -13,7 +13,7 @@ from functools import partial
 from dbos_mcp.conductor.models import WorkflowSearch
 from dbos_mcp.domain import WorkflowStatus
 from dbos_mcp.sync import known
-from dbos_mcp.sync.aggregates import count_workflows
+from dbos_mcp.sync.aggregates import are_refused, count_workflows
 from dbos_mcp.sync.listing import each_page
 from dbos_mcp.sync.mirror import Look
 from dbos_mcp.sync.visit import Visit
@@ -33,17 +33,22 @@ async def read_recent(visit: Visit, *, spare: bool = False) -> None:
     """`spare`: this look has cost a request more already, so it lists no more than it must."""
     await _created(visit)
     if await _is_listing_due(visit):
-        await _ended(visit)
+        await read_ended(visit)
         await _list_in_flight(visit, spare=spare)
     else:
         visit.memory.delayed_left_out = False  # they are counted
         await _dequeued(visit)
-        await _ended(visit)
+        await read_ended(visit)
         if await _counts_differ(visit):
             await _list_in_flight(visit)
+    await reread_forked(visit)
+
+
+async def reread_forked(visit: Visit) -> None:
+    """The sources of forks that were new."""
     if visit.forked_from:
-        reread = await visit.mirror.refresh_workflows(visit.name, sorted(visit.forked_from))
-        visit.report.events += reread.events
+        await visit.reread(sorted(visit.forked_from))
+        visit.forked_from.clear()
 
 
 async def _created(visit: Visit) -> None:
@@ -62,7 +67,7 @@ async def _created(visit: Visit) -> None:
         await visit.move_on(watermark=max(before, visit.watermark_after("created", newest)))
 
 
-async def _ended(visit: Visit) -> None:
+async def read_ended(visit: Visit) -> None:
     before = visit.state.ended_watermark
     if before is None:
         return
@@ -101,13 +106,15 @@ async def _dequeued(visit: Visit) -> None:
 async def _is_listing_due(visit: Visit) -> bool:
     """Whether to list what is in flight, and not only to count it."""
     memory = visit.memory
-    if memory.in_flight_listed_at is None or memory.aggregates_refused_at is not None:
+    if memory.in_flight_listed_at is None or are_refused(visit):
         return True
     held = await _held_in_flight(visit)
     if sum(held.values()) <= FEW_IN_FLIGHT:
         return True
     since = visit.started_at - memory.in_flight_listed_at
-    return since >= max(LIST_IN_FLIGHT_EVERY_MS, EVERY_PER_LISTING_PAUSE * _pause(visit))
+    return since < 0 or since >= max(
+        LIST_IN_FLIGHT_EVERY_MS, EVERY_PER_LISTING_PAUSE * _pause(visit)
+    )
 
 
 async def _counts_differ(visit: Visit) -> bool:
@@ -148,8 +155,7 @@ async def _list_in_flight(visit: Visit, *, spare: bool = False) -> None:
     )
     unseen = [workflow_id for workflow_id in held if workflow_id not in seen]
     if unseen:  # they have ended, or are gone
-        reread = await visit.mirror.refresh_workflows(visit.name, unseen)
-        visit.report.events += reread.events
+        await visit.reread(unseen)
     visit.memory.in_flight_listed_at = visit.started_at
     visit.memory.in_flight_listed = len(seen)
     visit.memory.delayed_left_out = spare

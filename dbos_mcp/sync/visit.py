@@ -1,6 +1,6 @@
 """One cycle's way through one application: what its parts share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -79,6 +79,11 @@ class Visit:
         await self.mirror.fold_back()
         self.report.workflows_seen += len(page.rows)
         self.progress(self.name, subject, self.report.workflows_seen)
+
+    async def reread(self, workflow_ids: Sequence[str]) -> None:
+        """By id: what is missing there is deleted."""
+        reread = await self.mirror.refresh_workflows(self.name, workflow_ids)
+        self.report.events += reread.events
 
     async def move_on(self, **changes: int | bool | str | None) -> None:
         if any(getattr(self.state, name) != value for name, value in changes.items()):

@@ -2,7 +2,7 @@
 
 The parts of a cycle, per application: the application and its executors; what changed since the
 last look (`recent`); the first load, until it has gone as far back as it was asked to (`history`);
-the steps that are due (`steps`).
+the steps that are due (`steps`); now and then what no filter finds (`audit`).
 
 A page, and the state that says it was read, are written in one transaction: a crash or a failure
 repeats at the most what was not yet written, and a page read twice writes nothing.
@@ -29,6 +29,7 @@ from dbos_mcp.settings import DAY_MS
 from dbos_mcp.store import sync_state
 from dbos_mcp.store.sync_state import CONDUCTOR
 from dbos_mcp.sync import diff, known
+from dbos_mcp.sync.audit import audit
 from dbos_mcp.sync.history import read_history
 from dbos_mcp.sync.mirror import Mirror
 from dbos_mcp.sync.recent import read_recent
@@ -75,6 +76,7 @@ class SyncWorker:
                 mirrored stays, and says since when.
         """
         async with self._one_at_a_time:
+            await self.mirror.build_indexes()
             try:
                 applications = await self.mirror.client.list_applications()
             except (ConductorError, NotFoundError) as error:
@@ -127,6 +129,7 @@ class SyncWorker:
             await read_recent(visit, spare=spare)
             await read_history(visit)
             await read_steps(visit)
+            await audit(visit)
         except (ConductorError, NotFoundError, UsageError) as error:
             logger.info("%s was not synced: %s", visit.name, error)
             visit.report.error = error

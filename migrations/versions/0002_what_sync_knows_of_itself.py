@@ -19,6 +19,7 @@ PLACES = (
     "audit_cursor",
     "reread_position",
     "reread_began_at",
+    "reread_at",
 )
 
 

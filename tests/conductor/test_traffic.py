@@ -278,6 +278,23 @@ async def test_a_wait_longer_than_our_patience_is_left_to_the_caller() -> None:
     assert error.retry_after_seconds == 20
 
 
+async def test_a_server_that_has_had_too_many_requests_is_left_alone_by_every_read() -> None:
+    conductor = Conductor(status(429, "7"), well)
+    async with client_of(conductor) as client:
+        await at_once(client, 5)
+        assert conductor.asked_at[1] - conductor.asked_at[0] == pytest.approx(7, abs=0.001)
+
+    conductor = Conductor(status(429, "20"), well)
+    async with client_of(conductor) as client:
+        await error_of(client, read)
+        error = await error_of(client, read)
+        assert isinstance(error, RateLimitError)
+        assert error.retry_after_seconds == 20
+        assert len(conductor.asked_at) == 1
+        await anyio.sleep(20)
+        assert await read(client) == []
+
+
 async def test_patience_ends_in_the_middle_of_a_try() -> None:
     conductor = Conductor(status(502), seconds=6)
     async with client_of(conductor) as client:
@@ -496,7 +513,7 @@ async def test_failed_commands_lead_to_no_pause() -> None:
 @pytest.mark.parametrize("when", [0.05, 0.35, 1.0, 3.0])
 async def test_a_read_that_is_given_up_leaves_its_turn_to_others(when: float) -> None:
     """While it waits for its turn, for the pace, for the answer, or for the next try."""
-    conductor = Conductor(status(429, "5"), seconds=2)
+    conductor = Conductor(status(503, "5"), seconds=2)
     async with client_of(conductor) as client:
         with anyio.move_on_after(when):
             await at_once(client, 12)

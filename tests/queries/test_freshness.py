@@ -15,6 +15,7 @@ from dbos_mcp.queries.freshness import (
 )
 from dbos_mcp.settings import DAY_MS
 from dbos_mcp.store.sync_state import CONDUCTOR
+from dbos_mcp.sync.worker import EXECUTORS_EVERY_MS
 from tests.upstream import APP, Site, below, open_site, problem
 
 
@@ -134,6 +135,7 @@ async def test_executors_that_are_gone_come_last(site: Site) -> None:
     site.wire.fault = below("/executors", lambda: httpx.Response(200, json=listed))
     await site.sync()
     del listed[1]
+    site.clock.ahead_ms += EXECUTORS_EVERY_MS
     await site.sync()
     with site.cache.read() as connection:
         items = list_executors(connection, APP)

@@ -91,7 +91,7 @@ class Upstream:
 
 @dataclass(frozen=True)
 class Insert:
-    """Rows of one `createdAt`, `age_ms` before now: late ones, imported ones, some of the future."""
+    """Rows of one `createdAt`, `age_ms` before now: late, imported, or of the future."""
 
     status: str = "PENDING"
     count: int = 1
@@ -253,7 +253,7 @@ Effect = Callable[[Upstream, str, int], None]
 ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 RESUMABLE = ("CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "PENDING")
 
-SEEN_BY_CYCLES: dict[str, tuple[Effect, tuple[str, ...]]] = {
+TRANSITIONS: dict[str, tuple[Effect, tuple[str, ...]]] = {
     "dequeue": (_dequeue, ("ENQUEUED",)),
     "succeed": (_succeed, ("PENDING",)),
     "fail": (_fail, ("PENDING",)),
@@ -267,16 +267,13 @@ SEEN_BY_CYCLES: dict[str, tuple[Effect, tuple[str, ...]]] = {
     "delete in flight": (_delete, IN_FLIGHT),
     "take step": (_take_step, ("PENDING",)),
     "set attributes in flight": (_set_attributes, IN_FLIGHT),
-}
-SEEN_BY_AUDITS: dict[str, tuple[Effect, tuple[str, ...]]] = {
+    # What no filter finds, or not when other changes come on top.
     "end untold": (_end_untold, ("PENDING",)),
     "delete ended": (_delete, ENDED),
     "swap": (_swap, ENDED),
     "set attributes": (_set_attributes, ENDED),
     "rename application": (_rename_application, ()),
 }
-"""What no filter finds, or not when other changes come on top."""
-TRANSITIONS = SEEN_BY_CYCLES | SEEN_BY_AUDITS
 
 
 @dataclass(frozen=True)
@@ -382,15 +379,14 @@ FAULTS: dict[str, Callable[[], httpx.Response | Exception]] = {
 }
 
 
-def plans(*, audited: bool) -> st.SearchStrategy[Plan]:
-    """`audited`: with what only audits find."""
+def plans() -> st.SearchStrategy[Plan]:
     any_status = st.sampled_from([*IN_FLIGHT, *ENDED])
-    ages = [0, 0, 0, 1, 999, 30 * SECOND, LATEST, -3 * SECOND]
+    ages = [0, 0, 0, 1, 999, 30 * SECOND, LATEST, -3 * SECOND, HOUR, 3 * DAY]
     inserts = st.builds(
         Insert,
         status=any_status,
         count=st.sampled_from([1, 1, 1, 2, 3, 7, 12]),
-        age_ms=st.sampled_from([*ages, HOUR, 3 * DAY] if audited else ages),
+        age_ms=st.sampled_from(ages),
         old_sdk=st.booleans(),
         child=st.booleans(),
         queued=st.booleans(),
@@ -398,7 +394,7 @@ def plans(*, audited: bool) -> st.SearchStrategy[Plan]:
     )
     transitions = st.builds(
         Transition,
-        name=st.sampled_from([*(TRANSITIONS if audited else SEEN_BY_CYCLES)]),
+        name=st.sampled_from([*TRANSITIONS]),
         target=st.integers(0, 20),
         n=st.integers(0, 5),
     )

@@ -1,0 +1,280 @@
+"""What no filter finds: deletions, retention, imports of old rows, missed resumes, renames,
+attribute changes.
+
+An audit compares counts, upstream's and ours, by status and day of creation; where they differ, by
+hour, then by minute. Only what differs is listed again, and what we hold and the list has not is
+asked for by id: an absence in a list alone deletes nothing. What is in flight is not compared, for
+the listing of it finds that, nor what may still become visible. Where upstream does not count, an
+audit lists everything, a few pages at each look.
+
+It goes from the newest back, asks for so much at each look, and goes on at the next where it was.
+Each range is mended once: what differs even then is looked at again by the next audit.
+
+What no count shows is found by re-reading everything by id, in small shares, about once a day.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from dbos_mcp.conductor.models import WorkflowSearch
+from dbos_mcp.domain import IN_FLIGHT
+from dbos_mcp.settings import DAY_MS
+from dbos_mcp.sync import known
+from dbos_mcp.sync.aggregates import count_created
+from dbos_mcp.sync.known import Counts, Ended, Span
+from dbos_mcp.sync.listing import each_page
+from dbos_mcp.sync.mirror import IDS_PER_REQUEST, Look
+from dbos_mcp.sync.recent import read_ended, reread_forked
+from dbos_mcp.sync.visit import OVERLAP_MS, Visit
+
+AUDIT_EVERY_MS = 600_000
+WALK_EVERY_MS = DAY_MS
+REREAD_EVERY_MS = DAY_MS
+AUDIT_REQUESTS_PER_CYCLE = 40
+WALK_PAGES_PER_CYCLE = 2
+"""Not less: the first page may hold nothing but ties with the end of the last walk's."""
+
+_DRILL_MS = (DAY_MS, 3_600_000, 60_000)
+
+
+async def audit(visit: Visit) -> None:
+    """Compare and re-read what is due.
+
+    Raises:
+        ConductorError, NotFoundError: what was found until then is recorded, and not looked for
+            again.
+    """
+    state = visit.state
+    if not state.history_complete:
+        return
+    visit.forked_from.clear()  # the history's, whose sources it has read as well
+    under_way = _Audit(visit)
+    if _is_due(visit, state.audited_at, AUDIT_EVERY_MS):
+        await under_way.compare()
+    if _is_due(visit, state.reread_at, AUDIT_EVERY_MS):
+        await under_way.reread_share()
+    await reread_forked(visit)
+    await under_way.note()
+
+
+class Bucket(NamedTuple):
+    """A range of creation times in which the counts differ."""
+
+    span: Span
+    gone: bool
+    """Nothing upstream that has ended."""
+    rows: int
+    """What a listing would have to show at the most, in flight or not."""
+
+
+def differing(theirs: Counts, ours: Counts, span: Span, bucket_ms: int) -> list[Bucket]:
+    """The buckets of which other workflows have ended upstream than here; the newest first."""
+    differ: set[int] = set()
+    ended: Counter[int] = Counter()
+    rows: tuple[Counter[int], Counter[int]] = Counter(), Counter()
+    for key in theirs.keys() | ours.keys():
+        start, status = key
+        for side, counted in zip((theirs, ours), rows, strict=True):
+            counted[start] += side.get(key, 0)
+        if status not in IN_FLIGHT:
+            ended[start] += theirs.get(key, 0)
+            if theirs.get(key) != ours.get(key):
+                differ.add(start)
+    return [
+        Bucket(
+            Span(max(start, span.start), min(start + bucket_ms, span.end)),
+            gone=not ended[start],
+            rows=max(counted[start] for counted in rows),
+        )
+        for start in sorted(differ, reverse=True)
+        if start < span.end and start + bucket_ms > span.start
+    ]
+
+
+class _Audit:
+    """One cycle's part of an audit. A method that returns False has more to do than that."""
+
+    def __init__(self, visit: Visit) -> None:
+        self._visit = visit
+        self._asked_before = self._asked
+        self._events_before = visit.report.events
+        self._found_before = visit.state.audit_found
+
+    async def compare(self) -> None:
+        visit, state = self._visit, self._visit.state
+        if state.covered_since is not None and state.watermark is not None:
+            end = min(state.watermark, visit.started_at - OVERLAP_MS)
+            if state.audit_cursor is not None:
+                end = min(end, state.audit_cursor)
+            span = Span(state.covered_since, end)
+            if span.start < span.end and not await self._compare_in(span):
+                return
+        await self.note(audited_at=visit.started_at, audit_cursor=None)
+
+    async def reread_share(self) -> None:
+        """Of what has ended: what is in flight is listed all the time."""
+        visit, state = self._visit, self._visit.state
+        if state.reread_at is None:  # everything has just been read
+            await visit.move_on(reread_at=visit.started_at)
+            return
+        began_at, position = state.reread_began_at, state.reread_position
+        if position is None:
+            if not _is_due(visit, began_at, REREAD_EVERY_MS):
+                return
+            began_at, position = visit.started_at, 0
+        held = await visit.mirror.read(partial(known.held_count, application_name=visit.name))
+        requests = math.ceil(held * AUDIT_EVERY_MS / REREAD_EVERY_MS / IDS_PER_REQUEST)
+        limit = max(1, requests) * IDS_PER_REQUEST
+        share = await visit.mirror.read(
+            partial(known.ended_behind, application_name=visit.name, position=position, limit=limit)
+        )
+        places: dict[str, int | None] = {
+            "reread_at": visit.started_at,
+            "reread_began_at": began_at,
+        }
+        for chunk in _in_requests(share):
+            await visit.reread([workflow.workflow_id for workflow in chunk])
+            await self.note(reread_position=chunk[-1].key, **places)
+        if len(share) < limit:
+            await self.note(reread_position=None, **places)
+
+    async def note(self, **changes: int | None) -> None:
+        events = self._visit.report.events - self._events_before
+        await self._visit.move_on(audit_found=self._found_before + events, **changes)
+
+    async def _compare_in(self, span: Span) -> bool:
+        visit, state = self._visit, self._visit.state
+        day_ms, *finer = _DRILL_MS
+        differ = await self._differing(span, day_ms)
+        if differ:
+            # Perhaps by what has ended since this cycle asked for that: no finding of ours.
+            events = visit.report.events
+            await read_ended(visit)
+            self._events_before += visit.report.events - events
+            differ = await self._differing(span, day_ms)
+        if differ is not None:
+            return await self._mend(differ, finer)
+        if state.audit_cursor is None and not _is_due(visit, state.audited_at, WALK_EVERY_MS):
+            return False
+        return await self._list(span, pages=WALK_PAGES_PER_CYCLE)
+
+    async def _differing(self, span: Span, bucket_ms: int) -> list[Bucket] | None:
+        """None where upstream does not count."""
+        visit = self._visit
+        theirs = await count_created(visit, span, bucket_ms)
+        if theirs is None:
+            return None
+        ours = await visit.mirror.read(
+            partial(
+                known.created_counts, application_name=visit.name, span=span, bucket_ms=bucket_ms
+            )
+        )
+        return differing(theirs, ours, span, bucket_ms)
+
+    async def _mend(self, differ: Iterable[Bucket], finer_ms: Sequence[int]) -> bool:
+        """`finer_ms`: the smaller buckets that a range of many rows is divided into."""
+        small = self._visit.page_limit if finer_ms else math.inf
+        for bucket in _merged(differ, small):
+            if not self._requests_left:
+                return False
+            if bucket.gone:
+                done = await self._confirm(bucket.span)
+            elif bucket.rows <= small:
+                done = await self._list(bucket.span)
+            else:
+                inside = await self._differing(bucket.span, finer_ms[0])
+                if inside is None:
+                    done = await self._list(bucket.span)
+                else:
+                    done = await self._mend(inside, finer_ms[1:])
+            if not done:
+                return False
+        return True
+
+    async def _confirm(self, span: Span) -> bool:
+        """Ask by id for everything that we hold of a span."""
+        visit = self._visit
+        limit = max(1, self._requests_left) * IDS_PER_REQUEST
+        held = await visit.mirror.read(
+            partial(known.ended_in, application_name=visit.name, span=span, limit=limit)
+        )
+        for chunk in _in_requests(held):
+            await visit.reread([workflow.workflow_id for workflow in chunk])
+            await self.note(audit_cursor=chunk[-1].created_at + 1)
+        if len(held) == limit:
+            return False
+        await self.note(audit_cursor=span.start)
+        return True
+
+    async def _list(self, span: Span, pages: int | None = None) -> bool:
+        """List a span from its end back; of each page ask by id for what it should have shown."""
+        visit = self._visit
+        upper = span.end
+        seen: set[str] = set()
+
+        async def record(page: Look) -> None:
+            await visit.record(page, "audit")
+            seen.update(row.workflow_id for row in page.rows)
+            await compare(page.rows[-1].created_at + 1)  # its ties may be on the next page
+
+        async def compare(lower: int) -> None:
+            nonlocal upper
+            lower = max(lower, span.start)
+            if lower >= upper:
+                return
+            held = await visit.mirror.read(
+                partial(known.ended_in, application_name=visit.name, span=Span(lower, upper))
+            )
+            unseen = [each.workflow_id for each in held if each.workflow_id not in seen]
+            await visit.reread(unseen)
+            upper = lower
+            await self.note(audit_cursor=lower)
+
+        whole = await each_page(
+            visit.mirror,
+            visit.name,
+            WorkflowSearch(start_time=span.start or None, end_time=span.end - 1),
+            "descending",
+            record,
+            limit=visit.page_limit,
+            most=pages or max(2, self._requests_left),
+        )
+        if whole:
+            await compare(span.start)
+        return whole
+
+    @property
+    def _asked(self) -> int:
+        return self._visit.mirror.client.traffic.snapshot(self._visit.name).requests
+
+    @property
+    def _requests_left(self) -> int:
+        return max(0, AUDIT_REQUESTS_PER_CYCLE - (self._asked - self._asked_before))
+
+
+def _is_due(visit: Visit, last: int | None, every_ms: int) -> bool:
+    return last is None or not 0 <= visit.started_at - last < every_ms
+
+
+def _merged(buckets: Iterable[Bucket], small: float) -> list[Bucket]:
+    """Neighbours that are mended in the same way as one; `rows` are those of the largest."""
+    merged: list[Bucket] = []
+    for bucket in buckets:
+        if merged:
+            newer = merged[-1]
+            rows = max(newer.rows, bucket.rows)
+            alike = newer.gone == bucket.gone and (bucket.gone or rows <= small)
+            if alike and newer.span.start == bucket.span.end:
+                span = Span(bucket.span.start, newer.span.end)
+                merged[-1] = Bucket(span, bucket.gone, rows)
+                continue
+        merged.append(bucket)
+    return merged
+
+
+def _in_requests(workflows: Sequence[Ended]) -> Iterator[Sequence[Ended]]:
+    for start in range(0, len(workflows), IDS_PER_REQUEST):
+        yield workflows[start : start + IDS_PER_REQUEST]
