@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from sqlalchemy import Connection
 from starlette.applications import Starlette
 
@@ -43,8 +43,10 @@ from dbos_mcp.store.events import (
 )
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
+from dbos_mcp.sync import worker
 from dbos_mcp.sync.audit import AUDIT_EVERY_MS, REREAD_EVERY_MS
 from dbos_mcp.sync.mirror import Mirror
+from dbos_mcp.sync.visit import Visit
 from dbos_mcp.sync.worker import SyncWorker
 from tests.sync.plans import (
     FAULTS,
@@ -66,8 +68,10 @@ from tests.sync.plans import (
 )
 from tests.upstream import APP, COMPARED, Asked, Clock, Site, Tables, Wire
 
+EXAMPLES_OF_THE_SUITE = 12
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 CYCLES_UNTIL_PEACE = 8
+LOOK_MS = 61_000
 STEPS_READ_OF = ("PENDING", *FAILED)
 STEP = ("step_id", "step_name", "child_workflow_id", "started_at", "completed_at", "error")
 
@@ -124,10 +128,10 @@ class Process:
             ConductorClient("http://local-conductor", lambda: Credentials("local"), transport=wire)
         )
         mirror = Mirror(cache, client, clock=world.clock)
-        worker = SyncWorker(
+        syncing = SyncWorker(
             mirror, history_ms=world.plan.history_ms, page_limit=world.plan.page_limit
         )
-        self.site = Site(world.upstream.tables, wire, client, cache, mirror, worker, world.clock)
+        self.site = Site(world.upstream.tables, wire, client, cache, mirror, syncing, world.clock)
 
     async def end(self) -> None:
         self.dead = True
@@ -199,13 +203,13 @@ class World:
         self.clock = OurClock(self.upstream)
         self._processes: dict[int, Process] = {}
 
-    async def live(self) -> None:
-        """The plan, and then peace until nothing is found any more."""
+    async def live(self, pauses: Sequence[int]) -> None:
+        """The plan; then peace, with looks so far apart, until nothing is found any more."""
         self.upstream.tables.clear()
         try:
             for command in self.plan.commands:
                 await self._do(command)
-            await self._settle()
+            await self._settle(pauses)
         finally:
             for process in self._processes.values():
                 await process.end()
@@ -239,10 +243,9 @@ class World:
             case Insert() | Transition():
                 command.apply(self.upstream)
 
-    async def _settle(self) -> None:
+    async def _settle(self, pauses: Sequence[int]) -> None:
         site = (await self._process(0)).site
-        # Everything is re-read by id once a day; what that finds gone may be one of two.
-        for pause in (AUDIT_EVERY_MS, REREAD_EVERY_MS, AUDIT_EVERY_MS):
+        for pause in pauses:
             site.new_events()
             for _ in range(CYCLES_UNTIL_PEACE):
                 self.upstream.now += pause
@@ -356,10 +359,10 @@ class Ground:
         self.system_database = SystemDatabase(self.tables.url, [APP])
         self.conductor = create_app(self.system_database)
 
-    def live(self, plan: Plan) -> None:
+    def live(self, plan: Plan, *, pauses: Sequence[int]) -> None:
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             cache = Path(shutil.copy(self._cache, Path(folder) / "cache.sqlite"))
-            anyio.run(World(plan, self.tables, self.conductor, cache).live)
+            anyio.run(World(plan, self.tables, self.conductor, cache).live, pauses)
 
 
 @pytest.fixture(scope="module")
@@ -381,12 +384,30 @@ async def in_place(work: Callable[..., Any], *arguments: Any, **_options: Any) -
     return work(*arguments)
 
 
-@settings(
-    max_examples=EXAMPLES or 40,
+RUNS = settings(
+    max_examples=EXAMPLES or EXAMPLES_OF_THE_SUITE,
     derandomize=not EXAMPLES,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-@given(plans())
-def test_whatever_happens_the_mirror_comes_to_equal_upstream(ground: Ground, plan: Plan) -> None:
-    ground.live(plan)
+DELETED_WHILE_DELAYED = Plan([Insert("DELAYED"), Cycle(), Transition("delete in flight")])
+
+
+@example(DELETED_WHILE_DELAYED)
+@RUNS
+@given(plans(audited=False))
+def test_cycles_alone_find_what_filters_and_listings_can(ground: Ground, plan: Plan) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "audit", no_audit)  # they would make up for it
+        ground.live(plan, pauses=[LOOK_MS])
+
+
+@RUNS
+@given(plans(audited=True))
+def test_cycles_with_audits_find_everything(ground: Ground, plan: Plan) -> None:
+    # Everything is re-read by id once a day; what that finds gone may be one of two.
+    ground.live(plan, pauses=[AUDIT_EVERY_MS, REREAD_EVERY_MS, AUDIT_EVERY_MS])
+
+
+async def no_audit(_visit: Visit) -> None:
+    pass
