@@ -31,7 +31,7 @@ from benchmarks.traffic import CountingTransport, Traffic
 from dbos_mcp.demo.tour import APPLICATION_NAME, running_conductor
 from dbos_mcp.errors import StoreError
 from dbos_mcp.runtime import Runtime, open_runtime
-from dbos_mcp.store import projector
+from dbos_mcp.store import event_log, projector
 from dbos_mcp.store.migrate import open_cache
 
 DRAIN_SECONDS = 120
@@ -44,7 +44,7 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 @dataclass(frozen=True)
 class Cycle:
-    """What one cycle cost and brought; readings of steps counted apart."""
+    """What one cycle cost and brought; readings of steps are counted apart, their events not."""
 
     events: int
     other: Traffic
@@ -251,13 +251,18 @@ def rebuild(cache: Path) -> None:
 
 
 async def _cycle(runtime: Runtime, transport: CountingTransport) -> Cycle:
+    with runtime.cache.read() as connection:
+        position = event_log.last_position(connection)
     other, steps, started = replace(transport.other), replace(transport.steps), perf_counter()
     reports = await runtime.require_live().worker.run_once()
     seconds = perf_counter() - started
     for report in reports:
         if report.error is not None:
             raise report.error
-    events = sum(report.events for report in reports)
+    with runtime.cache.read() as connection:
+        events = connection.exec_driver_sql(
+            "SELECT count(*) FROM event WHERE position > ? AND kind NOT LIKE 'Steps%'", (position,)
+        ).scalar_one()
     return Cycle(events, transport.other - other, transport.steps - steps, seconds)
 
 

@@ -22,10 +22,15 @@ DAY_MS = 86_400_000
 
 
 class Payloads(StrEnum):
-    """Which display texts of workflows and steps the cache keeps."""
+    """Which display texts of workflows and steps the cache keeps; each holds those before it."""
 
     NONE = "none"
     ERRORS = "errors"
+    """The errors of failed workflows and of steps."""
+    FAILED = "failed"
+    """Also what failed workflows and their steps were given and returned."""
+    ALL = "all"
+    """Of every workflow and every step."""
 
 
 class LogLevel(StrEnum):

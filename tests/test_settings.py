@@ -30,8 +30,10 @@ def test_history_is_days_or_all(text: str, days: int | None) -> None:
     assert Settings.from_env({"DBOS_MCP_HISTORY": text}).history == days
 
 
-def test_payloads_are_one_of_the_policies() -> None:
-    assert Settings.from_env({"DBOS_MCP_PAYLOADS": "none"}).payloads is Payloads.NONE
+@pytest.mark.parametrize("policy", Payloads)
+def test_payloads_are_one_of_the_policies(policy: Payloads) -> None:
+    assert Settings.from_env({"DBOS_MCP_PAYLOADS": str(policy)}).payloads is policy
+    assert Settings.from_env({}).payloads is Payloads.ERRORS
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,10 @@ class Wire(httpx.AsyncBaseTransport):
             await waiting
         return httpx.Response(answer.status_code, headers=answer.headers, content=body)
 
+    def steps_asked(self) -> list[str]:
+        """The workflows whose steps were asked for, in order."""
+        return [asked.path.split("/")[-2] for asked in self.asked if "/steps" in asked.path]
+
     async def aclose(self) -> None:
         await self.inner.aclose()
 
@@ -231,6 +235,14 @@ class Site:
         """One cycle; the report of the shop."""
         reports = await self.worker.run_once()
         return next(report for report in reports if report.application_name == APP)
+
+    async def sync_until_steps_are_read(self) -> None:
+        """Cycles until one finds no steps that are due by now."""
+        while True:
+            self.wire.asked.clear()
+            await self.sync()
+            if not self.wire.steps_asked():
+                return
 
     def new_events(self) -> list[Recorded]:
         """What the log got since this was last asked."""

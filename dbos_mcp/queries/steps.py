@@ -64,9 +64,7 @@ def list_steps(connection: Connection, application_name: str, workflow_id: str) 
     if workflow is None:
         raise not_mirrored(application_name, workflow_id)
     reading = connection.execute(
-        select(col(StepReadingRow.read_at), col(StepReadingRow.workflow_updated_at)).where(
-            col(StepReadingRow.workflow_key) == workflow.id
-        )
+        select(table_of(StepReadingRow)).where(col(StepReadingRow.workflow_key) == workflow.id)
     ).first()
     rows = connection.execute(
         select(table_of(StepRow))
@@ -81,6 +79,7 @@ def list_steps(connection: Connection, application_name: str, workflow_id: str) 
         and (
             reading is None
             or workflow.status in IN_FLIGHT
+            or reading.workflow_status != workflow.status
             or reading.workflow_updated_at != workflow.updated_at
         ),
     )

@@ -8,6 +8,7 @@ all other fields are its JSON `data`, defaults left out.
 import json
 import math
 import re
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -112,8 +113,9 @@ class ExecutorObserved(Event):
 class WorkflowState(Event):
     """A workflow's row as Conductor showed it.
 
-    `input`, `output` and `error` are display text, and were asked for only if `payloads_loaded`:
-    otherwise their absence says nothing.
+    `input`, `output` and `error` are display text. The error was asked for only if
+    `payloads_loaded`, the other two only if `input_loaded` and `output_loaded`: otherwise their
+    absence says nothing.
     """
 
     workflow_id: Text
@@ -144,11 +146,19 @@ class WorkflowState(Event):
     deadline: Integer | None = None
     timeout_ms: Integer | None = None
     payloads_loaded: bool = False
+    input_loaded: bool = False
+    output_loaded: bool = False
     input: Text | None = None
     output: Text | None = None
     error: Text | None = None
 
-    PAYLOAD: ClassVar[set[str]] = {"payloads_loaded", "input", "output", "error"}
+    LOADED: ClassVar[Mapping[str, str]] = {
+        "input": "input_loaded",
+        "output": "output_loaded",
+        "error": "payloads_loaded",
+    }
+    """Each payload, and the field that says whether it was asked for."""
+    PAYLOAD: ClassVar[set[str]] = {*LOADED, *LOADED.values()}
 
     def content_hash(self) -> bytes:
         """Eight bytes that change when the metadata does; payloads are compared by themselves."""

@@ -33,7 +33,8 @@ class SyncStateRow(SQLModel, table=True):
     history_complete: bool = False
     """The first load has reached as far back as it was asked to."""
     steps_since: int | None = None
-    """The steps of every workflow created from here on were read, or are in `step_due`."""
+    """The steps of every workflow that was created from here on and has ended were read, or are in
+    `step_due`; it walks back through the mirror."""
     attempted_at: int | None = None
     succeeded_at: int | None = None
     offline_since: int | None = None
@@ -65,13 +66,14 @@ class StepReadingRow(SQLModel, table=True):
 
     workflow_key: int = Field(primary_key=True)
     read_at: int
+    workflow_status: str
     workflow_updated_at: int
-    settled: bool = False
-    """Read again after the grace period: nothing is due until the workflow changes."""
+    next_at: int | None = None
+    """When to read them again; None: not before the workflow changes."""
 
 
 class StepDueRow(SQLModel, table=True):
-    """A workflow whose steps are to be read: first by priority, then by how long it is due."""
+    """A workflow whose steps are to be read, and since or from when (our clock, epoch ms)."""
 
     __tablename__ = "step_due"
     __table_args__ = (Index("ix_step_due", "application_name", "priority", "due_at"),)
@@ -111,14 +113,4 @@ def update(
         statement.on_conflict_do_update(index_elements=["application_name"], set_=dict(changes))
         if changes
         else statement.on_conflict_do_nothing()
-    )
-
-
-def note_step_reading(
-    connection: Connection, workflow_key: int, *, updated_at: int, now: int
-) -> None:
-    values = {"read_at": now, "workflow_updated_at": updated_at, "settled": False}
-    statement = insert(StepReadingRow).values(workflow_key=workflow_key, **values)
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=["workflow_key"], set_=values)
     )

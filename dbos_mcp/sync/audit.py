@@ -15,7 +15,7 @@ What no count shows is found by re-reading everything by id, in small shares, ab
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -44,8 +44,7 @@ async def audit(visit: Visit) -> None:
     """Compare and re-read what is due.
 
     Raises:
-        ConductorError, NotFoundError: what was found until then is recorded, and not looked for
-            again.
+        ConductorError, NotFoundError: what was found until then is recorded.
     """
     state = visit.state
     if not state.history_complete:
@@ -94,8 +93,28 @@ def differing(theirs: Counts, ours: Counts, span: Span, bucket_ms: int) -> list[
     ]
 
 
+def merged(buckets: Iterable[Bucket], small: float) -> list[Bucket]:
+    """Neighbours that are mended in the same way as one; `rows` are those of the largest."""
+    ranges: list[Bucket] = []
+    for bucket in buckets:
+        if ranges:
+            newer = ranges[-1]
+            rows = max(newer.rows, bucket.rows)
+            alike = newer.gone == bucket.gone and (bucket.gone or rows <= small)
+            if alike and newer.span.start == bucket.span.end:
+                span = Span(bucket.span.start, newer.span.end)
+                ranges[-1] = Bucket(span, bucket.gone, rows)
+                continue
+        ranges.append(bucket)
+    return ranges
+
+
+class _SpentError(Exception):
+    """This cycle has asked for as much as it may; the next one goes on."""
+
+
 class _Audit:
-    """One cycle's part of an audit. A method that returns False has more to do than that."""
+    """One cycle's part of an audit."""
 
     def __init__(self, visit: Visit) -> None:
         self._visit = visit
@@ -110,7 +129,10 @@ class _Audit:
             if state.audit_cursor is not None:
                 end = min(end, state.audit_cursor)
             span = Span(state.covered_since, end)
-            if span.start < span.end and not await self._compare_in(span):
+            try:
+                if span.start < span.end:
+                    await self._compare_in(span)
+            except _SpentError:
                 return
         await self.note(audited_at=visit.started_at, audit_cursor=None)
 
@@ -126,15 +148,11 @@ class _Audit:
                 return
             began_at, position = visit.started_at, 0
         held = await visit.mirror.read(partial(known.held_count, application_name=visit.name))
-        requests = math.ceil(held * AUDIT_EVERY_MS / REREAD_EVERY_MS / IDS_PER_REQUEST)
-        limit = max(1, requests) * IDS_PER_REQUEST
+        limit = reread_share_of(held)
         share = await visit.mirror.read(
             partial(known.ended_behind, application_name=visit.name, position=position, limit=limit)
         )
-        places: dict[str, int | None] = {
-            "reread_at": visit.started_at,
-            "reread_began_at": began_at,
-        }
+        places = {"reread_at": visit.started_at, "reread_began_at": began_at}
         for chunk in _in_requests(share):
             await visit.reread([workflow.workflow_id for workflow in chunk])
             await self.note(reread_position=chunk[-1].key, **places)
@@ -145,9 +163,9 @@ class _Audit:
         events = self._visit.report.events - self._events_before
         await self._visit.move_on(audit_found=self._found_before + events, **changes)
 
-    async def _compare_in(self, span: Span) -> bool:
+    async def _compare_in(self, span: Span) -> None:
         visit, state = self._visit, self._visit.state
-        day_ms, *finer = _DRILL_MS
+        day_ms, *finer_ms = _DRILL_MS
         differ = await self._differing(span, day_ms)
         if differ:
             # Perhaps by what has ended since this cycle asked for that: no finding of ours.
@@ -156,10 +174,11 @@ class _Audit:
             self._events_before += visit.report.events - events
             differ = await self._differing(span, day_ms)
         if differ is not None:
-            return await self._mend(differ, finer)
-        if state.audit_cursor is None and not _is_due(visit, state.audited_at, WALK_EVERY_MS):
-            return False
-        return await self._list(span, pages=WALK_PAGES_PER_CYCLE)
+            await self._mend(differ, finer_ms)
+        elif state.audit_cursor is not None or _is_due(visit, state.audited_at, WALK_EVERY_MS):
+            await self._list(span, pages=WALK_PAGES_PER_CYCLE)
+        else:
+            raise _SpentError
 
     async def _differing(self, span: Span, bucket_ms: int) -> list[Bucket] | None:
         """None where upstream does not count."""
@@ -174,77 +193,64 @@ class _Audit:
         )
         return differing(theirs, ours, span, bucket_ms)
 
-    async def _mend(self, differ: Iterable[Bucket], finer_ms: Sequence[int]) -> bool:
+    async def _mend(self, differ: Iterable[Bucket], finer_ms: Sequence[int]) -> None:
         """`finer_ms`: the smaller buckets that a range of many rows is divided into."""
         small = self._visit.page_limit if finer_ms else math.inf
-        for bucket in _merged(differ, small):
+        for bucket in merged(differ, small):
             if not self._requests_left:
-                return False
+                raise _SpentError
+            inside: list[Bucket] | None = None
             if bucket.gone:
-                done = await self._confirm(bucket.span)
-            elif bucket.rows <= small:
-                done = await self._list(bucket.span)
-            else:
+                await self._confirm(bucket.span)
+                continue
+            if bucket.rows > small:
                 inside = await self._differing(bucket.span, finer_ms[0])
-                if inside is None:
-                    done = await self._list(bucket.span)
-                else:
-                    done = await self._mend(inside, finer_ms[1:])
-            if not done:
-                return False
-        return True
+            if inside is None:
+                await self._list(bucket.span)
+            else:
+                await self._mend(inside, finer_ms[1:])
 
-    async def _confirm(self, span: Span) -> bool:
-        """Ask by id for everything that we hold of a span."""
-        visit = self._visit
-        limit = max(1, self._requests_left) * IDS_PER_REQUEST
-        held = await visit.mirror.read(
-            partial(known.ended_in, application_name=visit.name, span=span, limit=limit)
-        )
-        for chunk in _in_requests(held):
-            await visit.reread([workflow.workflow_id for workflow in chunk])
-            await self.note(audit_cursor=chunk[-1].created_at + 1)
-        if len(held) == limit:
-            return False
-        await self.note(audit_cursor=span.start)
-        return True
-
-    async def _list(self, span: Span, pages: int | None = None) -> bool:
-        """List a span from its end back; of each page ask by id for what it should have shown."""
+    async def _list(self, span: Span, pages: int | None = None) -> None:
+        """List a span from its end back, and confirm of each page what it should have shown."""
         visit = self._visit
         upper = span.end
         seen: set[str] = set()
 
-        async def record(page: Look) -> None:
+        async def handle(page: Look) -> None:
+            nonlocal upper
             await visit.record(page, "audit")
             seen.update(row.workflow_id for row in page.rows)
-            await compare(page.rows[-1].created_at + 1)  # its ties may be on the next page
-
-        async def compare(lower: int) -> None:
-            nonlocal upper
-            lower = max(lower, span.start)
-            if lower >= upper:
-                return
-            held = await visit.mirror.read(
-                partial(known.ended_in, application_name=visit.name, span=Span(lower, upper))
-            )
-            unseen = [each.workflow_id for each in held if each.workflow_id not in seen]
-            await visit.reread(unseen)
-            upper = lower
-            await self.note(audit_cursor=lower)
+            lower = max(page.rows[-1].created_at + 1, span.start)  # ties may be on the next page
+            if lower < upper:
+                await self._confirm(Span(lower, upper), seen)
+                upper = lower
 
         whole = await each_page(
             visit.mirror,
             visit.name,
             WorkflowSearch(start_time=span.start or None, end_time=span.end - 1),
             "descending",
-            record,
+            handle,
             limit=visit.page_limit,
             most=pages or max(2, self._requests_left),
         )
-        if whole:
-            await compare(span.start)
-        return whole
+        if not whole:
+            raise _SpentError
+        await self._confirm(Span(span.start, upper), seen)
+
+    async def _confirm(self, span: Span, seen: Collection[str] = ()) -> None:
+        """Ask by id for what we hold of a span and have not seen; the span has been compared."""
+        visit = self._visit
+        limit = max(1, self._requests_left) * IDS_PER_REQUEST
+        unseen = await visit.mirror.read(
+            partial(known.ended_in, application_name=visit.name, span=span, but=seen, limit=limit)
+        )
+        for chunk in _in_requests(unseen):
+            await visit.reread([workflow.workflow_id for workflow in chunk])
+            await self.note(audit_cursor=chunk[-1].created_at + 1)
+        if len(unseen) == limit:
+            raise _SpentError
+        await self.note(audit_cursor=span.start)
 
     @property
     def _asked(self) -> int:
@@ -255,24 +261,14 @@ class _Audit:
         return max(0, AUDIT_REQUESTS_PER_CYCLE - (self._asked - self._asked_before))
 
 
+def reread_share_of(held: int) -> int:
+    """How many workflows to re-read at once, that all that are held are read in about a day."""
+    requests = math.ceil(held * AUDIT_EVERY_MS / REREAD_EVERY_MS / IDS_PER_REQUEST)
+    return max(1, requests) * IDS_PER_REQUEST
+
+
 def _is_due(visit: Visit, last: int | None, every_ms: int) -> bool:
     return last is None or not 0 <= visit.started_at - last < every_ms
-
-
-def _merged(buckets: Iterable[Bucket], small: float) -> list[Bucket]:
-    """Neighbours that are mended in the same way as one; `rows` are those of the largest."""
-    merged: list[Bucket] = []
-    for bucket in buckets:
-        if merged:
-            newer = merged[-1]
-            rows = max(newer.rows, bucket.rows)
-            alike = newer.gone == bucket.gone and (bucket.gone or rows <= small)
-            if alike and newer.span.start == bucket.span.end:
-                span = Span(bucket.span.start, newer.span.end)
-                merged[-1] = Bucket(span, bucket.gone, rows)
-                continue
-        merged.append(bucket)
-    return merged
 
 
 def _in_requests(workflows: Sequence[Ended]) -> Iterator[Sequence[Ended]]:

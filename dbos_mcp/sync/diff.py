@@ -3,10 +3,10 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dbos_mcp.conductor.models import Application, Executor, Step, Workflow
-from dbos_mcp.domain import FAILED
+from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
 from dbos_mcp.settings import Payloads
 from dbos_mcp.store.events import (
     ApplicationObserved,
@@ -18,11 +18,19 @@ from dbos_mcp.store.events import (
     WorkflowChanged,
     WorkflowDeleted,
     WorkflowObserved,
+    WorkflowState,
 )
 
 MAX_PAYLOAD_CHARACTERS = 16_000
 REMOVED = "REMOVED"
 """Our word for an application or executor that Conductor no longer lists."""
+
+Texts = frozenset[str]
+"""Some of a workflow's or step's payloads: `input`, `output`, `error`."""
+NO_TEXTS: Texts = frozenset()
+_INPUT: Texts = frozenset({"input"})
+_ERROR: Texts = frozenset({"error"})
+_OUTCOME: Texts = frozenset({"output", "error"})
 
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
 _CUT_ADDRESS = re.compile(r"0x[0-9a-fA-F]*$")
@@ -33,10 +41,13 @@ class KnownWorkflow:
     """The part of a workflow row that a comparison needs."""
 
     content_hash: bytes
+    status: str
     updated_at: int
     deleted: bool
-    payloads_loaded: bool
-    error: str | None
+    loaded: Texts = NO_TEXTS
+    """The payloads that were asked for, whether there were any or not."""
+    texts: Mapping[str, str | None] = field(default_factory=dict)
+    """The payloads themselves, where they are to be compared."""
 
 
 def diff_applications(
@@ -104,19 +115,37 @@ def _changed_and_removed(
     return [*changed, *removed]
 
 
-def wants_payloads(
+def kept_texts(policy: Payloads, status: str) -> Texts:
+    """What the policy keeps of a workflow of this status."""
+    if policy is Payloads.ALL:
+        return _INPUT if status in IN_FLIGHT else _INPUT | _OUTCOME
+    if policy is Payloads.NONE or status not in FAILED:
+        return NO_TEXTS
+    return _ERROR if policy is Payloads.ERRORS else _INPUT | _OUTCOME
+
+
+def kept_step_texts(policy: Payloads, status: str) -> Texts:
+    """What the policy keeps of the steps of a workflow of this status."""
+    if policy is Payloads.NONE:
+        return NO_TEXTS
+    if policy is Payloads.ALL or (policy is Payloads.FAILED and status in FAILED):
+        return _OUTCOME
+    return _ERROR
+
+
+def wanted_texts(
     application_name: str, known: KnownWorkflow | None, seen: Workflow, policy: Payloads
-) -> bool:
-    """Whether the policy keeps something of this workflow that a plain listing leaves out, and
-    that the cache has not, or has of an earlier state only."""
-    if policy is not Payloads.ERRORS or seen.status not in FAILED:
-        return False
-    return (
-        known is None
-        or known.deleted
-        or not known.payloads_loaded
-        or known.content_hash != _observed(application_name, seen).content_hash()
-    )
+) -> Texts:
+    """What the policy keeps of this workflow and a plain listing leaves out, as far as the cache
+    has not got it, or has that of an earlier state only."""
+    kept = kept_texts(policy, seen.status)
+    if not kept or known is None or known.deleted:
+        return kept
+    if known.content_hash == _observed(application_name, seen).content_hash():
+        return kept - known.loaded
+    # Only a call that is debounced, while it is delayed, gets another input.
+    has_input = "input" in known.loaded and known.status != WorkflowStatus.DELAYED
+    return kept - _INPUT if has_input else kept
 
 
 def diff_workflow(
@@ -124,14 +153,16 @@ def diff_workflow(
     known: KnownWorkflow | None,
     seen: Workflow,
     *,
-    payloads_loaded: bool = False,
-) -> Event | None:
-    """What a look at one workflow tells; None when it is as it was."""
-    observed = _observed(application_name, seen, payloads_loaded=payloads_loaded)
+    loaded: Texts = NO_TEXTS,
+) -> WorkflowState | None:
+    """What a look at one workflow tells, for which the `loaded` payloads were asked for; None when
+    it is as it was."""
+    observed = _observed(application_name, seen, loaded)
     if known is None or known.deleted:
         return observed
-    same_payloads = not payloads_loaded or (
-        known.payloads_loaded and without_noise(known.error) == without_noise(observed.error)
+    same_payloads = loaded <= known.loaded and all(
+        without_noise(known.texts.get(name)) == without_noise(getattr(observed, name))
+        for name in loaded
     )
     if observed.content_hash() == known.content_hash and same_payloads:
         return None
@@ -151,18 +182,15 @@ def diff_steps(
     known: Sequence[StepState],
     seen: Iterable[Step],
     *,
-    policy: Payloads,
+    kept: Texts,
 ) -> list[Event]:
-    """The whole new list when anything differs; steps that are gone are discarded first."""
+    """The whole new list when anything differs; steps that are gone are discarded first.
+
+    Texts that are not `kept` are not looked at: those of a step that we know stay as they are.
+    """
+    before = {step.step_id: step for step in known}
     now = tuple(
-        StepState(
-            step_id=step.step_id,
-            step_name=step.step_name,
-            child_workflow_id=step.child_workflow_id,
-            started_at=step.started_at,
-            completed_at=step.completed_at,
-            error=None if policy is Payloads.NONE else clip(step.error),
-        )
+        _step(step, before.get(step.step_id), kept)
         for step in sorted(seen, key=lambda step: step.step_id)
     )
     if [_comparable(step) for step in now] == [_comparable(step) for step in known]:
@@ -204,13 +232,27 @@ def clip(payload: str | None) -> str | None:
     return f"{kept}… [cut: {len(payload)} characters in all]"
 
 
+def _step(seen: Step, known: StepState | None, kept: Texts) -> StepState:
+    bare = StepState.model_validate(seen.model_dump(exclude=set(_OUTCOME)))
+    is_same = known is not None and known.model_copy(update=dict.fromkeys(_OUTCOME)) == bare
+
+    def text(name: str) -> str | None:
+        if name in kept:
+            return clip(getattr(seen, name))
+        return getattr(known, name) if is_same else None
+
+    texts = {name: text(name) for name in _OUTCOME}
+    return StepState.model_validate(bare.model_dump() | texts)
+
+
 def _comparable(step: StepState) -> StepState:
-    return step.model_copy(update={"error": without_noise(step.error)})
+    return step.model_copy(update={name: without_noise(getattr(step, name)) for name in _OUTCOME})
 
 
-def _observed(
-    application_name: str, seen: Workflow, *, payloads_loaded: bool = False
-) -> WorkflowObserved:
+def _observed(application_name: str, seen: Workflow, loaded: Texts = NO_TEXTS) -> WorkflowObserved:
+    payloads: dict[str, str | bool | None] = dict.fromkeys(WorkflowState.LOADED)
+    for name in loaded:
+        payloads |= {name: clip(getattr(seen, name)), WorkflowState.LOADED[name]: True}
     return WorkflowObserved.model_validate(
         {
             **vars(seen),
@@ -219,9 +261,6 @@ def _observed(
             "owning_application": (
                 None if seen.application_name == application_name else seen.application_name
             ),
-            "payloads_loaded": payloads_loaded,
-            "input": None,
-            "output": None,
-            "error": clip(seen.error) if payloads_loaded else None,
+            **payloads,
         }
     )

@@ -1,21 +1,30 @@
 """What the cache holds, in the shape in which `diff` compares it with what is seen."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, SQLColumnExpression, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, func, select
 from sqlmodel import col
 
-from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
+from dbos_mcp.domain import FAILED, IN_FLIGHT, TERMINAL
+from dbos_mcp.store import sync_state
 from dbos_mcp.store.event_log import EventRow
-from dbos_mcp.store.events import ApplicationObserved, Event, ExecutorObserved, StepState
+from dbos_mcp.store.events import (
+    ApplicationObserved,
+    Event,
+    ExecutorObserved,
+    StepState,
+    WorkflowState,
+)
 from dbos_mcp.store.projections.applications import ApplicationRow
 from dbos_mcp.store.projections.executors import ExecutorRow
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
-from dbos_mcp.store.sync_state import StepReadingRow
+from dbos_mcp.store.sync_state import StepDueRow, StepReadingRow
 from dbos_mcp.store.tables import table_of
 from dbos_mcp.sync.diff import KnownWorkflow
+from dbos_mcp.sync.due import LONGEST_PAUSE_MS, REREAD_MS, Priority, State
 
 _IDS_PER_STATEMENT = 500
 
@@ -42,33 +51,45 @@ def executors(connection: Connection, application_name: str) -> dict[str, Execut
 
 
 def workflows(
-    connection: Connection, application_name: str, workflow_ids: Sequence[str]
+    connection: Connection,
+    application_name: str,
+    workflow_ids: Sequence[str],
+    *,
+    with_texts: Sequence[str] = (),
 ) -> dict[str, KnownWorkflow]:
     """By id; ids that the cache does not hold are left out."""
-    held: dict[str, KnownWorkflow] = {}
+    texts = {
+        found.workflow_id: found._asdict()
+        for found in _by_id(connection, application_name, with_texts, *WorkflowState.LOADED)
+    }
+    columns = ("content_hash", "status", "updated_at", "deleted_at", *WorkflowState.LOADED.values())
+    return {
+        found.workflow_id: KnownWorkflow(
+            content_hash=found.content_hash,
+            status=found.status,
+            updated_at=found.updated_at,
+            deleted=found.deleted_at is not None,
+            loaded=frozenset(
+                name for name, flag in WorkflowState.LOADED.items() if getattr(found, flag)
+            ),
+            texts=texts.get(found.workflow_id, {}),
+        )
+        for found in _by_id(connection, application_name, workflow_ids, *columns)
+    }
+
+
+def _by_id(
+    connection: Connection, application_name: str, workflow_ids: Sequence[str], *columns: str
+) -> Iterator[Row[Any]]:
+    """Some columns of those workflow rows that the cache holds."""
+    table = table_of(WorkflowRow)
     for start in range(0, len(workflow_ids), _IDS_PER_STATEMENT):
-        rows = connection.execute(
-            select(
-                col(WorkflowRow.workflow_id),
-                col(WorkflowRow.content_hash),
-                col(WorkflowRow.updated_at),
-                col(WorkflowRow.deleted_at),
-                col(WorkflowRow.payloads_loaded),
-                col(WorkflowRow.error),
-            ).where(
-                col(WorkflowRow.application_name) == application_name,
-                col(WorkflowRow.workflow_id).in_(workflow_ids[start : start + _IDS_PER_STATEMENT]),
+        yield from connection.execute(
+            select(table.c.workflow_id, *(table.c[name] for name in columns)).where(
+                table.c.application_name == application_name,
+                table.c.workflow_id.in_(workflow_ids[start : start + _IDS_PER_STATEMENT]),
             )
         )
-        for row in rows:
-            held[row.workflow_id] = KnownWorkflow(
-                content_hash=row.content_hash,
-                updated_at=row.updated_at,
-                deleted=row.deleted_at is not None,
-                payloads_loaded=bool(row.payloads_loaded),
-                error=row.error,
-            )
-    return held
 
 
 def in_flight_ids(
@@ -127,50 +148,38 @@ class Ended(NamedTuple):
     created_at: int
 
 
+_ENDED = select(
+    col(WorkflowRow.id), col(WorkflowRow.workflow_id), col(WorkflowRow.created_at)
+).where(col(WorkflowRow.status).not_in(IN_FLIGHT))
+
+
 def ended_in(
-    connection: Connection, application_name: str, span: Span, limit: int | None = None
+    connection: Connection, application_name: str, span: Span, but: Collection[str], limit: int
 ) -> list[Ended]:
-    """Those created in a span, the newest first."""
-    return _ended(
-        connection,
-        *_listed(application_name),
-        *_created_in(span),
-        order_by=col(WorkflowRow.created_at).desc(),
-        limit=limit,
+    """Those created in a span, the newest first, without some ids."""
+    rows = connection.execute(
+        _ENDED.where(*_listed(application_name), *_created_in(span)).order_by(
+            col(WorkflowRow.created_at).desc()
+        )
     )
+    return list(islice((Ended._make(row) for row in rows if row.workflow_id not in but), limit))
 
 
 def ended_behind(
     connection: Connection, application_name: str, position: int, limit: int
 ) -> list[Ended]:
     """Those that the cache got to know after `position`, in that order, whoever owns them."""
-    return _ended(
-        connection,
-        *_held(application_name),
-        col(WorkflowRow.id) > position,
-        order_by=col(WorkflowRow.id),
-        limit=limit,
+    rows = connection.execute(
+        _ENDED.where(*_held(application_name), col(WorkflowRow.id) > position)
+        .order_by(col(WorkflowRow.id))
+        .limit(limit)
     )
+    return [Ended._make(row) for row in rows]
 
 
 def held_count(connection: Connection, application_name: str) -> int:
     counted = select(func.count()).select_from(table_of(WorkflowRow))
     return connection.execute(counted.where(*_held(application_name))).scalar_one()
-
-
-def _ended(
-    connection: Connection,
-    *conditions: ColumnElement[bool],
-    order_by: SQLColumnExpression[int],
-    limit: int | None,
-) -> list[Ended]:
-    rows = connection.execute(
-        select(col(WorkflowRow.id), col(WorkflowRow.workflow_id), col(WorkflowRow.created_at))
-        .where(*conditions, col(WorkflowRow.status).not_in(IN_FLIGHT))
-        .order_by(order_by)
-        .limit(limit)
-    )
-    return [Ended(*row) for row in rows]
 
 
 def _held(application_name: str) -> tuple[ColumnElement[bool], ...]:
@@ -190,23 +199,21 @@ def _created_in(span: Span) -> tuple[ColumnElement[bool], ...]:
     return created_at >= span.start, created_at < span.end
 
 
-class Held(NamedTuple):
-    """A workflow row's key, and upstream's `updatedAt` of it."""
-
-    key: int
-    updated_at: int
-
-
-def held(connection: Connection, application_name: str, workflow_id: str) -> Held | None:
+def held(connection: Connection, application_name: str, workflow_id: str) -> State | None:
     """A workflow that the cache holds as being there."""
     row = connection.execute(
-        select(col(WorkflowRow.id), col(WorkflowRow.updated_at)).where(
+        select(
+            col(WorkflowRow.id),
+            col(WorkflowRow.status),
+            col(WorkflowRow.updated_at),
+            col(WorkflowRow.completed_at),
+        ).where(
             col(WorkflowRow.application_name) == application_name,
             col(WorkflowRow.workflow_id) == workflow_id,
             col(WorkflowRow.deleted_at).is_(None),
         )
     ).first()
-    return None if row is None else Held(*row)
+    return None if row is None else State(*row)
 
 
 def recorded_since(
@@ -237,47 +244,73 @@ def steps(connection: Connection, application_name: str, workflow_id: str) -> li
 
 
 def steps_due(
-    connection: Connection, application_name: str, *, running_read_before: int, limit: int
-) -> list[str]:
-    """Workflows whose steps to read: the failed ones not read since they last changed, the newest
-    first, then the running ones not read since `running_read_before` (our clock, epoch ms), those
-    that have waited longest first."""
-    reading = StepReadingRow
-    return list(
-        connection.execute(
-            select(col(WorkflowRow.workflow_id))
-            .outerjoin(
-                reading,
-                col(reading.workflow_key) == col(WorkflowRow.id),
+    connection: Connection, application_name: str, *, now: int, limit: int
+) -> dict[Priority, list[str]]:
+    """Workflows whose steps to read, up to `limit` of each class: those in flight that have waited
+    longest, of the others the newest."""
+    row = StepDueRow
+
+    def waiting(urgency: Priority, when: ColumnElement[bool], limit: int) -> Sequence[str]:
+        in_turn = col(row.due_at)
+        return (
+            connection.execute(
+                select(col(WorkflowRow.workflow_id))
+                .join(row, col(row.workflow_key) == col(WorkflowRow.id))
+                .where(
+                    col(row.application_name) == application_name,
+                    col(row.priority) == int(urgency),
+                    when,
+                )
+                .order_by(in_turn if urgency is Priority.IN_FLIGHT else in_turn.desc())
+                .limit(limit)
             )
-            .where(
-                col(WorkflowRow.application_name) == application_name,
-                col(WorkflowRow.deleted_at).is_(None),
-                or_(
-                    and_(
-                        col(WorkflowRow.status).in_(FAILED),
-                        or_(
-                            col(reading.read_at).is_(None),
-                            col(reading.workflow_updated_at) != col(WorkflowRow.updated_at),
-                        ),
-                    ),
-                    and_(
-                        col(WorkflowRow.status) == WorkflowStatus.PENDING,
-                        or_(
-                            col(reading.read_at).is_(None),
-                            col(reading.read_at) < running_read_before,
-                        ),
-                    ),
-                ),
-            )
-            .order_by(
-                (col(WorkflowRow.status) == WorkflowStatus.PENDING),
-                case(
-                    (col(WorkflowRow.status) == WorkflowStatus.PENDING, col(reading.read_at)),
-                    else_=0,
-                ),
-                col(WorkflowRow.created_at).desc(),
-            )
-            .limit(limit)
-        ).scalars()
+            .scalars()
+            .all()
+        )
+
+    due = {}
+    for urgency in Priority:
+        found = waiting(urgency, col(row.due_at) <= now, limit)
+        # Later than any pause is long: our clock was set back.
+        stray = waiting(urgency, col(row.due_at) > now + LONGEST_PAUSE_MS, limit - len(found))
+        due[urgency] = [*found, *stray]
+    return due
+
+
+def steps_pending(connection: Connection, application_name: str, *, now: int | None = None) -> int:
+    """Of how many workflows the steps are still to be read; with `now`, those left out that are to
+    be read again later. Counted by indexes alone: of the history that waits for the background,
+    also the deleted ones and those that were read when somebody asked."""
+    queued = select(func.count()).where(col(StepDueRow.application_name) == application_name)
+    if now is not None:
+        queued = queued.where(col(StepDueRow.priority).in_(Priority), col(StepDueRow.due_at) <= now)
+    history = select(func.count()).where(
+        col(WorkflowRow.application_name) == application_name,
+        col(WorkflowRow.status).in_([status for status in TERMINAL if status not in FAILED]),
     )
+    walked_to = sync_state.load(connection, application_name).steps_since
+    if walked_to is not None:
+        history = history.where(col(WorkflowRow.created_at) < walked_to)
+    return connection.execute(queued).scalar_one() + connection.execute(history).scalar_one()
+
+
+def needs_steps(
+    connection: Connection, application_name: str, workflow_id: str, *, now: int
+) -> bool:
+    """Whether the steps of a workflow that somebody looks at are to be read, and are not next."""
+    state = held(connection, application_name, workflow_id)
+    if state is None:
+        return False
+    reading = connection.execute(
+        select(table_of(StepReadingRow)).where(col(StepReadingRow.workflow_key) == state.key)
+    ).first()
+    if (
+        reading is not None
+        and (reading.workflow_status, reading.workflow_updated_at) == state[1:3]
+        and (state.status not in IN_FLIGHT or 0 <= now - reading.read_at < REREAD_MS)
+    ):
+        return False
+    place = connection.execute(
+        select(table_of(StepDueRow)).where(col(StepDueRow.workflow_key) == state.key)
+    ).first()
+    return place is None or place.priority > Priority.ASKED or place.due_at > now

@@ -4,10 +4,12 @@ Every method may run in any process that holds the cache: its lock keeps writers
 look that finds nothing new writes nothing. The network is async, SQLite is not; they meet here.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Set
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -16,8 +18,9 @@ from sqlalchemy import Connection
 from dbos_mcp.conductor.client import ConductorClient
 from dbos_mcp.conductor.models import Workflow, WorkflowSearch
 from dbos_mcp.domain import now_ms
+from dbos_mcp.errors import StoreError
 from dbos_mcp.settings import Payloads
-from dbos_mcp.store import event_log, indexes, projector, sync_state
+from dbos_mcp.store import event_log, indexes, projector
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.events import (
     Event,
@@ -26,9 +29,16 @@ from dbos_mcp.store.events import (
     WorkflowDeleted,
     WorkflowObserved,
 )
-from dbos_mcp.sync import diff, known
+from dbos_mcp.sync import diff, due, known
+from dbos_mcp.sync.diff import NO_TEXTS, Texts
+from dbos_mcp.sync.due import State
+
+logger = logging.getLogger(__name__)
 
 IDS_PER_REQUEST = 500
+PAYLOADS_PER_REQUEST = 50
+"""Inputs and outputs may be large; they are held in memory until they are written."""
+WANT_STEPS_SECONDS = 0.2
 
 T = TypeVar("T")
 
@@ -42,8 +52,8 @@ class Look:
 
     rows: Sequence[Workflow]
     position: int
-    loaded: Set[str] | None = None
-    """The ids whose texts were asked for as well; None: that is still to be done."""
+    loaded: Mapping[str, Texts] | None = None
+    """By id, the payloads that were asked for as well; None: that is still to be done."""
 
 
 @dataclass(frozen=True)
@@ -118,20 +128,42 @@ class Mirror:
         A row that was recorded by somebody else since the look began is left as it is, unless the
         look shows a newer one. `also` runs in the same transaction: what says that it was read.
         """
-        if look.loaded is None:
-            look = await self.with_payloads(application_name, look)
-        rows, loaded = look.rows, look.loaded or ()
+        if look.loaded is not None:
+            return await self._record_look(application_name, look, missing=missing, also=also)
+        wanted = await self._wanted_texts(application_name, look.rows)
+        events: list[Event] = []
+        # One part at a time is held in memory with its payloads; each is a transaction.
+        *parts, last = (
+            replace(look, rows=rows)
+            for rows in _split(look.rows, wanted, self._payloads_per_request)
+        )
+        for part in parts:
+            part = await self._load(application_name, part, wanted)
+            events += await self._record_look(application_name, part)
+        last = await self._load(application_name, last, wanted)
+        return events + await self._record_look(application_name, last, missing=missing, also=also)
+
+    async def _record_look(
+        self,
+        application_name: str,
+        look: Look,
+        *,
+        missing: Sequence[str] = (),
+        also: Callable[[Connection], None] | None = None,
+    ) -> list[Event]:
+        rows, loaded = look.rows, look.loaded or {}
 
         def work(connection: Connection) -> list[Event]:
             ids = [row.workflow_id for row in rows]
-            held = known.workflows(connection, application_name, [*ids, *missing])
+            held = known.workflows(
+                connection, application_name, [*ids, *missing], with_texts=list(loaded)
+            )
             events: list[Event] = []
             doubtful: list[Event] = []
             for row in rows:
                 before = held.get(row.workflow_id)
-                event = diff.diff_workflow(
-                    application_name, before, row, payloads_loaded=row.workflow_id in loaded
-                )
+                texts = loaded.get(row.workflow_id, NO_TEXTS)
+                event = diff.diff_workflow(application_name, before, row, loaded=texts)
                 if event is not None:
                     newer = before is None or row.updated_at > before.updated_at
                     (events if newer else doubtful).append(event)
@@ -148,6 +180,7 @@ class Mirror:
                 )
                 events += [event for event in doubtful if event.workflow_id not in overtaken]
             self.record(connection, events)
+            due.follow(connection, application_name, held, events, now=self.clock())
             if also is not None:
                 also(connection)
             return events
@@ -186,7 +219,7 @@ class Mirror:
             UsageError: an id that cannot be put into a path.
         """
 
-        def look(connection: Connection) -> tuple[int, known.Held | None, bool]:
+        def look(connection: Connection) -> tuple[int, State | None, bool]:
             return (
                 event_log.last_position(connection),
                 known.held(connection, application_name, workflow_id),
@@ -202,6 +235,7 @@ class Mirror:
             reread = await self.refresh_workflows(application_name, [workflow_id])
             if workflow_id not in reread.statuses:
                 return 0
+        kept = diff.kept_step_texts(self.payloads, workflow.status)
 
         def work(connection: Connection) -> int:
             if workflow_id in known.recorded_since(
@@ -210,44 +244,116 @@ class Mirror:
                 return 0  # somebody who asked at the same time was faster
             held = known.steps(connection, application_name, workflow_id)
             count = self.record(
-                connection,
-                diff.diff_steps(application_name, workflow_id, held, seen, policy=self.payloads),
+                connection, diff.diff_steps(application_name, workflow_id, held, seen, kept=kept)
             )
-            sync_state.note_step_reading(
-                connection, workflow.key, updated_at=workflow.updated_at, now=self.clock()
+            due.note_reading(
+                connection,
+                application_name,
+                workflow,
+                changed=bool(count),
+                now=self.clock(),
+                # Of a workflow that moved on meanwhile, the queue has the newer state.
+                queue=known.held(connection, application_name, workflow_id) == workflow,
             )
             return count
 
         return await self.write(work)
 
-    async def with_payloads(self, application_name: str, look: Look) -> Look:
-        """The look with the error texts that we do not have yet.
+    async def want_steps(self, application_name: str, workflow_id: str) -> None:
+        """Somebody looks at a workflow: have its steps read soon, unless they just were.
 
-        A listing that loads error texts loads every output too, so only failures are asked for.
+        For an answer that waits for it: it takes no longer than a moment, and never fails.
         """
-        failed = [
-            row
-            for row in look.rows
-            if diff.wants_payloads(application_name, None, row, self.payloads)
-        ]
-        if not failed:
-            return replace(look, loaded=frozenset())
-        ids = [row.workflow_id for row in failed]
+        work: dict[str, Any] = {
+            "application_name": application_name,
+            "workflow_id": workflow_id,
+            "now": self.clock(),
+        }
+
+        def note() -> None:
+            with self.cache.read() as connection:
+                needed = known.needs_steps(connection, **work)
+            if needed:
+                with self.cache.write() as connection:
+                    due.ask(connection, **work)
+
+        with anyio.move_on_after(WANT_STEPS_SECONDS):
+            try:
+                await anyio.to_thread.run_sync(note, abandon_on_cancel=True)
+            except StoreError as error:
+                logger.info("Not noted that %s was looked at: %s", workflow_id, error)
+
+    async def with_payloads(self, application_name: str, look: Look) -> Look:
+        """The look with what is wanted and fits well into memory: whole payloads are left to be
+        loaded when it is recorded, a few at a time."""
+        if self._payloads_per_request < IDS_PER_REQUEST:
+            return look
+        wanted = await self._wanted_texts(application_name, look.rows)
+        return await self._load(application_name, look, wanted)
+
+    @property
+    def _payloads_per_request(self) -> int:
+        whole = self.payloads in (Payloads.FAILED, Payloads.ALL)
+        return PAYLOADS_PER_REQUEST if whole else IDS_PER_REQUEST
+
+    async def _wanted_texts(
+        self, application_name: str, rows: Sequence[Workflow]
+    ) -> dict[str, Texts]:
+        """By id, what is to be asked for: a plain listing holds no payload."""
+        kept = [row for row in rows if diff.kept_texts(self.payloads, row.status)]
+        if not kept:
+            return {}
         held = await self.read(
-            partial(known.workflows, application_name=application_name, workflow_ids=ids)
-        )
-        wanted = [
-            row.workflow_id
-            for row in failed
-            if diff.wants_payloads(application_name, held.get(row.workflow_id), row, self.payloads)
-        ]
-        loaded: dict[str, Workflow] = {}
-        for start in range(0, len(wanted), IDS_PER_REQUEST):
-            chunk = wanted[start : start + IDS_PER_REQUEST]
-            answer = await self.client.search_workflows(
-                application_name,
-                WorkflowSearch(workflow_ids=chunk, limit=len(chunk), load_output=True),
+            partial(
+                known.workflows,
+                application_name=application_name,
+                workflow_ids=[row.workflow_id for row in kept],
             )
-            loaded |= {row.workflow_id: row for row in answer}
+        )
+        wanted = {
+            row.workflow_id: diff.wanted_texts(
+                application_name, held.get(row.workflow_id), row, self.payloads
+            )
+            for row in kept
+        }
+        return {workflow_id: texts for workflow_id, texts in wanted.items() if texts}
+
+    async def _load(self, application_name: str, look: Look, wanted: Mapping[str, Texts]) -> Look:
+        """The look with what is wanted of its rows."""
+        groups: defaultdict[Texts, list[str]] = defaultdict(list)
+        for row in look.rows:
+            if row.workflow_id in wanted:
+                groups[wanted[row.workflow_id]].append(row.workflow_id)
+        loaded: dict[str, Workflow] = {}
+        for texts, ids in groups.items():
+            for start in range(0, len(ids), self._payloads_per_request):
+                chunk = ids[start : start + self._payloads_per_request]
+                search = WorkflowSearch(
+                    workflow_ids=chunk,
+                    limit=len(chunk),
+                    load_input="input" in texts or None,
+                    # Upstream has no error text without the output.
+                    load_output=bool(texts & {"output", "error"}) or None,
+                )
+                answer = await self.client.search_workflows(application_name, search)
+                loaded |= {row.workflow_id: row for row in answer}
         rows = [loaded.get(row.workflow_id, row) for row in look.rows]
-        return replace(look, rows=rows, loaded=loaded.keys())
+        asked = {workflow_id: wanted[workflow_id] for workflow_id in loaded}
+        return replace(look, rows=rows, loaded=asked)
+
+
+def _split(
+    rows: Sequence[Workflow], wanted: Mapping[str, Texts], most: int
+) -> Iterator[list[Workflow]]:
+    """The rows in order, in parts with at most so many of which something is wanted; one part of
+    nothing, if there are none."""
+    part: list[Workflow] = []
+    load = 0
+    for row in rows:
+        if row.workflow_id in wanted:
+            if load == most:
+                yield part
+                part, load = [], 0
+            load += 1
+        part.append(row)
+    yield part

@@ -1,4 +1,4 @@
-"""Which steps are read, and when."""
+"""Read the steps that are due, a few in each cycle; `due` says which those are."""
 
 import logging
 from functools import partial
@@ -13,36 +13,33 @@ from dbos_mcp.errors import (
     ResponseError,
     UsageError,
 )
-from dbos_mcp.sync import known
+from dbos_mcp.sync import due, known
+from dbos_mcp.sync.due import MOST, READINGS_PER_CYCLE, Priority
 from dbos_mcp.sync.visit import Visit
 
 logger = logging.getLogger(__name__)
 
 CONCURRENT_REQUESTS = 4
-STEP_READINGS_PER_CYCLE = 200
 STEP_REFUSALS_PER_CYCLE = 5
-STEPS_REREAD_AFTER_MS = 30_000
 STEPS_REFUSED_PAUSE_MS = 600_000
 
 
 async def read_steps(visit: Visit) -> None:
-    """Read the steps that are due.
+    """Read the steps that are due, as many as a cycle may.
 
     Steps that upstream will not show hold up nothing else; but after a few such answers this
     cycle asks no more.
     """
-    now = visit.mirror.clock()
-    refused = visit.memory.steps_refused
-    for workflow_id in [i for i, at in refused.items() if at + STEPS_REFUSED_PAUSE_MS <= now]:
-        del refused[workflow_id]
-    due = await visit.mirror.read(
-        partial(
-            known.steps_due,
-            application_name=visit.name,
-            running_read_before=now - STEPS_REREAD_AFTER_MS,
-            limit=STEP_READINGS_PER_CYCLE + len(refused),
-        )
-    )
+    waiting = await _waiting(visit)
+    if len(waiting[Priority.BACKGROUND]) < MOST[Priority.BACKGROUND] and await visit.mirror.read(
+        partial(due.has_more, application_name=visit.name)
+    ):
+        now = visit.mirror.clock()
+        await visit.mirror.write(partial(due.walk, application_name=visit.name, now=now))
+        waiting = await _waiting(visit)
+    counts = {urgency: len(ids) for urgency, ids in waiting.items()}
+    allotted = due.allot(counts, visit.applications)
+    chosen = [i for urgency, ids in waiting.items() for i in ids[: allotted[urgency]]]
     requests = anyio.CapacityLimiter(CONCURRENT_REQUESTS)
     failures: list[DbosMcpError] = []
     refusals = 0
@@ -56,15 +53,32 @@ async def read_steps(visit: Visit) -> None:
                 visit.report.events += await visit.mirror.refresh_steps(visit.name, workflow_id)
             except (NotFoundError, UsageError, RejectedError, ResponseError) as error:
                 logger.info("The steps of %s cannot be read: %s", workflow_id, error)
-                refused[workflow_id] = now
                 refusals += 1
+                await visit.mirror.write(
+                    partial(
+                        due.postpone,
+                        application_name=visit.name,
+                        workflow_id=workflow_id,
+                        until=visit.mirror.clock() + STEPS_REFUSED_PAUSE_MS,
+                    )
+                )
             except ConductorError as error:
                 failures.append(error)
 
     visit.progress(visit.name, "steps", visit.report.workflows_seen)
     async with anyio.create_task_group() as readings:
-        for workflow_id in due:
-            if workflow_id not in refused:
-                readings.start_soon(read, workflow_id)
+        for workflow_id in chosen:
+            readings.start_soon(read, workflow_id)
     if failures:
         raise failures[0]
+
+
+async def _waiting(visit: Visit) -> dict[Priority, list[str]]:
+    return await visit.mirror.read(
+        partial(
+            known.steps_due,
+            application_name=visit.name,
+            now=visit.mirror.clock(),
+            limit=READINGS_PER_CYCLE,
+        )
+    )

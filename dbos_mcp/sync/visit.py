@@ -49,8 +49,6 @@ class Memory:
     """The last look listed what is in flight, but not what is delayed."""
     aggregates_refused_at: int | None = None
     """When upstream last said that it has no aggregates."""
-    steps_refused: dict[str, int] = field(default_factory=dict)
-    """Whose steps upstream would not show, by workflow id, and when."""
 
 
 @dataclass
@@ -63,6 +61,8 @@ class Visit:
     page_limit: int = PAGE_LIMIT
     history_ms: int | None = None
     progress: Progress = no_progress
+    applications: int = 1
+    """How many share what a cycle may ask for."""
     forked_from: set[str] = field(default_factory=set)
     """The sources of forks that were new: nothing else tells that they were forked."""
 

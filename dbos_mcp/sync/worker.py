@@ -88,6 +88,8 @@ class SyncWorker:
                 for application in applications
                 if only is None or application.name in only
             ]
+            for visit in visits:
+                visit.applications = len(visits)
             at_once = anyio.CapacityLimiter(APPLICATIONS_AT_ONCE)
 
             async def make(visit: Visit) -> None:

@@ -1,4 +1,4 @@
-"""Audits, traffic, due steps and attention in what sync knows of itself"""
+"""Audits, traffic, due steps and attention in what sync knows of itself; which payloads are held"""
 
 from collections.abc import Sequence
 
@@ -30,18 +30,21 @@ def upgrade() -> None:
         op.add_column(
             "sync_state", sa.Column(name, sa.Integer(), nullable=False, server_default="0")
         )
+    for name in ("input_loaded", "output_loaded"):
+        op.add_column("workflow", sa.Column(name, sa.Boolean(), nullable=False, server_default="0"))
     op.rename_table("step_reading", "old_step_reading")
     op.create_table(
         "step_reading",
         sa.Column("workflow_key", sa.Integer(), nullable=False),
         sa.Column("read_at", sa.Integer(), nullable=False),
+        sa.Column("workflow_status", sa.String(), nullable=False),
         sa.Column("workflow_updated_at", sa.Integer(), nullable=False),
-        sa.Column("settled", sa.Boolean(), nullable=False),
+        sa.Column("next_at", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("workflow_key"),
     )
     op.execute(
         "INSERT INTO step_reading"
-        " SELECT workflow.id, read_at, workflow_updated_at, 0 FROM old_step_reading"
+        " SELECT workflow.id, read_at, status, workflow_updated_at, NULL FROM old_step_reading"
         " JOIN workflow USING (application_name, workflow_id)"
     )
     op.drop_table("old_step_reading")
@@ -54,6 +57,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("workflow_key"),
     )
     op.create_index("ix_step_due", "step_due", ["application_name", "priority", "due_at"])
+    # Those that have ended are found by going through the mirror.
+    op.execute(
+        "INSERT INTO step_due SELECT id, application_name, 3, 0 FROM workflow"
+        " WHERE status = 'PENDING' AND deleted_at IS NULL"
+    )
     op.create_table(
         "attention",
         sa.Column("application_name", sa.String(), nullable=False),

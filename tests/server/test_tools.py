@@ -239,3 +239,20 @@ async def test_a_cache_that_somebody_sent_is_answered_from_alone(
             await ask("login")
     assert listed.startswith("6 of 6 workflows")
     assert "offline: answered from the cache alone" in listed
+
+
+async def test_the_steps_of_a_workflow_that_was_looked_at_are_due(
+    shop_settings: Settings, serve: Serve, tmp_path: Path
+) -> None:
+    """Of one that waits in a queue: nothing else makes them so."""
+    path = tmp_path / "cache.sqlite"
+    async with serve(shop_settings.model_copy(update={"cache": path})) as ask:
+        await mirrored(ask)
+        await ask("get_workflow", application_name="shop", workflow_id="pick-shelf-2")
+        with closing(sqlite3.connect(path)) as cache:
+            (noted,) = cache.execute(
+                "SELECT count(*) FROM workflow JOIN"
+                " (SELECT workflow_key FROM step_due UNION SELECT workflow_key FROM step_reading)"
+                " ON workflow_key = workflow.id WHERE workflow_id = 'pick-shelf-2'"
+            ).fetchone()
+        assert noted == 1

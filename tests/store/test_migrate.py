@@ -21,6 +21,7 @@ from dbos_mcp.errors import SchemaTooNewError, StoreError
 from dbos_mcp.store import projector
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.migrate import HEAD, migrations_folder, open_cache, upgrade
+from dbos_mcp.sync.due import Priority
 from tests.store.conftest import opened
 from tests.store.factories import observed
 
@@ -231,3 +232,29 @@ def test_a_first_opening_may_stop_at_any_statement(tmp_path: Path, blank_cache: 
             pass
         assert contents(path) == contents(blank_cache)
     assert stopped > 25
+
+
+def test_step_readings_of_an_older_cache_stay_and_running_workflows_are_due(tmp_path: Path) -> None:
+    path, folder = tmp_path / "cache.sqlite", tmp_path / "migrations"
+    shutil.copytree(migrations_folder(), folder)
+    for newer in folder.glob("versions/000[2-9]*.py"):
+        newer.unlink()
+    with closing(Cache(path)) as cache:
+        upgrade(cache, folder)
+    for key, status in (("1", "SUCCESS"), ("2", "PENDING")):
+        execute(
+            path,
+            "INSERT INTO workflow (id, application_name, workflow_id, created_at, updated_at,"
+            " status, priority, was_forked_from, payloads_loaded, content_hash, observed_at)"
+            f" VALUES ({key}, 'shop', 'w-{key}', 5, 6, '{status}', 0, 0, 0, x'00', 7)",
+        )
+        execute(path, f"INSERT INTO step_reading VALUES ('shop', 'w-{key}', 8, 6)")
+    with closing(Cache(path)) as cache:
+        upgrade(cache)
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT * FROM step_reading").fetchall() == [
+            (1, 8, "SUCCESS", 6, None),
+            (2, 8, "PENDING", 6, None),
+        ]
+        due = database.execute("SELECT * FROM step_due").fetchall()
+    assert due == [(2, "shop", int(Priority.IN_FLIGHT), 0)]

@@ -24,6 +24,7 @@ from dbos_mcp.store.events import (
     StepsDiscarded,
     StepsObserved,
     StepState,
+    WorkflowState,
 )
 from dbos_mcp.store.projections import PROJECTIONS
 from dbos_mcp.store.projections.base import Projection
@@ -160,7 +161,8 @@ def test_a_rebuild_reports_its_progress_and_what_it_found(cache: Cache) -> None:
         " assumed_role, authenticated_roles, application_version, executor_id, queue_name,"
         " queue_partition_key, priority, deduplication_id, parent_workflow_id, forked_from,"
         " was_forked_from, schedule_name, attributes, dequeued_at, delay_until, deadline,"
-        " timeout_ms, payloads_loaded, input, output, error, content_hash, observed_at, deleted_at"
+        " timeout_ms, payloads_loaded, input, output, error, content_hash, observed_at, deleted_at,"
+        " input_loaded, output_loaded"
         " FROM workflow WHERE id = 3",
     ],
     ids=["changed", "text for a number", "text for a flag", "hash", "removed", "added"],
@@ -297,6 +299,24 @@ def test_a_look_with_payloads_replaces_a_known_error(cache: Cache) -> None:
     assert error_of(cache) == ("ERROR", None, 1)
 
 
+def test_an_input_stays_when_the_status_moves_on_and_an_output_does_not(cache: Cache) -> None:
+    record(cache, observed(status="PENDING", input="1", input_loaded=True))
+    record(cache, changed(status="SUCCESS", output="2", output_loaded=True))
+    select = "SELECT input, input_loaded, output, output_loaded FROM workflow"
+    assert rows(cache, select) == [("1", 1, "2", 1)]
+    record(cache, changed(status="ENQUEUED"))
+    assert rows(cache, select) == [("1", 1, None, 0)]
+
+
+def test_another_workflow_of_an_id_that_was_deleted_has_none_of_its_payloads(cache: Cache) -> None:
+    loaded: dict[str, Any] = {"input_loaded": True, "payloads_loaded": True}
+    record(cache, observed(status="ERROR", input="1", error="boom", **loaded), deleted())
+    record(cache, observed(status="ERROR"))
+    assert rows(cache, "SELECT input, input_loaded, error, payloads_loaded FROM workflow") == [
+        (None, 0, None, 0)
+    ]
+
+
 def test_a_deleted_workflow_stays_marked_with_its_last_state_and_its_steps(cache: Cache) -> None:
     record(cache, observed(status="SUCCESS"), steps("order-1", "pay"), at=1)
     record(cache, deleted(), at=2)
@@ -334,8 +354,8 @@ STATUSES = st.sampled_from(["PENDING", "SUCCESS", "ERROR"])
 LOOKS = st.fixed_dictionaries(
     {"status": STATUSES, "priority": st.integers(0, 3)},
     optional={
-        "payloads_loaded": st.just(True),
-        "error": st.sampled_from(["boom", "bang"]),
+        **{flag: st.just(True) for flag in WorkflowState.LOADED.values()},
+        **{name: st.sampled_from(["boom", "bang"]) for name in WorkflowState.LOADED},
         "queue_name": st.sampled_from(["q", None]),
     },
 )
@@ -408,16 +428,19 @@ def expected_workflows(recorded: Sequence[event_log.Recorded]) -> dict[tuple[str
             case "WorkflowObserved" | "WorkflowChanged":
                 seen: Any = event
                 known = state.get(key)
-                error, loaded = seen.error, seen.payloads_loaded
-                if known and not loaded and known["status"] == seen.status:
-                    error, loaded = known["error"], known["payloads_loaded"]
+                payloads: dict[str, Any] = {}
+                for name, flag in WorkflowState.LOADED.items():
+                    source = vars(seen)
+                    stays = known and (name == "input" or known["status"] == seen.status)
+                    if stays and known and known["deleted_at"] is None and not source[flag]:
+                        source = known
+                    payloads |= {name: source[name], flag: source[flag]}
                 state[key] = {
                     "id": known["id"] if known else position,
                     "status": seen.status,
                     "priority": seen.priority,
                     "queue_name": seen.queue_name,
-                    "error": error,
-                    "payloads_loaded": loaded,
+                    **payloads,
                     "deleted_at": None,
                 }
             case "WorkflowDeleted" if key in state:
@@ -449,8 +472,9 @@ def test_whatever_is_seen_the_rows_are_right_and_a_rebuild_gives_them_again(
 
         with cache.read() as connection:
             selected = connection.exec_driver_sql(
-                "SELECT application_name, workflow_id, id, status, priority, queue_name, error,"
-                " payloads_loaded, deleted_at FROM workflow"
+                "SELECT application_name, workflow_id, id, status, priority, queue_name, input,"
+                " output, error, input_loaded, output_loaded, payloads_loaded, deleted_at"
+                " FROM workflow"
             ).mappings()
             live = {}
             for row in selected:

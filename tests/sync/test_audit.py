@@ -20,6 +20,8 @@ from dbos_mcp.sync.audit import (
     WALK_EVERY_MS,
     Bucket,
     differing,
+    merged,
+    reread_share_of,
 )
 from dbos_mcp.sync.known import Span
 from dbos_mcp.sync.mirror import IDS_PER_REQUEST
@@ -104,6 +106,39 @@ def test_buckets_are_cut_to_the_span_and_those_beside_it_are_nobodys() -> None:
         Bucket(Span(100, 150), gone=False, rows=1),
         Bucket(Span(50, 100), gone=False, rows=1),
     ]
+
+
+def bucket(start: int, rows: int, *, gone: bool = False) -> Bucket:
+    return Bucket(Span(start, start + 100), gone, rows)
+
+
+def test_neighbours_that_are_mended_alike_become_one_range() -> None:
+    assert merged([bucket(300, 4), bucket(200, 5), bucket(100, 5)], small=5) == [
+        Bucket(Span(100, 400), gone=False, rows=5)
+    ]
+    gone = [bucket(200, 900, gone=True), bucket(100, 1, gone=True)]
+    assert merged(gone, small=5) == [Bucket(Span(100, 300), gone=True, rows=900)]
+
+
+@pytest.mark.parametrize(
+    "buckets",
+    [
+        [bucket(300, 1), bucket(100, 1)],
+        [bucket(200, 6), bucket(100, 6)],
+        [bucket(200, 6), bucket(100, 1)],
+        [bucket(200, 1), bucket(100, 1, gone=True)],
+    ],
+    ids=["not neighbours", "to be divided", "one to be divided", "one to be listed"],
+)
+def test_others_stay_apart(buckets: list[Bucket]) -> None:
+    assert merged(buckets, small=5) == buckets
+
+
+@pytest.mark.parametrize(
+    ("held", "share"), [(0, 500), (72_000, 500), (72_001, 1000), (1_000_000, 7000)]
+)
+def test_a_share_is_a_day_s_part_of_all_rounded_up_to_whole_requests(held: int, share: int) -> None:
+    assert reread_share_of(held) == share
 
 
 # What is found
@@ -203,35 +238,48 @@ async def test_rows_imported_with_old_times_are_found(quiet_site: Site) -> None:
     assert site.differences() == {}
 
 
-async def test_an_end_without_a_time_of_its_own_that_no_listing_showed_is_found(
+def behind_the_listing(site: Site, change: Callable[[], None]) -> None:
+    """Make a change between the last answer about what is in flight and the audit."""
+
+    def hear(asked: Asked) -> None:
+        if asked.body.get("status") == ["PENDING"] and is_search(asked):
+            site.wire.heard = lambda _asked: None
+            change()
+
+    site.wire.heard = hear
+
+
+async def test_a_resume_that_no_listing_showed_is_found(quiet_site: Site) -> None:
+    site = quiet_site
+
+    def resume() -> None:
+        site.tables.update("old-2", status="ENQUEUED", completed_at=None, queue_name="_internal")
+
+    behind_the_listing(site, resume)
+    assert await audited(site) == [("WorkflowChanged", "old-2")]
+    assert site.mirrored()["old-2"]["status"] == "ENQUEUED"
+    assert site.differences() == {}
+
+
+async def test_a_rewind_that_has_ended_otherwise_long_ago_is_found(quiet_site: Site) -> None:
+    site = quiet_site
+    site.tables.end("old-2", DAY + 3 * HOUR_MS, "ERROR")
+    await site.sync()
+    assert site.news() == []
+    assert ("WorkflowChanged", "old-2") in await audited(site)
+    assert site.differences() == {}
+
+
+async def test_what_has_ended_without_a_time_and_is_held_as_in_flight_is_found(
     quiet_site: Site,
 ) -> None:
-    """What we hold as in flight and upstream as ended, though nothing is listed meanwhile."""
     site = quiet_site
-    site.tables.add(
-        *(workflow(f"run-{n}", DAY + n, "PENDING") for n in range(20)),
-    )
+    site.tables.add(workflow("run", DAY, "PENDING"))
     await site.sync()
     site.news()
-    site.tables.update("run-1", status="SUCCESS")
-    site.tables.add(workflow("run-20", DAY, "PENDING"))  # as many as before
-    memory = site.worker._memories[APP]
-    memory.in_flight_listed = 10**9  # a listing that is too large to be repeated
-
-    assert await audited(site) == [("WorkflowChanged", "run-1"), ("WorkflowObserved", "run-20")]
-
-
-async def test_a_resume_or_rewind_and_what_came_of_it_is_found_though_its_end_is_long_past(
-    quiet_site: Site,
-) -> None:
-    site = quiet_site
-    site.tables.update("old-2", status="ERROR", completed_at=DAY + HOUR_MS)
-    site.tables.update("old-3", status="ENQUEUED", completed_at=None)
-    memory = site.worker._memories[APP]
-    await site.sync()
-    assert site.news() == [("WorkflowChanged", "old-3")]
-    assert memory.in_flight_listed == 1
-    assert ("WorkflowChanged", "old-2") in await audited(site)
+    behind_the_listing(site, lambda: site.tables.update("run", status="SUCCESS"))
+    assert ("WorkflowChanged", "run") in await audited(site)
+    assert site.mirrored()["run"]["status"] == "SUCCESS"
     assert site.differences() == {}
 
 
@@ -255,6 +303,25 @@ async def test_a_renamed_workflow_is_said_to_be_anothers_and_asked_for_no_more(
     site.tables.update("old-2", application_name=APP)
     assert await audited(site) == [("WorkflowChanged", "old-2")]
     assert site.differences() == {}
+
+
+async def test_a_renamed_workflow_in_flight_is_followed_and_no_longer_counted(
+    quiet_site: Site,
+) -> None:
+    site = quiet_site
+    site.tables.add(*(workflow(f"run-{n}", DAY + n, "PENDING") for n in range(20)))
+    await site.sync()
+    site.tables.update("run-3", application_name="store")
+    await audited(site)
+    assert site.mirrored()["run-3"]["owning_application"] == "store"
+    site.wire.asked.clear()
+    await site.sync()
+    await site.sync()
+    assert not [asked for asked in site.wire.asked if is_search(asked) and "status" in asked.body]
+
+    site.tables.update("run-3", status="SUCCESS")
+    await audited(site)
+    assert site.mirrored()["run-3"]["status"] == "SUCCESS"
 
 
 async def test_the_source_of_a_fork_that_only_an_audit_found_is_read_again(
@@ -369,6 +436,30 @@ async def test_a_huge_difference_is_mended_over_several_cycles_without_asking_tw
         assert site.differences() == {}
         assert site.state().audit_cursor is None
         assert_rebuilds(site)
+
+
+async def test_more_deletions_than_a_cycle_may_ask_about_are_found_over_several(
+    empty_database: Path, cache_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbos_mcp.sync.audit.AUDIT_REQUESTS_PER_CYCLE", 6)
+    count = 7 * IDS_PER_REQUEST
+    async with open_site(empty_database, cache_path) as site:
+        site.tables.add(
+            workflow("now", now_ms()), *(workflow(f"old-{n}", DAY + n) for n in range(count))
+        )
+        await site.sync()
+        site.news()
+        site.tables.change(DELETE + "LIKE 'old-%'")
+
+        first = await audited(site)
+        assert 0 < len(first) < count
+        assert len(ids_asked(site)) <= 6 + 1  # one of them the share
+        audited_at = site.state().audited_at
+        for _ in range(2):
+            await audited(site, 5_000)
+            assert len(ids_asked(site)) <= 6
+        assert set(site.mirrored()) == {"now"}
+        assert site.state().audited_at != audited_at
 
 
 async def test_a_range_that_goes_on_to_differ_is_listed_once_an_audit(quiet_site: Site) -> None:

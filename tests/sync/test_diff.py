@@ -18,9 +18,18 @@ from dbos_mcp.store.events import (
     WorkflowState,
 )
 from dbos_mcp.sync import diff
-from dbos_mcp.sync.diff import MAX_PAYLOAD_CHARACTERS, REMOVED, KnownWorkflow
+from dbos_mcp.sync.diff import (
+    MAX_PAYLOAD_CHARACTERS,
+    NO_TEXTS,
+    REMOVED,
+    KnownWorkflow,
+    Texts,
+)
 
 MOMENT = 1_790_000_000_120
+ERRORS = frozenset({"error"})
+OUTCOME = frozenset({"output", "error"})
+ALL_TEXTS = frozenset({"input", "output", "error"})
 
 
 def seen(**fields: Any) -> Workflow:
@@ -35,16 +44,17 @@ def seen(**fields: Any) -> Workflow:
     )
 
 
-def held(workflow: Workflow, *, loaded: bool = False, deleted: bool = False) -> KnownWorkflow:
+def held(workflow: Workflow, *, loaded: Texts = NO_TEXTS, deleted: bool = False) -> KnownWorkflow:
     """What the cache knows once it has recorded `workflow`."""
-    event = diff.diff_workflow("shop", None, workflow, payloads_loaded=loaded)
-    assert isinstance(event, WorkflowState)
+    event = diff.diff_workflow("shop", None, workflow, loaded=loaded)
+    assert event is not None
     return KnownWorkflow(
         content_hash=event.content_hash(),
+        status=event.status,
         updated_at=event.updated_at,
         deleted=deleted,
-        payloads_loaded=loaded,
-        error=event.error,
+        loaded=loaded,
+        texts={name: getattr(event, name) for name in WorkflowState.LOADED},
     )
 
 
@@ -185,25 +195,29 @@ def test_payloads_are_ignored_unless_they_were_asked_for() -> None:
 
 def test_an_error_text_that_is_loaded_for_the_first_time_is_a_change() -> None:
     failed = seen(status="ERROR", error="no rate")
-    event = diff.diff_workflow("shop", held(failed), failed, payloads_loaded=True)
+    event = diff.diff_workflow("shop", held(failed), failed, loaded=ERRORS)
     assert isinstance(event, WorkflowChanged)
     assert (event.payloads_loaded, event.error) == (True, "no rate")
-    known = held(failed, loaded=True)
-    assert diff.diff_workflow("shop", known, failed, payloads_loaded=True) is None
+    known = held(failed, loaded=ERRORS)
+    assert diff.diff_workflow("shop", known, failed, loaded=ERRORS) is None
     assert diff.diff_workflow("shop", known, seen(status="ERROR")) is None
     other = seen(status="ERROR", error="no van")
-    assert isinstance(
-        diff.diff_workflow("shop", known, other, payloads_loaded=True), WorkflowChanged
-    )
+    assert isinstance(diff.diff_workflow("shop", known, other, loaded=ERRORS), WorkflowChanged)
 
 
-def test_memory_addresses_are_noise() -> None:
-    def failed(address: str) -> Workflow:
-        return seen(status="ERROR", error=f"<shop.Order object at {address}> is late")
+@pytest.mark.parametrize("text", ["input", "output", "error"])
+def test_memory_addresses_are_noise(text: str) -> None:
+    def shown(address: str) -> Workflow:
+        return seen(status="ERROR", **{text: f"<shop.Order object at {address}>"})
 
-    known = held(failed("0x7f3ab5c0d1e0"), loaded=True)
-    again = failed("0x7f0000000010")
-    assert diff.diff_workflow("shop", known, again, payloads_loaded=True) is None
+    known = held(shown("0x7f3ab5c0d1e0"), loaded=ALL_TEXTS)
+    again = shown("0x7f0000000010")
+    assert diff.diff_workflow("shop", known, again, loaded=ALL_TEXTS) is None
+    other = seen(status="ERROR", **{text: "<shop.Van object at 0x7f3ab5c0d1e0>"})
+    assert diff.diff_workflow("shop", known, other, loaded=ALL_TEXTS) is not None
+
+
+def test_small_numbers_are_no_addresses() -> None:
     assert diff.without_noise("at 0x7f3ab5c0d1e0, code 0x1f") == "at 0x…, code 0x1f"
 
 
@@ -236,29 +250,88 @@ def test_missing_workflows_are_deleted() -> None:
     ]
 
 
-# Which error texts to ask for
+# Which payloads are kept, and which of them to ask for
 
 
-def test_error_texts_of_failures_are_wanted_until_they_are_there() -> None:
+@pytest.mark.parametrize(
+    ("policy", "status", "kept", "of_steps"),
+    [
+        (Payloads.NONE, "ERROR", NO_TEXTS, NO_TEXTS),
+        (Payloads.NONE, "SUCCESS", NO_TEXTS, NO_TEXTS),
+        (Payloads.ERRORS, "ERROR", ERRORS, ERRORS),
+        (Payloads.ERRORS, "MAX_RECOVERY_ATTEMPTS_EXCEEDED", ERRORS, ERRORS),
+        (Payloads.ERRORS, "SUCCESS", NO_TEXTS, ERRORS),
+        (Payloads.ERRORS, "PENDING", NO_TEXTS, ERRORS),
+        (Payloads.FAILED, "ERROR", ALL_TEXTS, OUTCOME),
+        (Payloads.FAILED, "CANCELLED", NO_TEXTS, ERRORS),
+        (Payloads.FAILED, "PENDING", NO_TEXTS, ERRORS),
+        (Payloads.ALL, "ERROR", ALL_TEXTS, OUTCOME),
+        (Payloads.ALL, "SUCCESS", ALL_TEXTS, OUTCOME),
+        (Payloads.ALL, "SOMETHING_NEW", ALL_TEXTS, OUTCOME),
+        (Payloads.ALL, "PENDING", frozenset({"input"}), OUTCOME),
+        (Payloads.ALL, "ENQUEUED", frozenset({"input"}), OUTCOME),
+    ],
+)
+def test_what_a_policy_keeps(policy: Payloads, status: str, kept: Texts, of_steps: Texts) -> None:
+    assert diff.kept_texts(policy, status) == kept
+    assert diff.wanted_texts("shop", None, seen(status=status), policy) == kept
+    assert diff.kept_step_texts(policy, status) == of_steps
+
+
+def test_payloads_are_wanted_until_they_were_asked_for_in_this_state() -> None:
     failed = seen(status="ERROR")
 
-    def wanted(known: KnownWorkflow | None, now: Workflow = failed) -> bool:
-        return diff.wants_payloads("shop", known, now, Payloads.ERRORS)
+    def wanted(
+        known: KnownWorkflow, now: Workflow = failed, policy: Payloads = Payloads.ERRORS
+    ) -> Texts:
+        return diff.wanted_texts("shop", known, now, policy)
 
-    assert wanted(None)
-    assert wanted(held(failed))
-    assert wanted(held(failed, loaded=True, deleted=True))
-    assert not wanted(held(failed, loaded=True))
-    assert wanted(held(failed, loaded=True), seen(status="ERROR", completed_at=MOMENT + 1))
+    assert wanted(held(failed)) == ERRORS
+    assert wanted(held(failed, loaded=ERRORS, deleted=True)) == ERRORS
+    assert wanted(held(failed, loaded=ERRORS)) == NO_TEXTS
+    again = seen(status="ERROR", completed_at=MOMENT + 1)
+    assert wanted(held(failed, loaded=ERRORS), again) == ERRORS
+    # A wider policy wants what is missing, a narrower one nothing.
+    assert wanted(held(failed, loaded=ERRORS), policy=Payloads.FAILED) == {"input", "output"}
+    assert wanted(held(failed, loaded=ALL_TEXTS), policy=Payloads.FAILED) == NO_TEXTS
+    assert wanted(held(failed, loaded=ALL_TEXTS)) == NO_TEXTS
 
 
-@pytest.mark.parametrize("status", ["PENDING", "SUCCESS", "CANCELLED", "SOMETHING_NEW"])
-def test_no_text_of_what_did_not_fail_is_wanted(status: str) -> None:
-    assert not diff.wants_payloads("shop", None, seen(status=status), Payloads.ERRORS)
+def test_an_input_is_asked_for_once_unless_the_call_was_debounced() -> None:
+    def wanted(known: Workflow, now: Workflow) -> Texts:
+        loaded = held(known, loaded=frozenset({"input"}))
+        return diff.wanted_texts("shop", loaded, now, Payloads.ALL)
+
+    waiting, running = seen(status="ENQUEUED"), seen(status="PENDING", dequeued_at=MOMENT)
+    assert wanted(waiting, running) == NO_TEXTS
+    assert wanted(running, seen(status="SUCCESS", completed_at=MOMENT)) == OUTCOME
+    delayed = seen(status="DELAYED", delay_until=MOMENT)
+    assert wanted(delayed, delayed) == NO_TEXTS
+    assert wanted(delayed, seen(status="DELAYED", delay_until=MOMENT + 1)) == {"input"}
+    assert wanted(delayed, waiting) == {"input"}
 
 
-def test_no_text_is_wanted_without_payloads() -> None:
-    assert not diff.wants_payloads("shop", None, seen(status="ERROR"), Payloads.NONE)
+def test_a_payload_is_recorded_only_if_it_was_asked_for_and_says_so() -> None:
+    shown = seen(status="ERROR", input="1", output="2", error="3")
+    event = diff.diff_workflow("shop", None, shown, loaded=ERRORS)
+    assert event is not None
+    assert (event.input, event.output, event.error) == (None, None, "3")
+    assert (event.input_loaded, event.output_loaded, event.payloads_loaded) == (False, False, True)
+    wider = diff.diff_workflow("shop", held(shown, loaded=ERRORS), shown, loaded=ALL_TEXTS)
+    assert isinstance(wider, WorkflowChanged)
+    assert (wider.input, wider.output, wider.error) == ("1", "2", "3")
+    assert (wider.input_loaded, wider.output_loaded, wider.payloads_loaded) == (True, True, True)
+    nothing = seen(status="ERROR")
+    known = held(nothing, loaded=ALL_TEXTS)
+    assert diff.diff_workflow("shop", known, nothing, loaded=ALL_TEXTS) is None
+
+
+@pytest.mark.parametrize("text", ["input", "output", "error"])
+def test_every_payload_is_bounded(text: str) -> None:
+    long = "é" * MAX_PAYLOAD_CHARACTERS + "z"
+    event = diff.diff_workflow("shop", None, seen(status="ERROR", **{text: long}), loaded=ALL_TEXTS)
+    kept = getattr(event, text)
+    assert kept == long[:-1] + f"… [cut: {len(long)} characters in all]"
 
 
 # Steps
@@ -270,9 +343,9 @@ def step(step_id: int, **fields: Any) -> Step:
     )
 
 
-def states(*steps: Step) -> tuple[StepState, ...]:
+def states(*steps: Step, kept: Texts = ERRORS) -> tuple[StepState, ...]:
     """What the cache holds once it has recorded these."""
-    events = diff.diff_steps("shop", "w", [], steps, policy=Payloads.ERRORS)
+    events = diff.diff_steps("shop", "w", [], steps, kept=kept)
     observed = events[-1]
     assert isinstance(observed, StepsObserved)
     return observed.steps
@@ -280,7 +353,7 @@ def states(*steps: Step) -> tuple[StepState, ...]:
 
 def test_steps_are_observed_in_order_and_without_outputs() -> None:
     (event,) = diff.diff_steps(
-        "shop", "w", [], [step(2, error="no"), step(1, output="1")], policy=Payloads.ERRORS
+        "shop", "w", [], [step(2, error="no"), step(1, output="1")], kept=ERRORS
     )
     assert isinstance(event, StepsObserved)
     assert [(s.step_id, s.output, s.error) for s in event.steps] == [
@@ -293,15 +366,15 @@ def test_steps_are_observed_in_order_and_without_outputs() -> None:
 def test_unchanged_steps_are_no_news() -> None:
     steps = [step(1, error="<Order at 0x7f3ab5c0d1e0>"), step(2)]
     known = states(*steps)
-    assert diff.diff_steps("shop", "w", known, steps, policy=Payloads.ERRORS) == []
+    assert diff.diff_steps("shop", "w", known, steps, kept=ERRORS) == []
     moved = [step(1, error="<Order at 0x7f0000000010>", output="other"), step(2)]
-    assert diff.diff_steps("shop", "w", known, moved, policy=Payloads.ERRORS) == []
-    assert diff.diff_steps("shop", "w", [], [], policy=Payloads.ERRORS) == []
+    assert diff.diff_steps("shop", "w", known, moved, kept=ERRORS) == []
+    assert diff.diff_steps("shop", "w", [], [], kept=ERRORS) == []
 
 
 def test_one_more_step_makes_a_whole_new_list() -> None:
     (event,) = diff.diff_steps(
-        "shop", "w", states(step(1), step(3)), [step(1), step(2), step(3)], policy=Payloads.ERRORS
+        "shop", "w", states(step(1), step(3)), [step(1), step(2), step(3)], kept=ERRORS
     )
     assert isinstance(event, StepsObserved)
     assert [s.step_id for s in event.steps] == [1, 2, 3]
@@ -310,7 +383,7 @@ def test_one_more_step_makes_a_whole_new_list() -> None:
 def test_steps_that_are_gone_are_discarded_before_the_new_list() -> None:
     known = states(step(1), step(2), step(3))
     discarded, observed = diff.diff_steps(
-        "shop", "w", known, [step(1), step(2, started_at=MOMENT + 99)], policy=Payloads.ERRORS
+        "shop", "w", known, [step(1), step(2, started_at=MOMENT + 99)], kept=ERRORS
     )
     assert isinstance(discarded, StepsDiscarded)
     assert discarded.step_ids == (3,)
@@ -319,13 +392,45 @@ def test_steps_that_are_gone_are_discarded_before_the_new_list() -> None:
 
 
 def test_without_payloads_a_step_has_no_error_text() -> None:
-    (event,) = diff.diff_steps("shop", "w", [], [step(1, error="no")], policy=Payloads.NONE)
+    (event,) = diff.diff_steps("shop", "w", [], [step(1, error="no")], kept=NO_TEXTS)
     assert isinstance(event, StepsObserved)
     assert [s.error for s in event.steps] == [None]
 
 
 def test_a_sleep_that_ends_in_the_future_does_not_date_the_event() -> None:
-    (event,) = diff.diff_steps(
-        "shop", "w", [], [step(1, completed_at=MOMENT + 10**9)], policy=Payloads.ERRORS
-    )
+    (event,) = diff.diff_steps("shop", "w", [], [step(1, completed_at=MOMENT + 10**9)], kept=ERRORS)
     assert event.occurred_at == MOMENT + 1
+
+
+def test_outputs_are_kept_where_the_policy_says_so_and_bounded() -> None:
+    long = "x" * MAX_PAYLOAD_CHARACTERS + "y"
+    (event,) = diff.diff_steps("shop", "w", [], [step(1, output=long, error="no")], kept=OUTCOME)
+    assert isinstance(event, StepsObserved)
+    (kept,) = event.steps
+    assert kept.output == long[:-1] + f"… [cut: {len(long)} characters in all]"
+    assert kept.error == "no"
+
+
+def test_memory_addresses_in_outputs_are_noise() -> None:
+    known = states(step(1, output="<Order at 0x7f3ab5c0d1e0>"), kept=OUTCOME)
+    again = [step(1, output="<Order at 0x7f0000000010>")]
+    assert diff.diff_steps("shop", "w", known, again, kept=OUTCOME) == []
+    other = [step(1, output="<Van at 0x7f0000000010>")]
+    assert len(diff.diff_steps("shop", "w", known, other, kept=OUTCOME)) == 1
+
+
+def test_a_narrower_policy_forgets_no_text_of_a_step_that_stayed() -> None:
+    known = states(step(1, output="1", error="no"), step(2, output="2"), kept=OUTCOME)
+    same = [step(1, output="1", error="no"), step(2, output="2")]
+    assert diff.diff_steps("shop", "w", known, same, kept=NO_TEXTS) == []
+    rewound = [step(1, output="1", error="no"), step(2, output="3", started_at=MOMENT + 99)]
+    (event,) = diff.diff_steps("shop", "w", known, rewound, kept=ERRORS)
+    assert isinstance(event, StepsObserved)
+    assert [(s.output, s.error) for s in event.steps] == [("1", "no"), (None, None)]
+
+
+def test_a_wider_policy_adds_what_is_missing_of_the_steps() -> None:
+    steps = [step(1, output="1")]
+    (event,) = diff.diff_steps("shop", "w", states(*steps), steps, kept=OUTCOME)
+    assert isinstance(event, StepsObserved)
+    assert [s.output for s in event.steps] == ["1"]

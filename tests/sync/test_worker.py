@@ -15,15 +15,13 @@ from dbos_mcp.errors import (
     ResponseError,
     UnavailableError,
 )
-from dbos_mcp.settings import DAY_MS, Payloads
+from dbos_mcp.settings import DAY_MS
 from dbos_mcp.store import projector
 from dbos_mcp.store.projections.applications import ApplicationRow
 from dbos_mcp.store.projections.executors import ExecutorRow
-from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.sync_state import CONDUCTOR
-from dbos_mcp.sync.diff import MAX_PAYLOAD_CHARACTERS, REMOVED
-from dbos_mcp.sync.steps import STEPS_REREAD_AFTER_MS
+from dbos_mcp.sync.diff import REMOVED
 from dbos_mcp.sync.visit import OVERLAP_MS
 from dbos_mcp.sync.worker import EXECUTORS_EVERY_MS
 from tests.upstream import APP, Asked, Site, below, open_site, pickled, problem, workflow
@@ -65,7 +63,7 @@ async def test_the_mirror_is_what_the_log_says(site: Site) -> None:
 
 
 async def test_an_unchanged_cycle_records_nothing_and_asks_little(site: Site) -> None:
-    await site.sync()
+    await site.sync_until_steps_are_read()
     site.news()
     site.wire.asked.clear()
 
@@ -78,10 +76,9 @@ async def test_an_unchanged_cycle_records_nothing_and_asks_little(site: Site) ->
 
 async def test_when_nothing_happens_nothing_is_read_again(site: Site) -> None:
     site.tables.change("DELETE FROM workflow_status WHERE status = 'PENDING'")
-    await site.sync()
-    await site.sync()
+    await site.sync_until_steps_are_read()
     site.clock.ahead_ms += OVERLAP_MS
-    await site.sync()
+    await site.sync_until_steps_are_read()
     site.wire.asked.clear()
 
     report = await site.sync()
@@ -636,160 +633,6 @@ async def test_an_answer_that_is_not_the_api_changes_nothing(
     assert site.mirrored() == held
     assert site.state().last_error
     assert site.state().offline_since is None
-
-
-# Error texts and steps
-
-
-async def test_error_texts_of_failures_are_mirrored_and_no_other_payload(site: Site) -> None:
-    await site.sync()
-    for row in site.mirrored().values():
-        assert row["input"] is None
-        assert row["output"] is None
-        assert (row["error"] is not None) == (row["status"] == "ERROR")
-    assert "'BT'" in site.mirrored()["order-1005"]["error"]
-
-
-async def test_without_payloads_no_error_text_is_mirrored(
-    shop_database: Path, cache_path: Path
-) -> None:
-    async with open_site(shop_database, cache_path, payloads=Payloads.NONE) as site:
-        await site.sync()
-        assert {row["error"] for row in site.mirrored().values()} == {None}
-        assert {row["error"] for row in site.table(StepRow)} == {None}
-        assert not any(asked.body.get("loadOutput") for asked in site.wire.asked)
-
-
-async def test_an_oversized_error_text_is_cut_with_a_mark(site: Site) -> None:
-    text = "x" * MAX_PAYLOAD_CHARACTERS + "y" * 5000
-    site.tables.add(
-        workflow("verbose", now_ms(), "ERROR", error=pickled(RuntimeError(text))),
-    )
-    site.tables.add_step("verbose", 1, "talk", text)
-    await site.sync()
-    error = site.mirrored()["verbose"]["error"]
-    assert error.startswith("x" * MAX_PAYLOAD_CHARACTERS + "… [cut: 21000 characters")
-    (step,) = [row for row in site.table(StepRow) if row["step_name"] == "talk"]
-    assert step["error"] == error
-    site.news()
-    await site.sync()
-    assert site.news() == []
-
-
-async def test_a_workflow_that_failed_anew_between_two_looks_shows_its_new_error(
-    site: Site,
-) -> None:
-    site.tables.add(workflow("twice", now_ms(), "ERROR", error=pickled(RuntimeError("first"))))
-    await site.sync()
-    site.tables.end("twice", now_ms() + 1, "ERROR", error=pickled(RuntimeError("second")))
-    await site.sync()
-    assert site.mirrored()["twice"]["error"] == "second"
-
-
-async def test_steps_of_failed_and_running_workflows_are_read_and_of_no_others(
-    site: Site,
-) -> None:
-    await site.sync()
-    read = {asked.path.split("/")[-2] for asked in site.wire.asked if "/steps" in asked.path}
-    rows = site.mirrored().values()
-    assert read == {row["workflow_id"] for row in rows if row["status"] in ("ERROR", "PENDING")}
-    names = {row["step_name"] for row in site.table(StepRow) if row["error"] is not None}
-    assert "quote_delivery" in names
-
-
-async def test_the_steps_of_a_running_workflow_are_read_again_after_a_while(site: Site) -> None:
-    await site.sync()
-    site.tables.add_step("reconcile-1", 50, "export_ledger")
-    site.news()
-    await site.sync()
-    assert site.news() == []
-    site.clock.ahead_ms += STEPS_REREAD_AFTER_MS + 1
-    await site.sync()
-    assert site.news() == [("StepsObserved", "reconcile-1")]
-
-
-async def test_failed_workflows_come_first_when_more_steps_are_due_than_a_cycle_reads(
-    site: Site,
-) -> None:
-    site.tables.add(*(workflow(f"running-{n}", now_ms(), "PENDING") for n in range(300)))
-    await site.sync()
-    read = [asked.path.split("/")[-2] for asked in site.wire.asked if "/steps" in asked.path]
-    failed = {key for key, row in site.mirrored().items() if row["status"] == "ERROR"}
-    assert len(read) == 200
-    assert set(read[: len(failed)]) == failed
-    site.wire.asked.clear()
-    site.clock.ahead_ms += STEPS_REREAD_AFTER_MS + 1
-    await site.sync()
-    again = [asked.path.split("/")[-2] for asked in site.wire.asked if "/steps" in asked.path]
-    assert len({*read, *again} - failed) == 302  # those that had to wait were first
-
-
-async def test_steps_that_cannot_be_read_hold_up_nothing_else(site: Site) -> None:
-    error = pickled(RuntimeError("no"))
-    site.tables.add(*(workflow(i, now_ms(), "ERROR", error=error) for i in ("..", "odd", "even")))
-    site.wire.fault = below("/odd/steps", lambda: problem(500))
-    report = await site.sync()
-    assert report.error is None
-    assert site.differences() == {}
-    assert any(row["error"] for row in site.table(StepRow))
-    site.wire.asked.clear()
-    await site.sync()
-    assert not [asked for asked in site.wire.asked if "/steps" in asked.path]
-
-
-async def test_an_application_that_shows_no_steps_at_all_is_soon_asked_no_more(
-    site: Site,
-) -> None:
-    site.tables.add(*(workflow(f"run-{n}", now_ms(), "PENDING") for n in range(50)))
-    site.wire.fault = below("/steps", lambda: problem(500))
-    assert (await site.sync()).error is None
-    assert len([asked for asked in site.wire.asked if "/steps" in asked.path]) < 10
-
-
-async def test_an_application_that_goes_away_while_steps_are_read_is_away(site: Site) -> None:
-    site.wire.fault = below("/steps", lambda: problem(503))
-    assert isinstance((await site.sync()).error, UnavailableError)
-    assert site.state().offline_since is not None
-    assert site.differences() == {}
-
-
-async def test_steps_of_a_workflow_that_is_gone_upstream_are_kept(site: Site) -> None:
-    await site.sync()
-    held = site.table(StepRow)
-    await site.client.delete_workflow(APP, "reconcile-1")
-    site.news()
-
-    assert await site.mirror.refresh_steps(APP, "reconcile-1") == 0
-
-    assert site.table(StepRow) == held
-    assert site.news() == [("WorkflowDeleted", "reconcile-1")]
-    site.wire.asked.clear()
-    assert await site.mirror.refresh_steps(APP, "reconcile-1") == 0
-    assert site.wire.asked == []
-
-
-async def test_a_rewind_discards_steps(site: Site) -> None:
-    await site.sync()
-    site.news()
-    site.tables.change("DELETE FROM operation_outputs WHERE workflow_uuid = 'reconcile-1'")
-    assert await site.mirror.refresh_steps(APP, "reconcile-1") == 2
-    assert site.news() == [("StepsDiscarded", "reconcile-1"), ("StepsObserved", "reconcile-1")]
-
-
-async def test_steps_read_before_the_end_was_seen_are_read_once_more_after_it(site: Site) -> None:
-    await site.sync()
-
-    def end(asked: Asked) -> None:
-        if asked.path.endswith("/reconcile-1/steps"):
-            site.wire.heard = lambda _asked: None
-            error = pickled(RuntimeError("late"))
-            site.tables.add_step("reconcile-1", 90, "late", "late")
-            site.tables.end("reconcile-1", now_ms() + 1, "ERROR", error=error)
-
-    site.wire.heard = end
-    await site.mirror.refresh_steps(APP, "reconcile-1")
-    await site.sync()
-    assert "late" in {row["step_name"] for row in site.table(StepRow)}
 
 
 # Clocks

@@ -131,6 +131,8 @@ async def get_workflow(
         application_name,
     )
     item = detail.workflow
+    if runtime.live is not None:
+        await runtime.live.mirror.want_steps(application_name, workflow_id)
     payload = await _payload(runtime, application_name, workflow_id) if include_payload else None
     shown_history = len(detail.history)
     return render.answer(
@@ -178,6 +180,7 @@ async def list_steps(
             await runtime.live.mirror.refresh_steps(application_name, workflow_id)
         except _NOT_TO_BE_READ as error:
             note = f"Not read afresh: {render.plain(error, limit=DETAIL_CHARACTERS)}"
+            await runtime.live.mirror.want_steps(application_name, workflow_id)
         steps, freshness = await answer_from(runtime, find, application_name)
     behind = [step for step in steps.items if after_step_id is None or step.step_id > after_step_id]
     shown = behind[:limit]

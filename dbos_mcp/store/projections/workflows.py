@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, Index, LargeBinary, bindparam, case, text, update
+from sqlalchemy import ColumnElement, Connection, Index, LargeBinary, bindparam, case, text, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlmodel import Field, SQLModel, col
 
@@ -70,6 +70,8 @@ class WorkflowRow(SQLModel, table=True):
     deadline: int | None = None
     timeout_ms: int | None = None
     payloads_loaded: bool
+    input_loaded: bool
+    output_loaded: bool
     input: str | None = None
     output: str | None = None
     error: str | None = None
@@ -82,25 +84,33 @@ _insert = insert(WorkflowRow)
 _seen = _insert.excluded
 
 
-def _keep_unless_looked_at(column: str) -> Any:
-    """A look without payloads does not forget the ones we have, unless the status moved on."""
-    return case(
-        (_seen["payloads_loaded"], _seen[column]),
-        (col(WorkflowRow.status) == _seen["status"], col(getattr(WorkflowRow, column))),
-        else_=_seen[column],
-    )
+def _unless_loaded(payload: str, loaded: str) -> dict[str, Any]:
+    """A look without a payload does not forget the one we have, unless the status moved on, with
+    which only the input stays, or it is another workflow of the same id."""
+    still: ColumnElement[bool] = col(WorkflowRow.deleted_at).is_(None)
+    if payload != "input":
+        still &= col(WorkflowRow.status) == _seen["status"]
+    return {
+        column: case(
+            (_seen[loaded], _seen[column]),
+            (still, col(getattr(WorkflowRow, column))),
+            else_=_seen[column],
+        )
+        for column in (payload, loaded)
+    }
 
 
 _UPSERT = RowStatement(
     _insert.on_conflict_do_update(
         index_elements=["application_name", "workflow_id"],
         set_={
-            column.name: _keep_unless_looked_at(column.name)
-            if column.name in ("input", "output", "error", "payloads_loaded")
-            else column
+            column.name: column
             for column in _seen
-            if column.name not in ("id", "application_name", "workflow_id")
-        },
+            if column.name not in ("id", "application_name", "workflow_id", *WorkflowState.PAYLOAD)
+        }
+        | _unless_loaded("input", "input_loaded")
+        | _unless_loaded("output", "output_loaded")
+        | _unless_loaded("error", "payloads_loaded"),
     )
 )
 _MARK_DELETED = RowStatement(
@@ -150,4 +160,4 @@ def _row(recorded: Recorded) -> dict[str, Any]:
     }
 
 
-PROJECTION = Projection("workflows", 1, (WorkflowRow,), apply)
+PROJECTION = Projection("workflows", 2, (WorkflowRow,), apply)
