@@ -27,6 +27,10 @@ snapshots:
 migration name:
     uv run alembic revision --autogenerate -m "{{ name }}"
 
+# Random changes, faults and crashes against sync; the suite does a few of them
+fuzz-sync examples="1000":
+    FUZZ_EXAMPLES={{ examples }} uv run pytest -q tests/sync/test_property.py
+
 # The demo, as a new user would run it
 demo:
     uv run --extra local dbos-mcp demo

@@ -36,6 +36,7 @@ async def read_recent(visit: Visit, *, spare: bool = False) -> None:
         await read_ended(visit)
         await _list_in_flight(visit, spare=spare)
     else:
+        visit.memory.delayed_left_out = False  # they are counted
         await _dequeued(visit)
         await read_ended(visit)
         if await _counts_differ(visit):
@@ -111,7 +112,9 @@ async def _is_listing_due(visit: Visit) -> bool:
     if sum(held.values()) <= FEW_IN_FLIGHT:
         return True
     since = visit.started_at - memory.in_flight_listed_at
-    return since >= max(LIST_IN_FLIGHT_EVERY_MS, EVERY_PER_LISTING_PAUSE * _pause(visit))
+    return since < 0 or since >= max(
+        LIST_IN_FLIGHT_EVERY_MS, EVERY_PER_LISTING_PAUSE * _pause(visit)
+    )
 
 
 async def _counts_differ(visit: Visit) -> bool:
@@ -147,16 +150,17 @@ async def _list_in_flight(visit: Visit, *, spare: bool = False) -> None:
     listed = _IN_FLIGHT[1:] if spare else _IN_FLIGHT
     for status in listed:
         await _pages(visit, WorkflowSearch(status=[status]), record)
-    # The executors are listed as often as this is: what is delayed would be left out each time.
-    if not spare or WorkflowStatus.DELAYED not in await _held_in_flight(visit):
-        visit.memory.in_flight_listed_at = visit.started_at
-    visit.memory.in_flight_listed = len(seen)
     held = await visit.mirror.read(
         partial(known.in_flight_ids, application_name=visit.name, statuses=listed)
     )
     unseen = [workflow_id for workflow_id in held if workflow_id not in seen]
     if unseen:  # they have ended, or are gone
         await visit.reread(unseen)
+    # The executors are listed as often as this is: what is delayed would be left out each time.
+    if not spare or WorkflowStatus.DELAYED not in await _held_in_flight(visit):
+        visit.memory.in_flight_listed_at = visit.started_at
+    visit.memory.in_flight_listed = len(seen)
+    visit.memory.delayed_left_out = spare
 
 
 async def _pages(

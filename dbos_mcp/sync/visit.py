@@ -50,6 +50,8 @@ class Memory:
     in_flight_listed_at: int | None = None
     in_flight_listed: int = 0
     """How many rows the last full listing of what is in flight had."""
+    delayed_left_out: bool = False
+    """The last look listed what is in flight, but not what is delayed."""
     aggregates_refused_at: int | None = None
     """When upstream last said that it has no aggregates."""
 

@@ -174,7 +174,10 @@ class SyncWorker:
         if (
             not always
             and listed_at is not None
-            and 0 <= visit.started_at - listed_at < EXECUTORS_EVERY_MS
+            and (
+                0 <= visit.started_at - listed_at < EXECUTORS_EVERY_MS
+                or visit.memory.delayed_left_out  # in their favour, so now it is their turn
+            )
         ):
             return False
         seen = await self.mirror.client.list_executors(visit.name)

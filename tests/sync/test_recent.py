@@ -12,6 +12,7 @@ from dbos_mcp.errors import UnavailableError
 from dbos_mcp.settings import DAY_MS
 from dbos_mcp.sync.aggregates import REFUSED_PAUSE_MS
 from dbos_mcp.sync.recent import FEW_IN_FLIGHT, LIST_IN_FLIGHT_EVERY_MS, LISTING_PAUSE_MS_PER_ROW
+from dbos_mcp.sync.worker import EXECUTORS_EVERY_MS
 from tests.upstream import APP, Asked, Site, below, open_site, problem, workflow
 
 OLD_MS = 20 * DAY_MS
@@ -184,3 +185,22 @@ async def test_the_source_of_a_fork_is_read_again_though_nothing_tells_of_it(
         await site.client.fork_workflow(APP, "source", ForkRequest(new_workflow_id="again"))
         assert await found(site) == [("WorkflowObserved", "again"), ("WorkflowChanged", "source")]
         assert site.mirrored()["source"]["was_forked_from"]
+
+
+async def test_a_clock_set_back_does_not_put_off_the_listing(busy: Site) -> None:
+    busy.clock.ahead_ms -= 5 * HOUR_MS
+    busy.tables.update("wait-1", priority=7)  # no count tells
+    assert await found(busy) == [("WorkflowChanged", "wait-1")]
+
+
+async def test_what_is_delayed_is_listed_also_when_every_look_asks_for_executors(
+    empty_database: Path, cache_path: Path
+) -> None:
+    async with open_site(empty_database, cache_path) as site:
+        site.tables.add(workflow("later", now_ms(), "DELAYED", queue_name="q"))
+        await site.sync()
+        site.tables.update("later", delay_until_epoch_ms=now_ms() + HOUR_MS, updated_at=now_ms())
+        for _ in range(2):
+            site.clock.ahead_ms += EXECUTORS_EVERY_MS
+            await site.sync()
+        assert site.differences() == {}
