@@ -176,6 +176,30 @@ def ended_behind(
     return [Ended._make(row) for row in rows]
 
 
+def without_texts(
+    connection: Connection,
+    application_name: str,
+    statuses: Sequence[str],
+    position: int,
+    limit: int,
+) -> tuple[list[str], int | None]:
+    """Those that the cache got to know after `position` and of which no text was asked for yet; and
+    the position to go on behind, None at the end."""
+    rows = connection.execute(
+        select(col(WorkflowRow.id), col(WorkflowRow.workflow_id))
+        .where(
+            *_held(application_name),
+            col(WorkflowRow.id) > position,
+            col(WorkflowRow.status).in_(statuses),
+            col(WorkflowRow.payloads_loaded).is_(False),
+            col(WorkflowRow.input_loaded).is_(False),
+        )
+        .order_by(col(WorkflowRow.id))
+        .limit(limit)
+    ).all()
+    return [row.workflow_id for row in rows], rows[-1].id if len(rows) == limit else None
+
+
 def held_count(connection: Connection, application_name: str) -> int:
     counted = select(func.count()).select_from(table_of(WorkflowRow))
     return connection.execute(counted.where(*_held(application_name))).scalar_one()

@@ -10,7 +10,6 @@ from contextlib import aclosing
 from typing import Literal
 
 import anyio
-from anyio.streams.memory import MemoryObjectSendStream
 
 from dbos_mcp.conductor.models import WorkflowSearch
 from dbos_mcp.sync.mirror import Look, Mirror
@@ -29,19 +28,17 @@ async def each_page(
     largest: int | None = None,
     most: int | None = None,
 ) -> bool:
-    """Hand every page that holds something to `handle`, one after the other, with the texts that
-    the mirror keeps. Meanwhile the next one's texts, and the one after it, are fetched. Pages
-    grow from `limit` to `largest` rows.
+    """Hand every page that holds something to `handle`, one after the other; the next one is
+    fetched meanwhile. Pages grow from `limit` to `largest` rows.
 
     Ends after the `most`-th page, those of nothing but ties not counted; whether that was all.
 
     Raises:
-        Whatever the search or `handle` raised; pages that were whole before that were handled.
+        Whatever the search or `handle` raised; pages that came before that were handled.
     """
     failures: list[Exception] = []
     is_all = False
-    send_found, found = anyio.create_memory_object_stream[Look](0)
-    send_whole, whole = anyio.create_memory_object_stream[Look](0)
+    send, found = anyio.create_memory_object_stream[Look](0)
 
     async def pages() -> AsyncGenerator[Look]:
         nonlocal is_all
@@ -66,34 +63,22 @@ async def each_page(
             rows = asked = min(2 * rows, largest or limit)
             cursor = page.rows[-1].created_at
 
-    async def complete() -> None:
-        async with found:
-            completed = (await mirror.with_texts(application_name, page) async for page in found)
-            await _pass_on(completed, send_whole, failures)
-
-    async with anyio.create_task_group() as ahead:
-        ahead.start_soon(_pass_on, pages(), send_found, failures)
-        ahead.start_soon(complete)
-        async with whole:
+    async def fetch() -> None:
+        async with send, aclosing(pages()) as fetched:
             try:
-                async for page in whole:
-                    await handle(page)
+                async for page in fetched:
+                    await send.send(page)
             except Exception as error:
-                failures.insert(0, error)
-                ahead.cancel_scope.cancel()
+                failures.append(error)
+
+    async with anyio.create_task_group() as ahead, found:
+        ahead.start_soon(fetch)
+        try:
+            async for page in found:
+                await handle(page)
+        except Exception as error:
+            failures.insert(0, error)
+            ahead.cancel_scope.cancel()
     if failures:
         raise failures[0]
     return is_all
-
-
-async def _pass_on(
-    pages: AsyncGenerator[Look], to: MemoryObjectSendStream[Look], failures: list[Exception]
-) -> None:
-    async with to, aclosing(pages):
-        try:
-            async for page in pages:
-                await to.send(page)
-        except anyio.BrokenResourceError:
-            return  # the next one failed, and takes no more
-        except Exception as error:
-            failures.append(error)

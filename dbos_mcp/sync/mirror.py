@@ -7,7 +7,7 @@ look that finds nothing new writes nothing. The network is async, SQLite is not;
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ from dbos_mcp.sync.due import State
 logger = logging.getLogger(__name__)
 
 IDS_PER_REQUEST = 500
+ROWS_AT_ONCE = 1000
 PAYLOADS_PER_REQUEST = 50
 """Inputs and outputs may be large; they are held in memory until they are written."""
 WANT_STEPS_SECONDS = 0.2
@@ -52,8 +53,8 @@ class Look:
 
     rows: Sequence[Workflow]
     position: int
-    loaded: Mapping[str, Texts] | None = None
-    """The texts that were asked for as well, by id; None: that is still to be done."""
+    loaded: Mapping[str, Texts] = field(default_factory=dict)
+    """The texts that were asked for as well, by id."""
 
 
 @dataclass(frozen=True)
@@ -122,15 +123,16 @@ class Mirror:
         *,
         missing: Sequence[str] = (),
         also: Callable[[Connection], None] | None = None,
+        new_without_texts: bool = False,
     ) -> list[Event]:
         """Record what differs in a look, and that the `missing` ids are gone; the events.
 
         A row that was recorded by somebody else since the look began is left as it is, unless the
         look shows a newer one. `also` runs in the same transaction: what says that it was read.
+        The texts that are kept are asked for first; of workflows that the cache does not hold only
+        unless `new_without_texts`.
         """
-        if look.loaded is not None:
-            return await self._record(application_name, look, missing=missing, also=also)
-        wanted = await self._wanted_texts(application_name, look.rows)
+        wanted = await self._wanted_texts(application_name, look.rows, but_of_new=new_without_texts)
         events: list[Event] = []
         # One part at a time is held in memory with its payloads; each is a transaction.
         *parts, last = _split(look.rows, wanted, self._payloads_per_request)
@@ -140,14 +142,6 @@ class Mirror:
         part = await self._load(application_name, replace(look, rows=last), wanted)
         return events + await self._record(application_name, part, missing=missing, also=also)
 
-    async def with_texts(self, application_name: str, look: Look) -> Look:
-        """The look with the texts that are kept of its workflows, unless those are whole payloads:
-        `record_workflows` loads these, of a few workflows at a time."""
-        if self._keeps_whole_payloads:
-            return look
-        wanted = await self._wanted_texts(application_name, look.rows)
-        return await self._load(application_name, look, wanted)
-
     async def _record(
         self,
         application_name: str,
@@ -156,16 +150,16 @@ class Mirror:
         missing: Sequence[str] = (),
         also: Callable[[Connection], None] | None = None,
     ) -> list[Event]:
-        loaded = look.loaded or {}
+        loaded = look.loaded
 
-        def work(connection: Connection) -> list[Event]:
-            ids = [row.workflow_id for row in look.rows]
-            held = known.workflows(
-                connection, application_name, [*ids, *missing], with_texts=list(loaded)
-            )
+        def record(
+            connection: Connection, rows: Sequence[Workflow], missing: Sequence[str] = ()
+        ) -> list[Event]:
+            ids = [*(row.workflow_id for row in rows), *missing]
+            held = known.workflows(connection, application_name, ids, with_texts=list(loaded))
             events: list[Event] = []
             doubtful: list[Event] = []
-            for row in look.rows:
+            for row in rows:
                 before = held.get(row.workflow_id)
                 event = diff.diff_workflow(
                     application_name, before, row, loaded=loaded.get(row.workflow_id, NO_TEXTS)
@@ -187,6 +181,14 @@ class Mirror:
                 events += [event for event in doubtful if event.workflow_id not in overtaken]
             self.record(connection, events)
             due.follow(connection, application_name, held, events, now=self.clock())
+            return events
+
+        def work(connection: Connection) -> list[Event]:
+            events: list[Event] = []
+            for start in range(0, len(look.rows), ROWS_AT_ONCE):  # for the sake of memory
+                events += record(connection, look.rows[start : start + ROWS_AT_ONCE])
+            if missing:
+                events += record(connection, (), missing)
             if also is not None:
                 also(connection)
             return events
@@ -298,7 +300,7 @@ class Mirror:
         return PAYLOADS_PER_REQUEST if self._keeps_whole_payloads else IDS_PER_REQUEST
 
     async def _wanted_texts(
-        self, application_name: str, rows: Sequence[Workflow]
+        self, application_name: str, rows: Sequence[Workflow], *, but_of_new: bool
     ) -> dict[str, Texts]:
         """By id, what is to be asked for: a plain listing holds no payload."""
         kept = [row for row in rows if diff.kept_texts(self.payloads, row.status)]
@@ -316,6 +318,7 @@ class Mirror:
                 application_name, held.get(row.workflow_id), row, self.payloads
             )
             for row in kept
+            if row.workflow_id in held or not but_of_new
         }
         return {workflow_id: texts for workflow_id, texts in wanted.items() if texts}
 

@@ -75,11 +75,17 @@ class Visit:
         self.name = self.application.name
         self.report = ApplicationReport(self.name)
 
-    async def record(self, page: Look, subject: str, **changes: int | bool) -> None:
+    async def record(
+        self, page: Look, subject: str, *, new_without_texts: bool = False, **changes: int | bool
+    ) -> None:
         """A page, and in the same transaction what its having been read changes of the state."""
         save = partial(sync_state.update, application_name=self.name, changes=changes)
         also = save if changes else None
-        self.note(await self.mirror.record_workflows(self.name, page, also=also))
+        self.note(
+            await self.mirror.record_workflows(
+                self.name, page, also=also, new_without_texts=new_without_texts
+            )
+        )
         self._change(changes)
         await self.mirror.fold_back()
         self.report.workflows_seen += len(page.rows)
