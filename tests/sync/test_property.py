@@ -51,6 +51,7 @@ from dbos_mcp.sync.mirror import Mirror
 from dbos_mcp.sync.visit import Visit
 from dbos_mcp.sync.worker import SyncWorker
 from tests.sync.plans import (
+    AHEAD,
     FAULTS,
     Command,
     Cycle,
@@ -256,7 +257,7 @@ class World:
             else:
                 raise AssertionError("it finds something new for ever")
         check_mirror(site, self.upstream)
-        check_log(site)
+        check_log(site, self.upstream)
         for workflow_id, times in deletions_recorded(site).items():
             assert times <= self.upstream.deletions[workflow_id]
         with site.cache.write() as connection:
@@ -315,7 +316,7 @@ def check_steps(site: Site, upstream: Upstream) -> None:
             assert sorted(held) == upstream.steps(row["workflow_id"])
 
 
-def check_log(site: Site) -> None:
+def check_log(site: Site, upstream: Upstream) -> None:
     """Nothing is in it twice, and nothing is out of place."""
     site.last_position = 0
     recorded = site.new_events()
@@ -331,6 +332,8 @@ def check_log(site: Site) -> None:
                 before = held[event.workflow_id]
                 assert before is not None
                 assert content(before) != content(event)
+                if event.workflow_id not in upstream.deletions:  # else it may be an import
+                    assert before.updated_at <= event.updated_at + AHEAD
                 held[event.workflow_id] = event
             case WorkflowDeleted():
                 assert held[event.workflow_id] is not None
