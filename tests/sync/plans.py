@@ -23,6 +23,8 @@ T = TypeVar("T")
 BEGINNING = 1_790_000_000_000
 SECOND, MINUTE, HOUR, DAY = 1000, 60_000, 3_600_000, 86_400_000
 INTERNAL_QUEUE = "_dbos_internal_queue"
+AHEAD = 3 * SECOND
+"""So far in the future may a row be stamped."""
 LATEST = 115 * SECOND
 """So late may a row become visible, and a row of the future be there as well."""
 
@@ -218,6 +220,13 @@ def _delete(upstream: Upstream, workflow_id: str, _n: int) -> None:
     upstream.deletions[workflow_id] += 1
 
 
+def _delete_in_flight(upstream: Upstream, workflow_id: str, n: int) -> None:
+    """One that was never resumed: of those a mirror may know no more than that they had ended."""
+    queue = "SELECT queue_name FROM workflow_status WHERE workflow_uuid = ?"
+    if upstream.tables.rows(queue, workflow_id) != [(INTERNAL_QUEUE,)]:
+        _delete(upstream, workflow_id, n)
+
+
 def _swap(upstream: Upstream, workflow_id: str, _n: int) -> None:
     """Gone, and another one of the same moment is there: no count tells."""
     other = f"w{upstream.made}"
@@ -264,7 +273,7 @@ SEEN_BY_CYCLES: dict[str, tuple[Effect, tuple[str, ...]]] = {
     "come due": (_come_due, ("DELAYED",)),
     "delay": (_delay, ("DELAYED",)),
     "fork": (_fork, ENDED),
-    "delete in flight": (_delete, IN_FLIGHT),
+    "delete in flight": (_delete_in_flight, IN_FLIGHT),
     "take step": (_take_step, ("PENDING",)),
     "set attributes in flight": (_set_attributes, IN_FLIGHT),
 }
@@ -386,17 +395,22 @@ FAULTS: dict[str, Callable[[], httpx.Response | Exception]] = {
 def plans(*, audited: bool) -> st.SearchStrategy[Plan]:
     """`audited`: with what no filter finds, or not when other changes come on top."""
     any_status = st.sampled_from([*IN_FLIGHT, *ENDED])
-    ages = [0, 0, 0, 1, 999, 30 * SECOND, LATEST, -3 * SECOND]
-    inserts = st.builds(
-        Insert,
-        status=any_status,
-        count=st.sampled_from([1, 1, 1, 2, 3, 7, 12]),
-        age_ms=st.sampled_from([*ages, HOUR, 3 * DAY] if audited else ages),
-        old_sdk=st.booleans(),
-        child=st.booleans(),
-        queued=st.booleans(),
-        again=st.booleans(),
-    )
+    ages = [0, 0, 0, 1, 999, 30 * SECOND, LATEST, -AHEAD]
+    old = [5 * MINUTE, HOUR, 3 * DAY]
+
+    def inserts_of(ages: list[int]) -> st.SearchStrategy[Insert]:
+        return st.builds(
+            Insert,
+            status=any_status,
+            count=st.sampled_from([1, 1, 1, 2, 3, 7, 12]),
+            age_ms=st.sampled_from(ages),
+            old_sdk=st.booleans(),
+            child=st.booleans(),
+            queued=st.booleans(),
+            again=st.booleans(),
+        )
+
+    inserts = inserts_of([*ages, *old] if audited else ages)
     transitions = st.builds(
         Transition,
         name=st.sampled_from([*(TRANSITIONS if audited else SEEN_BY_CYCLES)]),
@@ -409,13 +423,13 @@ def plans(*, audited: bool) -> st.SearchStrategy[Plan]:
     misfortunes = st.one_of(
         st.builds(Killed, st.just("request"), request, st.sampled_from(["before", "after"])),
         st.builds(Killed, st.just("write"), st.integers(0, 10), moments),
-        st.builds(Failing, request, st.sampled_from([*FAULTS]), st.sampled_from([1, 1, 2, 30])),
+        st.builds(Failing, request, st.sampled_from([*FAULTS]), st.sampled_from([1, 1, 30])),
     )
     alone = st.builds(Cycle, mishaps=st.lists(misfortunes, max_size=1).map(tuple))
     meanwhile = st.builds(Meanwhile, request, weighted((3, changes), (1, alone)), st.booleans())
     mishaps = st.lists(weighted((1, misfortunes), (1, meanwhile)), max_size=4).map(tuple)
     cycles = st.builds(Cycle, st.integers(0, 1), mishaps)
-    waits = st.builds(Wait, st.sampled_from([0, SECOND, 31 * SECOND, 61 * SECOND, 121 * SECOND]))
+    waits = st.builds(Wait, st.sampled_from([0, SECOND, MINUTE, 3 * MINUTE, HOUR]))
     jumps = st.builds(
         OurClockJumps, st.sampled_from([s * ms for ms in (MINUTE, HOUR, 5 * HOUR) for s in (1, -1)])
     )
@@ -431,7 +445,7 @@ def plans(*, audited: bool) -> st.SearchStrategy[Plan]:
                 *first,
                 *(c for changes, cycle in turns for c in (*changes, cycle)),
             ],
-            st.lists(inserts, min_size=2, max_size=6),
+            st.lists(inserts_of([*ages, *old]), min_size=2, max_size=6),
             turns,
         ),
         page_limit=st.integers(1, 5),
