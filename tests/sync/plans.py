@@ -23,8 +23,6 @@ T = TypeVar("T")
 BEGINNING = 1_790_000_000_000
 SECOND, MINUTE, HOUR, DAY = 1000, 60_000, 3_600_000, 86_400_000
 INTERNAL_QUEUE = "_dbos_internal_queue"
-AHEAD = 3 * SECOND
-"""So far in the future may a row be stamped."""
 LATEST = 115 * SECOND
 """So late may a row become visible, and a row of the future be there as well."""
 
@@ -44,6 +42,8 @@ class Upstream:
     deletions: Counter[str] = field(default_factory=Counter)
     unannounced: set[str] = field(default_factory=set)
     """Rows that came to be where a mirror may already have looked."""
+    of_the_future: set[str] = field(default_factory=set)
+    """Rows whose `updatedAt` goes back at their first change."""
 
     def ids(self, *statuses: str) -> list[str]:
         """Of the rows in these statuses, or of all, oldest first."""
@@ -129,6 +129,8 @@ class Insert:
         rows = [workflow(workflow_id, at, self.status, **columns) for workflow_id in ids]
         if self.age_ms > 0:
             upstream.unannounced |= {row["workflow_uuid"] for row in rows}
+        if self.age_ms < 0:
+            upstream.of_the_future |= {row["workflow_uuid"] for row in rows}
         upstream.tables.add(*rows)
 
 
@@ -395,7 +397,7 @@ FAULTS: dict[str, Callable[[], httpx.Response | Exception]] = {
 def plans(*, audited: bool) -> st.SearchStrategy[Plan]:
     """`audited`: with what no filter finds, or not when other changes come on top."""
     any_status = st.sampled_from([*IN_FLIGHT, *ENDED])
-    ages = [0, 0, 0, 1, 999, 30 * SECOND, LATEST, -AHEAD]
+    ages = [0, 0, 0, 1, 999, 30 * SECOND, LATEST, -3 * SECOND]
     old = [5 * MINUTE, HOUR, 3 * DAY]
 
     def inserts_of(ages: list[int]) -> st.SearchStrategy[Insert]:
