@@ -29,12 +29,13 @@ from benchmarks.generate import Population, database_of
 from benchmarks.load import settings_for
 from benchmarks.traffic import CountingTransport, Traffic
 from dbos_mcp.demo.tour import APPLICATION_NAME, running_conductor
+from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import StoreError
 from dbos_mcp.runtime import Runtime, open_runtime
 from dbos_mcp.store import event_log, projector
 from dbos_mcp.store.migrate import open_cache
 
-DRAIN_SECONDS = 120
+UNCHANGED_CYCLES = 24
 CYCLES_UNTIL_SEEN = 5
 QUIET_ROWS = 2000
 _IDS_PER_STATEMENT = 500
@@ -169,30 +170,30 @@ def size(runtime: Runtime, population: Population) -> None:
 
 
 async def unchanged(runtime: Runtime, transport: CountingTransport, what: str) -> None:
-    """Cycles in which nothing has changed, once the steps that were due have been read."""
-    started, cycles, readings = perf_counter(), 0, 0
-    while perf_counter() - started < DRAIN_SECONDS:
-        drained = await _cycle(runtime, transport)
-        if not drained.steps.requests:
-            break
-        cycles += 1
-        readings += drained.steps.requests
-    report = Report(f"An unchanged cycle, {what}")
-    if cycles:
-        report.add(
-            "steps that were due first",
-            f"{readings:,} requests in {cycles} cycles, {_seconds(started)}",
-        )
-    for number in (1, 2):
-        cycle = await _cycle(runtime, transport)
-        other = cycle.other
-        report.add(f"{number}: time", f"{cycle.seconds * 1000:,.0f} ms")
-        report.add(f"{number}: events", f"{cycle.events:,}", "0", cycle.events == 0)
-        report.add(f"{number}: requests", f"{other.requests:,}", "<= 6", other.requests <= 6)
-        kb = other.bytes_received / 1000
-        report.add(f"{number}: received", f"{kb:,.1f} KB", "<= 10 KB", kb <= 10)
-        if cycle.steps.requests:
-            report.add(f"{number}: steps still due", f"{cycle.steps.requests:,} requests")
+    """Two minutes in which nothing changes, looked at every 5 s of a clock that jumps, after the
+    readings of steps, which take their time, were struck from the queue."""
+    mirror = runtime.require_live().mirror
+    with runtime.cache.write() as connection:
+        connection.exec_driver_sql("DELETE FROM step_due")
+        connection.exec_driver_sql("UPDATE sync_state SET steps_since = 0")
+    ahead_ms = 0
+    mirror.clock = lambda: now_ms() + ahead_ms
+    await _cycle(runtime, transport)  # what the changes before it left to look at
+    cycles = []
+    for _ in range(UNCHANGED_CYCLES):
+        ahead_ms += 5000
+        cycles.append(await _cycle(runtime, transport))
+    mirror.clock = now_ms
+    requests = [cycle.other.requests for cycle in cycles]
+    received = [cycle.other.bytes_received / 1000 for cycle in cycles]
+    events = sum(cycle.events for cycle in cycles)
+    report = Report(f"{UNCHANGED_CYCLES} unchanged cycles, {what}")
+    report.add("time of each", f"{sum(c.seconds for c in cycles) / len(cycles) * 1000:,.0f} ms")
+    report.add("events", f"{events:,}", "0", events == 0)
+    report.add("requests of each, at most", f"{max(requests):,}", "<= 6", max(requests) <= 6)
+    mean = sum(received) / len(received)
+    report.add("received by each, on average", f"{mean:,.1f} KB", "<= 10 KB", mean <= 10)
+    report.add("… at most", f"{max(received):,.1f} KB", "<= 10 KB", max(received) <= 10)
     report.print()
 
 

@@ -7,7 +7,7 @@ Rows can become visible late, behind newer ones, so every watermark stays `OVERL
 newest row seen, until nothing has come for as long as that.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from dbos_mcp.conductor.models import WorkflowSearch
@@ -21,9 +21,12 @@ from dbos_mcp.sync.visit import Visit
 FEW_IN_FLIGHT = 10
 """So many rows are listed at every look; of more, only the counts are compared."""
 LIST_IN_FLIGHT_EVERY_MS = 60_000
+LISTING_PERIOD_MS_PER_ROW = 700
+"""Though the counts agree, all are listed now and then: 400 rows every 5 minutes, so that a look
+costs 5 KB on the average."""
+LONGEST_LISTING_PERIOD_MS = 600_000
 LISTING_PAUSE_MS_PER_ROW = 5
-"""A listing of 10,000 rows is not repeated for 50 s."""
-EVERY_PER_LISTING_PAUSE = 12
+"""A listing of 10,000 rows is not repeated for 50 s, though the counts differ."""
 
 # In the order in which a workflow passes through them, so that none slips by between two.
 _IN_FLIGHT = (WorkflowStatus.DELAYED, WorkflowStatus.ENQUEUED, WorkflowStatus.PENDING)
@@ -36,10 +39,9 @@ async def read_recent(visit: Visit, *, spare: bool = False) -> None:
         await read_ended(visit)
         await _list_in_flight(visit, spare=spare)
     else:
-        visit.memory.delayed_left_out = False  # they are counted
         await _dequeued(visit)
         await read_ended(visit)
-        if await _counts_differ(visit):
+        if await _counts_differ(visit, spare=spare):
             await _list_in_flight(visit)
     await reread_forked(visit)
 
@@ -112,24 +114,33 @@ async def _is_listing_due(visit: Visit) -> bool:
     if sum(held.values()) <= FEW_IN_FLIGHT:
         return True
     since = visit.started_at - memory.in_flight_listed_at
-    return since < 0 or since >= max(
-        LIST_IN_FLIGHT_EVERY_MS, EVERY_PER_LISTING_PAUSE * _pause(visit)
-    )
+    period = min(LISTING_PERIOD_MS_PER_ROW * memory.in_flight_listed, LONGEST_LISTING_PERIOD_MS)
+    return since < 0 or since >= max(LIST_IN_FLIGHT_EVERY_MS, period)
 
 
-async def _counts_differ(visit: Visit) -> bool:
+async def _counts_differ(visit: Visit, *, spare: bool) -> bool:
     """Whether upstream counts other workflows in flight than we hold."""
     memory = visit.memory
     assert memory.in_flight_listed_at is not None
     if 0 <= visit.started_at - memory.in_flight_listed_at < _pause(visit):
         return False
     # Apart, as upstream's partial indexes have them. Nothing becomes DELAYED but at its creation.
-    counted = await count_workflows(visit, [WorkflowStatus.ENQUEUED, WorkflowStatus.PENDING])
+    if await _count_differs(visit, [WorkflowStatus.ENQUEUED, WorkflowStatus.PENDING]):
+        return True
+    memory.delayed_left_out = spare
+    delayed = (await _held_in_flight(visit)).get(WorkflowStatus.DELAYED, 0)
+    if spare or not delayed:
+        return False
+    if delayed > FEW_IN_FLIGHT:
+        return await _count_differs(visit, [WorkflowStatus.DELAYED])
+    await _list(visit, [WorkflowStatus.DELAYED])  # a delay that is changed shows in no count
+    return False
+
+
+async def _count_differs(visit: Visit, statuses: Sequence[WorkflowStatus]) -> bool:
+    counted = await count_workflows(visit, statuses)
     held = await _held_in_flight(visit)
-    if counted is not None and WorkflowStatus.DELAYED in held:
-        delayed = await count_workflows(visit, [WorkflowStatus.DELAYED])
-        counted = None if delayed is None else counted | delayed
-    return counted is None or counted != held
+    return counted != {status: held[status] for status in statuses if status in held}
 
 
 def _pause(visit: Visit) -> int:
@@ -141,26 +152,32 @@ async def _held_in_flight(visit: Visit) -> Mapping[str, int]:
 
 
 async def _list_in_flight(visit: Visit, *, spare: bool = False) -> None:
+    listed = await _list(visit, _IN_FLIGHT[1:] if spare else _IN_FLIGHT)
+    # The executors are listed as often as this is: what is delayed would be left out each time.
+    if not spare or WorkflowStatus.DELAYED not in await _held_in_flight(visit):
+        visit.memory.in_flight_listed_at = visit.started_at
+    visit.memory.in_flight_listed = listed
+    visit.memory.delayed_left_out = spare
+
+
+async def _list(visit: Visit, statuses: Sequence[WorkflowStatus]) -> int:
+    """Everything in these statuses, one after the other, and what we hold in them and did not see;
+    how many were seen."""
     seen: set[str] = set()
 
     async def record(page: Look) -> None:
         seen.update(row.workflow_id for row in page.rows)
         await visit.record(page, "in flight")
 
-    listed = _IN_FLIGHT[1:] if spare else _IN_FLIGHT
-    for status in listed:
+    for status in statuses:
         await _pages(visit, WorkflowSearch(status=[status]), record)
     held = await visit.mirror.read(
-        partial(known.in_flight_ids, application_name=visit.name, statuses=listed)
+        partial(known.in_flight_ids, application_name=visit.name, statuses=statuses)
     )
     unseen = [workflow_id for workflow_id in held if workflow_id not in seen]
     if unseen:  # they have ended, or are gone
         await visit.reread(unseen)
-    # The executors are listed as often as this is: what is delayed would be left out each time.
-    if not spare or WorkflowStatus.DELAYED not in await _held_in_flight(visit):
-        visit.memory.in_flight_listed_at = visit.started_at
-    visit.memory.in_flight_listed = len(seen)
-    visit.memory.delayed_left_out = spare
+    return len(seen)
 
 
 async def _pages(

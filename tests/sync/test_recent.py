@@ -103,6 +103,18 @@ async def test_a_due_delay_shows_in_the_counts(busy: Site) -> None:
     assert busy.mirrored()["later"]["status"] == "ENQUEUED"
 
 
+async def test_a_changed_delay_is_seen_at_once_while_few_are_delayed(busy: Site) -> None:
+    later = now_ms() + DAY_MS
+    busy.tables.add(workflow("later", now_ms() - DAY_MS, "DELAYED", delay_until_epoch_ms=later))
+    await found(busy)
+    busy.wire.asked.clear()
+    busy.clock.ahead_ms += 20 * LISTING_PAUSE_MS_PER_ROW
+    busy.tables.update("later", delay_until_epoch_ms=later + 1)
+    assert await found(busy) == [("WorkflowChanged", "later")]
+    assert [asked.body["status"] for asked in listings(busy)] == [["DELAYED"]]
+    assert len(busy.wire.asked) <= 6
+
+
 async def test_a_swap_that_no_count_shows_waits_for_the_next_listing(busy: Site) -> None:
     busy.tables.change("DELETE FROM workflow_status WHERE workflow_uuid = 'wait-5'")
     busy.tables.update("stopped", status="ENQUEUED", queue_name="q", completed_at=None)
