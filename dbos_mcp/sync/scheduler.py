@@ -215,7 +215,7 @@ class SyncScheduler:
                 outcomes[CONDUCTOR] = Outcome()
             for report in reports:
                 outcomes[report.application_name] = Outcome(
-                    changed=report.events > 0,
+                    changed=report.events > report.background_events,
                     failed=report.error is not None,
                     loading=not states[report.application_name].history_complete,
                 )

@@ -39,12 +39,12 @@ async def read_steps(visit: Visit) -> None:
         waiting = await _waiting(visit)
     counts = {urgency: len(ids) for urgency, ids in waiting.items()}
     allotted = due.allot(counts, visit.applications)
-    chosen = [i for urgency, ids in waiting.items() for i in ids[: allotted[urgency]]]
+    chosen = [(i, urgency) for urgency, ids in waiting.items() for i in ids[: allotted[urgency]]]
     requests = anyio.CapacityLimiter(CONCURRENT_REQUESTS)
     failures: list[DbosMcpError] = []
     refusals = 0
 
-    async def read(workflow_id: str) -> None:
+    async def read(workflow_id: str, urgency: Priority) -> None:
         nonlocal refusals
         async with requests:
             if failures or refusals >= STEP_REFUSALS_PER_CYCLE:
@@ -53,6 +53,8 @@ async def read_steps(visit: Visit) -> None:
                 # Added afterwards: others add to it while this one waits.
                 events = await visit.mirror.refresh_steps(visit.name, workflow_id)
                 visit.report.events += events
+                if urgency is Priority.BACKGROUND:
+                    visit.report.background_events += events
             except (NotFoundError, UsageError, RejectedError, ResponseError) as error:
                 logger.info("The steps of %s cannot be read: %s", workflow_id, error)
                 refusals += 1
@@ -69,8 +71,8 @@ async def read_steps(visit: Visit) -> None:
 
     visit.progress(visit.name, "steps", visit.report.workflows_seen)
     async with anyio.create_task_group() as readings:
-        for workflow_id in chosen:
-            readings.start_soon(read, workflow_id)
+        for workflow_id, urgency in chosen:
+            readings.start_soon(read, workflow_id, urgency)
     if failures:
         raise failures[0]
 

@@ -29,6 +29,8 @@ class ApplicationReport:
     application_name: str
     workflows_seen: int = 0
     events: int = 0
+    background_events: int = 0
+    """Of these, the readings of steps that had waited for their turn: nothing has changed."""
     error: DbosMcpError | None = None
 
     def add(self, other: "ApplicationReport") -> None:

@@ -779,3 +779,12 @@ async def test_one_sync_reads_the_steps_of_every_failure_and_counts_workflows_on
         assert not due.is_anything_urgent(connection, now=site.clock())
     assert seen.events == len(site.new_events()) - 1  # the application itself
     assert seen.workflows_seen < 2 * len(site.mirrored())
+
+
+async def test_readings_in_the_background_are_no_news(site: Site) -> None:
+    first = await site.sync()
+    assert first.events > first.background_events
+    last = first
+    while pending(site):
+        last = await site.sync()
+    assert last.events == last.background_events > 0
