@@ -6,8 +6,6 @@ from functools import partial
 import anyio
 
 from dbos_mcp.errors import (
-    ConductorError,
-    DbosMcpError,
     NotFoundError,
     RejectedError,
     ResponseError,
@@ -41,7 +39,7 @@ async def read_steps(visit: Visit) -> None:
     allotted = due.allot(counts, visit.applications)
     chosen = [(i, urgency) for urgency, ids in waiting.items() for i in ids[: allotted[urgency]]]
     requests = anyio.CapacityLimiter(CONCURRENT_REQUESTS)
-    failures: list[DbosMcpError] = []
+    failures: list[Exception] = []
     refusals = 0
 
     async def read(workflow_id: str, urgency: Priority) -> None:
@@ -66,7 +64,7 @@ async def read_steps(visit: Visit) -> None:
                         until=visit.mirror.clock() + STEPS_REFUSED_PAUSE_MS,
                     )
                 )
-            except ConductorError as error:
+            except Exception as error:  # which the group would wrap
                 failures.append(error)
 
     visit.progress(visit.name, "steps", visit.report.workflows_seen)

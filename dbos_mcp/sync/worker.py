@@ -10,7 +10,7 @@ repeats at the most what was not yet written, and a page read twice writes nothi
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 
 import anyio
@@ -72,6 +72,7 @@ class SyncWorker:
 
         Raises:
             AuthenticationError: Conductor wants a login.
+            StoreError: the cache cannot be written.
             ConductorError, NotFoundError: not even the list of applications could be had. What is
                 mirrored stays, and says since when.
         """
@@ -90,15 +91,7 @@ class SyncWorker:
             ]
             for visit in visits:
                 visit.applications = len(visits)
-            at_once = anyio.CapacityLimiter(APPLICATIONS_AT_ONCE)
-
-            async def make(visit: Visit) -> None:
-                async with at_once:
-                    await self._visit(visit)
-
-            async with anyio.create_task_group() as under_way:
-                for visit in visits:
-                    under_way.start_soon(make, visit)
+            await self._visit_all(visits)
             await self.mirror.fold_back()
             reports = [visit.report for visit in visits]
             for report in reports:
@@ -137,6 +130,25 @@ class SyncWorker:
             history_ms=self.history_ms,
             progress=progress,
         )
+
+    async def _visit_all(self, visits: Sequence[Visit]) -> None:
+        at_once = anyio.CapacityLimiter(APPLICATIONS_AT_ONCE)
+        failures: list[Exception] = []  # which a group would wrap
+
+        async with anyio.create_task_group() as under_way:
+
+            async def make(visit: Visit) -> None:
+                async with at_once:
+                    try:
+                        await self._visit(visit)
+                    except Exception as error:
+                        failures.append(error)
+                        under_way.cancel_scope.cancel()
+
+            for visit in visits:
+                under_way.start_soon(make, visit)
+        if failures:
+            raise failures[0]
 
     async def _visit(self, visit: Visit) -> None:
         try:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from dbos_mcp.conductor.models import ForkRequest, WorkflowSearch
 from dbos_mcp.domain import now_ms
@@ -653,3 +654,18 @@ async def test_a_clock_that_is_hours_off_loses_nothing_and_ends(
             site.tables.add(workflow(f"late-{n}", now_ms() - OVERLAP_MS // 2))
             await site.sync()
             assert site.differences() == {}
+
+
+@pytest.mark.parametrize("table", ["workflow", "step_reading"])
+async def test_a_fault_of_the_cache_is_raised_as_it_is(site: Site, table: str) -> None:
+    """In the middle of what goes on at the same time."""
+    with site.cache.write() as connection:
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER broken BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    with pytest.raises(IntegrityError):
+        await site.sync()
+    with site.cache.write() as connection:
+        connection.exec_driver_sql("DROP TRIGGER broken")
+    await site.sync()
+    assert site.differences() == {}
