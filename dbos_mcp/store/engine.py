@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x64626D63  # "dbmc", in the header of every cache file
 WAL_LIMIT_BYTES = 16 * 1024 * 1024
-WRITER_CACHE_KIB = 16 * 1024
+WRITER_CACHE_KIB = 8 * 1024
 """Workflow ids come in no order: the pages of their index are better not read again each time."""
 LOCK_TIMEOUT_SECONDS = 30.0
 BUSY_TIMEOUT_MS = 5000

@@ -10,7 +10,7 @@ newest row seen, until nothing has come for as long as that.
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
-from dbos_mcp.conductor.models import WorkflowSearch
+from dbos_mcp.conductor.models import Workflow, WorkflowSearch
 from dbos_mcp.domain import WorkflowStatus
 from dbos_mcp.sync import known
 from dbos_mcp.sync.aggregates import are_refused, count_workflows
@@ -71,38 +71,40 @@ async def _created(visit: Visit) -> None:
 
 async def read_ended(visit: Visit) -> None:
     before = visit.state.ended_watermark
-    if before is None:
-        return
-    newest: int | None = None
-
-    async def record(page: Look) -> None:
-        nonlocal newest
-        newest = max([newest or 0, *(row.completed_at or 0 for row in page.rows)])
-        await visit.record(page, "ended")
-
-    await _pages(visit, WorkflowSearch(completed_after=before), record)
-    # Pages go by creation time, so only after the last one is it known which ends were seen.
-    if newest is not None:
-        await visit.move_on(ended_watermark=max(before, visit.watermark_after("ended", newest)))
+    if before is not None:
+        search = WorkflowSearch(completed_after=before)
+        newest = await _newest(visit, search, "ended", lambda row: row.completed_at)
+        if newest is not None:
+            moved = visit.watermark_after("ended", newest)
+            await visit.move_on(ended_watermark=max(before, moved))
 
 
 async def _dequeued(visit: Visit) -> None:
     before = visit.state.dequeued_watermark
-    if before is None:
-        before = visit.state.ended_watermark
-    if before is None:
-        return
+    if before is not None:
+        search = WorkflowSearch(dequeued_after=before)
+        newest = await _newest(visit, search, "dequeued", lambda row: row.dequeued_at)
+        if newest is not None:
+            moved = visit.watermark_after("dequeued", newest)
+            await visit.move_on(dequeued_watermark=max(before, moved))
+
+
+async def _newest(
+    visit: Visit, search: WorkflowSearch, subject: str, moment: Callable[[Workflow], int | None]
+) -> int | None:
+    """Record what a search finds; the newest moment of it.
+
+    Pages go by creation time, so only after the last one is it known which moments were seen.
+    """
     newest: int | None = None
 
     async def record(page: Look) -> None:
         nonlocal newest
-        newest = max([newest or 0, *(row.dequeued_at or 0 for row in page.rows)])
-        await visit.record(page, "dequeued")
+        newest = max([newest or 0, *(moment(row) or 0 for row in page.rows)])
+        await visit.record(page, subject)
 
-    await _pages(visit, WorkflowSearch(dequeued_after=before), record)
-    if newest is not None:
-        moved = max(before, visit.watermark_after("dequeued", newest))
-        await visit.move_on(dequeued_watermark=moved)
+    await _pages(visit, search, record)
+    return newest
 
 
 async def _is_listing_due(visit: Visit) -> bool:
@@ -158,6 +160,10 @@ async def _list_in_flight(visit: Visit, *, spare: bool = False) -> None:
         visit.memory.in_flight_listed_at = visit.started_at
     visit.memory.in_flight_listed = listed
     visit.memory.delayed_left_out = spare
+    # Whatever was dequeued before is in flight, and was seen, or has ended.
+    state = visit.state
+    moments = (state.watermark, state.ended_watermark, state.dequeued_watermark)
+    await visit.move_on(dequeued_watermark=max((m for m in moments if m is not None), default=None))
 
 
 async def _list(visit: Visit, statuses: Sequence[WorkflowStatus]) -> int:

@@ -7,11 +7,12 @@ import httpx
 import pytest
 
 from dbos_mcp.conductor.models import ForkRequest
-from dbos_mcp.domain import now_ms
+from dbos_mcp.domain import now_ms, parse_time
 from dbos_mcp.errors import UnavailableError
 from dbos_mcp.settings import DAY_MS
 from dbos_mcp.sync.aggregates import REFUSED_PAUSE_MS
 from dbos_mcp.sync.recent import FEW_IN_FLIGHT, LIST_IN_FLIGHT_EVERY_MS, LISTING_PAUSE_MS_PER_ROW
+from dbos_mcp.sync.visit import OVERLAP_MS
 from dbos_mcp.sync.worker import EXECUTORS_EVERY_MS
 from tests.upstream import APP, Asked, Site, below, open_site, problem, workflow
 
@@ -73,6 +74,27 @@ async def test_what_moves_a_time_is_seen_without_a_listing(busy: Site) -> None:
         ("WorkflowObserved", "fresh"),
     ]
     assert listings(busy) == []
+
+
+async def test_what_was_dequeued_while_everything_was_listed_is_not_read_again(
+    site: Site,
+) -> None:
+    await site.sync()
+    tomorrow = now_ms() + DAY_MS
+    site.clock.ahead_ms += 2 * DAY_MS
+    site.tables.add(
+        workflow("over", tomorrow),
+        *(
+            workflow(f"q-{n}", tomorrow, "ENQUEUED", queue_name="q")
+            for n in range(2 * FEW_IN_FLIGHT)
+        ),
+    )
+    for _ in range(3):  # one that lists executors, one that lists all, one that counts
+        site.wire.asked.clear()
+        site.clock.ahead_ms += 30 * LISTING_PAUSE_MS_PER_ROW
+        await site.sync()
+    (dequeued,) = [asked for asked in site.wire.asked if "dequeuedAfter" in asked.body]
+    assert parse_time(dequeued.body["dequeuedAfter"]) >= tomorrow - OVERLAP_MS
 
 
 async def test_a_resume_shows_in_the_counts(busy: Site) -> None:
