@@ -217,6 +217,7 @@ async def test_the_history_is_in_order_and_has_both_clocks(site: Site) -> None:
 
 
 async def test_steps_before_and_after_they_were_read(site: Site) -> None:
+    site.tables.update("order-1001", created_at=now_ms() - 3_600_000)  # so others come first
     await site.sync()
     with site.cache.read() as connection:
         never = list_steps(connection, APP, "order-1001")

@@ -26,8 +26,12 @@ from dbos_mcp.store import projector, sync_state
 from dbos_mcp.store.migrate import open_cache
 from tests.store.factories import changed, deleted, observed, steps
 
+def say(what):
+    # One write: in an unbuffered process print() makes two, and a kill may come between them.
+    os.write(1, f"{what}\\n".encode())
+
 def run(first):
-    print(os.getpid(), flush=True)  # before anything else that it says
+    say(os.getpid())  # before anything else that it does
     cache = open_cache(Path(sys.argv[1]))
     for n in itertools.count(first):
         batch = [
@@ -39,7 +43,7 @@ def run(first):
         with cache.write() as connection:
             recorded = projector.record(connection, batch, recorded_at=n)
             sync_state.update(connection, "shop", {"watermark": recorded[-1].position})
-        print(recorded[-1].position, flush=True)
+        say(recorded[-1].position)
         if n % 7 == 0:
             cache.checkpoint(wal_limit_bytes=0)
 
@@ -48,7 +52,7 @@ for line in sys.stdin:
     if child == 0:
         run(int(line))
     os.waitpid(child, 0)
-    print("dead", flush=True)
+    say("dead")
 """
 
 
