@@ -1,7 +1,7 @@
 """The first load: from the newest workflow back, as far as was asked; then the texts that are kept.
 
 It goes on where it stopped. The first page is there soon, and whole. Of those behind it the texts
-come when all are listed: so a mirror that reaches back is there in half the time.
+come when all are listed, so that the mirror reaches back sooner.
 """
 
 from functools import partial
