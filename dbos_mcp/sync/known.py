@@ -200,6 +200,30 @@ def without_texts(
     return [row.workflow_id for row in rows], rows[-1].id if len(rows) == limit else None
 
 
+def unmarked_sources(connection: Connection, application_name: str, limit: int) -> list[str]:
+    """Workflows of which a fork is held, and which are not marked as forked."""
+    fork, source = table_of(WorkflowRow).alias("fork"), table_of(WorkflowRow).alias("source")
+    return list(
+        connection.execute(
+            select(source.c.workflow_id)
+            .distinct()
+            .select_from(fork)
+            .join(
+                source,
+                (source.c.application_name == fork.c.application_name)
+                & (source.c.workflow_id == fork.c.forked_from),
+            )
+            .where(
+                fork.c.application_name == application_name,
+                fork.c.forked_from.is_not(None),
+                source.c.was_forked_from.is_(False),
+                source.c.deleted_at.is_(None),
+            )
+            .limit(limit)
+        ).scalars()
+    )
+
+
 def held_count(connection: Connection, application_name: str) -> int:
     counted = select(func.count()).select_from(table_of(WorkflowRow))
     return connection.execute(counted.where(*_held(application_name))).scalar_one()

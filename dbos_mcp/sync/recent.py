@@ -15,7 +15,7 @@ from dbos_mcp.domain import WorkflowStatus
 from dbos_mcp.sync import known
 from dbos_mcp.sync.aggregates import are_refused, count_workflows
 from dbos_mcp.sync.listing import each_page
-from dbos_mcp.sync.mirror import Look
+from dbos_mcp.sync.mirror import IDS_PER_REQUEST, Look
 from dbos_mcp.sync.visit import Visit
 
 FEW_IN_FLIGHT = 10
@@ -34,6 +34,8 @@ _IN_FLIGHT = (WorkflowStatus.DELAYED, WorkflowStatus.ENQUEUED, WorkflowStatus.PE
 
 async def read_recent(visit: Visit, *, spare: bool = False) -> None:
     """`spare`: this look has cost a request more already, so it lists no more than it must."""
+    broke_off = not visit.memory.came_to_its_end
+    visit.memory.came_to_its_end = False
     await _created(visit)
     if await _is_listing_due(visit):
         await read_ended(visit)
@@ -43,6 +45,9 @@ async def read_recent(visit: Visit, *, spare: bool = False) -> None:
         await read_ended(visit)
         if await _counts_differ(visit, spare=spare):
             await _list_in_flight(visit)
+    if broke_off:
+        unmarked = partial(known.unmarked_sources, application_name=visit.name)
+        visit.forked_from.update(await visit.mirror.read(partial(unmarked, limit=IDS_PER_REQUEST)))
     await reread_forked(visit)
 
 

@@ -54,6 +54,8 @@ class Memory:
     """How many rows the last full listing of what is in flight had."""
     delayed_left_out: bool = False
     """The last look listed what is in flight, but not what is delayed."""
+    came_to_its_end: bool = False
+    """The last look; else the sources of forks that it saw may not have been read again."""
     aggregates_refused_at: int | None = None
     """When upstream last said that it has no aggregates."""
 

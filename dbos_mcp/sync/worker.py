@@ -171,6 +171,7 @@ class SyncWorker:
                 partial(_note_failure, application_name=visit.name, error=error, now=now)
             )
         else:
+            visit.memory.came_to_its_end = True
             # What changed behind our back while this cycle ran may not be in it.
             await visit.move_on(
                 attempted_at=self.mirror.clock(),

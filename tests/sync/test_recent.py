@@ -238,3 +238,22 @@ async def test_what_is_delayed_is_listed_also_when_every_look_asks_for_executors
             site.clock.ahead_ms += EXECUTORS_EVERY_MS
             await site.sync()
         assert site.differences() == {}
+
+
+async def test_the_source_of_a_fork_is_read_again_though_the_look_that_saw_the_fork_broke_off(
+    empty_database: Path, cache_path: Path
+) -> None:
+    async with open_site(empty_database, cache_path) as site:
+        site.tables.add(workflow("source", now_ms() - OLD_MS), workflow("newer", now_ms()))
+        await site.sync()
+        await site.client.fork_workflow(APP, "source", ForkRequest(new_workflow_id="again"))
+        site.wire.fault = lambda request: (
+            problem(503)
+            if b"workflowIds" in request.content and "again" in site.mirrored()
+            else None
+        )
+        assert isinstance((await site.sync()).error, UnavailableError)
+        assert not site.mirrored()["source"]["was_forked_from"]
+        site.wire.fault = lambda _request: None
+        await site.sync()
+        assert site.differences() == {}
