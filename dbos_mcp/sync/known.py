@@ -92,14 +92,12 @@ def _by_id(
 
 
 def in_flight_ids(
-    connection: Connection, application_name: str, statuses: Sequence[str] = IN_FLIGHT
+    connection: Connection, application_name: str, statuses: Sequence[str]
 ) -> list[str]:
     return list(
         connection.execute(
             select(col(WorkflowRow.workflow_id)).where(
-                col(WorkflowRow.application_name) == application_name,
-                col(WorkflowRow.status).in_(statuses),
-                col(WorkflowRow.deleted_at).is_(None),
+                *_held(application_name), col(WorkflowRow.status).in_(statuses)
             )
         ).scalars()
     )
@@ -254,11 +252,7 @@ def held(connection: Connection, application_name: str, workflow_id: str) -> Sta
             col(WorkflowRow.status),
             col(WorkflowRow.updated_at),
             col(WorkflowRow.completed_at),
-        ).where(
-            col(WorkflowRow.application_name) == application_name,
-            col(WorkflowRow.workflow_id) == workflow_id,
-            col(WorkflowRow.deleted_at).is_(None),
-        )
+        ).where(*_held(application_name), col(WorkflowRow.workflow_id) == workflow_id)
     ).first()
     return None if row is None else State(*row)
 

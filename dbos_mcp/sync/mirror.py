@@ -156,7 +156,8 @@ class Mirror:
             connection: Connection, rows: Sequence[Workflow], missing: Sequence[str] = ()
         ) -> list[Event]:
             ids = [*(row.workflow_id for row in rows), *missing]
-            held = known.workflows(connection, application_name, ids, with_texts=list(loaded))
+            with_texts = [workflow_id for workflow_id in ids if workflow_id in loaded]
+            held = known.workflows(connection, application_name, ids, with_texts=with_texts)
             events: list[Event] = []
             doubtful: list[Event] = []
             for row in rows:

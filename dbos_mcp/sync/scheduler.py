@@ -198,16 +198,15 @@ class SyncScheduler:
         outcomes = {name: Outcome(failed=True) for name in due}
         try:
             reports = await self.worker.run_once(only=due if plan.applications else None)
-        except Exception as error:
-            if isinstance(error, AuthenticationError):
-                logger.warning("Syncing pauses until somebody logs in: %s", error)
-                self._refused, self._refused_credentials = True, credentials
-            elif isinstance(error, DbosMcpError):
-                logger.info("This cycle failed: %s", error)
-            else:
-                logger.exception("This cycle failed unexpectedly; the next one will be tried.")
-            if isinstance(error, DbosMcpError):
-                self._on_cycle(error)
+        except AuthenticationError as error:
+            logger.warning("Syncing pauses until somebody logs in: %s", error)
+            self._refused, self._refused_credentials = True, credentials
+            self._on_cycle(error)
+        except DbosMcpError as error:
+            logger.info("This cycle failed: %s", error)
+            self._on_cycle(error)
+        except Exception:
+            logger.exception("This cycle failed unexpectedly; the next one will be tried.")
         else:
             self._on_cycle(reports)
             states = await self.worker.mirror.read(sync_state.load_all)

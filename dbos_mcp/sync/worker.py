@@ -84,13 +84,8 @@ class SyncWorker:
                 await self.mirror.write(partial(self._mark_all_away, error=error))
                 raise
             await self.mirror.write(partial(self._record_applications, seen=applications))
-            visits = [
-                await self._begin(application, progress)
-                for application in applications
-                if only is None or application.name in only
-            ]
-            for visit in visits:
-                visit.applications = len(visits)
+            chosen = [each for each in applications if only is None or each.name in only]
+            visits = [await self._begin(each, len(chosen), progress) for each in chosen]
             await self._visit_all(visits)
             await self.mirror.fold_back()
             reports = [visit.report for visit in visits]
@@ -118,7 +113,9 @@ class SyncWorker:
                     report.workflows_seen = first.workflows_seen  # the same ones
         return reports
 
-    async def _begin(self, application: Application, progress: Progress) -> Visit:
+    async def _begin(
+        self, application: Application, applications: int, progress: Progress
+    ) -> Visit:
         name = application.name
         return Visit(
             mirror=self.mirror,
@@ -129,6 +126,7 @@ class SyncWorker:
             page_limit=self.page_limit,
             history_ms=self.history_ms,
             progress=progress,
+            applications=applications,
         )
 
     async def _visit_all(self, visits: Sequence[Visit]) -> None:
