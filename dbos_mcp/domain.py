@@ -74,3 +74,9 @@ def parse_time(text: str) -> int:
 
 EpochMs = Annotated[int, PlainSerializer(format_time, return_type=str, when_used="json")]
 """Epoch milliseconds in Python, RFC 3339 in a JSON answer."""
+
+
+def one_line(text: str, limit: int = 300) -> str:
+    """Text from elsewhere, fit for an error: no control or invisible characters, and not long."""
+    printable = "".join(c if c.isprintable() else " " for c in text[:limit])
+    return " ".join(printable.split()) + ("…" if len(text) > limit else "")

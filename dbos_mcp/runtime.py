@@ -11,9 +11,9 @@ import anyio.to_thread
 import httpx
 from sqlalchemy import Connection
 
-from dbos_mcp.conductor.auth import Tokens
 from dbos_mcp.conductor.client import ConductorClient
 from dbos_mcp.conductor.credentials import Credentials, CredentialStore, IdentitySource
+from dbos_mcp.conductor.oauth import Tokens
 from dbos_mcp.conductor.traffic import READS_PER_SECOND
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import AuthenticationError, LoginError, NotFoundError, UsageError

@@ -6,6 +6,7 @@ names (`DBOS_URL`, `DBOS_ORG`, `DBOS_APP`, `DBOS_TOKEN`) mean what they mean to 
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
 from pathlib import Path
@@ -17,6 +18,21 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from dbos_mcp.errors import UsageError
 
 MANAGED_URL = "https://cloud.dbos.dev/conductor"
+
+
+@dataclass(frozen=True)
+class Issuer:
+    """Who signs the tokens, and as which public client (without a secret) we ask."""
+
+    url: str
+    client_id: str
+    audience: str | None
+    scope: str = "openid offline_access"
+
+
+MANAGED_ISSUER = Issuer(
+    "https://login.dbos.dev/", "6p7Sjxf13cyLMkdwn14MxlH7JdhILled", "dbos-cloud-api"
+)
 LOCAL_ORGANIZATION = "local"
 DAY_MS = 86_400_000
 

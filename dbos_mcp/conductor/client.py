@@ -58,6 +58,7 @@ from dbos_mcp.conductor.models import (
     WorkflowSearch,
 )
 from dbos_mcp.conductor.traffic import PATIENCE_SECONDS, READS_PER_SECOND, Traffic
+from dbos_mcp.domain import one_line
 from dbos_mcp.errors import (
     AuthenticationError,
     DbosMcpError,
@@ -678,12 +679,6 @@ class _Bearer(httpx.Auth):
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         request.headers["Authorization"] = f"Bearer {self._token}"
         yield request
-
-
-def one_line(text: str, limit: int = 300) -> str:
-    """Text from elsewhere, fit for an error: no control or invisible characters, and not long."""
-    printable = "".join(c if c.isprintable() else " " for c in text[:limit])
-    return " ".join(printable.split()) + ("…" if len(text) > limit else "")
 
 
 def _quoted(name: str) -> str:

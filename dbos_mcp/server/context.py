@@ -16,8 +16,9 @@ from mcp.server.mcpserver import Context, Resolve
 from mcp.server.mcpserver.exceptions import ToolError
 from sqlalchemy import Connection
 
-from dbos_mcp.conductor.auth import MANAGED_ISSUER, DeviceAuthorization, DeviceLogin, Tokens
 from dbos_mcp.conductor.credentials import Credentials
+from dbos_mcp.conductor.device_login import DeviceAuthorization, DeviceLogin
+from dbos_mcp.conductor.oauth import Tokens
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import DbosMcpError, LoginError, UsageError
 from dbos_mcp.queries.freshness import (
@@ -28,7 +29,7 @@ from dbos_mcp.queries.freshness import (
 )
 from dbos_mcp.runtime import Runtime, finish_login, open_runtime
 from dbos_mcp.server.render import freshness_line, plain
-from dbos_mcp.settings import Settings
+from dbos_mcp.settings import MANAGED_ISSUER, Settings
 from dbos_mcp.store.sync_state import CONDUCTOR
 from dbos_mcp.sync.scheduler import SyncScheduler
 

@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from dbos_mcp.conductor.auth import MANAGED_ISSUER, DeviceAuthorization, DeviceLogin, Issuer, Tokens
+from dbos_mcp.conductor.device_login import DeviceAuthorization, DeviceLogin
+from dbos_mcp.conductor.oauth import RefusedError, Tokens
 from dbos_mcp.errors import (
     DbosMcpError,
     LoginDeniedError,
@@ -18,6 +19,7 @@ from dbos_mcp.errors import (
     LoginPendingError,
     UnavailableError,
 )
+from dbos_mcp.settings import MANAGED_ISSUER, Issuer
 
 DISCOVERY = {
     "issuer": "https://issuer.test/",
@@ -165,10 +167,10 @@ async def test_slow_down_adds_five_seconds_for_good() -> None:
     [
         ("expired_token", LoginExpiredError, "expired"),
         ("access_denied", LoginDeniedError, "denied"),
-        ("invalid_grant", LoginError, "invalid_grant"),
-        ("\x1b[2Jodd" + "x" * 5000, LoginError, "odd"),
-        (Response("<html>", 404), LoginError, "HTTP status 404"),
-        (JSONResponse({"error": {"a": 1}}, 400), LoginError, "HTTP status 400"),
+        ("invalid_grant", RefusedError, "invalid_grant"),
+        ("\x1b[2Jodd" + "x" * 5000, RefusedError, "odd"),
+        (Response("<html>", 404), RefusedError, "HTTP status 404"),
+        (JSONResponse({"error": {"a": 1}}, 400), RefusedError, "HTTP status 400"),
     ],
     ids=["expired_token", "access_denied", "invalid_grant", "odd", "HTML", "not a name"],
 )
