@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dbos_mcp.store.migrate import open_cache
+from tests.oauth_server import OAuthServer, running_oauth_server
 from tests.upstream import Site, Tables, open_site
 
 
@@ -90,3 +91,9 @@ async def site(shop_database: Path, cache_path: Path) -> AsyncIterator[Site]:
     """A shop left behind, and an empty mirror of it."""
     async with open_site(shop_database, cache_path) as site:
         yield site
+
+
+@pytest.fixture
+def oauth_server() -> Iterator[OAuthServer]:
+    with running_oauth_server() as server:
+        yield server

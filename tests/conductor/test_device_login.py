@@ -1,6 +1,8 @@
 """Login by device code against an issuer of our own, on a clock of our own."""
 
 from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
 from urllib.parse import parse_qs
 
 import httpx
@@ -9,9 +11,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from dbos_mcp.conductor.client import ConductorClient
+from dbos_mcp.conductor.credentials import Credentials
 from dbos_mcp.conductor.device_login import DeviceAuthorization, DeviceLogin
-from dbos_mcp.conductor.oauth import RefusedError, Tokens
+from dbos_mcp.conductor.oauth import IssuerClient, RefusedError, Tokens
 from dbos_mcp.errors import (
+    AuthenticationError,
     DbosMcpError,
     LoginDeniedError,
     LoginError,
@@ -19,7 +24,12 @@ from dbos_mcp.errors import (
     LoginPendingError,
     UnavailableError,
 )
+from dbos_mcp.local_conductor.app import create_app
+from dbos_mcp.local_conductor.system_database import SystemDatabase
 from dbos_mcp.settings import MANAGED_ISSUER, Issuer
+from tests.loopback import served
+from tests.oauth_server import OAuthServer
+from tests.secured_conductor import Identity, SecuredConductor
 
 DISCOVERY = {
     "issuer": "https://issuer.test/",
@@ -109,6 +119,33 @@ async def error_of_start(issuer: FakeIssuer, as_client: Issuer | None = None) ->
     with pytest.raises(DbosMcpError) as caught:
         await issuer.authorization(as_client).start()
     return caught.value
+
+
+async def test_a_login_is_approved_in_the_browser_refreshed_and_known_to_conductor(
+    oauth_server: OAuthServer, shop_database: Path
+) -> None:
+    issuer = oauth_server.as_issuer()
+    authorization = DeviceAuthorization(
+        issuer, clock=oauth_server.clock, sleep=oauth_server.clock.sleep
+    )
+    login = await authorization.start()
+    with pytest.raises(LoginPendingError):
+        await authorization.complete(login)
+    oauth_server.approve(login.user_code, "alice")
+    tokens = await authorization.complete(login)
+    assert tokens.refresh_token is not None
+    tokens = await IssuerClient(issuer).refresh(tokens.refresh_token)
+
+    database = SystemDatabase(f"sqlite:///{shop_database}")
+    conductor = SecuredConductor(create_app(database), oauth_server.verify)
+    conductor.users["alice"] = Identity("acme")
+    with closing(database), served(conductor) as url:
+        async with ConductorClient(url, lambda: Credentials("acme", tokens.access_token)) as client:
+            assert (await client.get_current_user()).org_name == "acme"
+            assert await client.list_applications() != []
+            oauth_server.revoke(tokens.access_token)
+            with pytest.raises(AuthenticationError):
+                await client.list_applications()
 
 
 async def test_a_started_login_has_the_code_to_show_and_keeps_the_device_code_to_itself() -> None:
