@@ -20,7 +20,7 @@ from dbos_mcp.errors import UsageError
 if TYPE_CHECKING:
     from yaml import Node
 
-_LARGEST_BYTES = 1_000_000
+_LARGEST_BYTES = 100_000
 _TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
 _NULLS = ("", "~", "null", "Null", "NULL")
 
@@ -138,7 +138,7 @@ class _FileError(Exception):
 
 def _parse(folder: Path, content: bytes) -> Profiles:
     if len(content) > _LARGEST_BYTES:
-        raise _FileError(1, "the file is larger than 1 MB")
+        raise _FileError(1, "the file is larger than 100 kB")
     root = _compose(content)
     top = _mapping(root) if root is not None else {}
     current = _plain(top["current"]) if "current" in top else None

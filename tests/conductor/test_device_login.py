@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from dbos_mcp.conductor.client import ConductorClient
 from dbos_mcp.conductor.credentials import Credentials
 from dbos_mcp.conductor.device_login import DeviceAuthorization, DeviceLogin
+from dbos_mcp.conductor.identity import FixedIdentity
 from dbos_mcp.conductor.oauth import IssuerClient, RefusedError, Tokens
 from dbos_mcp.errors import (
     AuthenticationError,
@@ -140,7 +141,9 @@ async def test_a_login_is_approved_in_the_browser_refreshed_and_known_to_conduct
     conductor = SecuredConductor(create_app(database), oauth_server.verify)
     conductor.users["alice"] = Identity("acme")
     with closing(database), served(conductor) as url:
-        async with ConductorClient(url, lambda: Credentials("acme", tokens.access_token)) as client:
+        async with ConductorClient(
+            url, FixedIdentity(Credentials("acme", tokens.access_token))
+        ) as client:
             assert (await client.get_current_user()).org_name == "acme"
             assert await client.list_applications() != []
             oauth_server.revoke(tokens.access_token)
