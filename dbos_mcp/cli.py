@@ -8,8 +8,12 @@ import json
 import logging
 import os
 import sys
+import time
+import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,19 +23,29 @@ import typer
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
+from rich.panel import Panel
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
 from dbos_mcp import __version__
-from dbos_mcp.domain import now_ms
-from dbos_mcp.errors import DbosMcpError, NotFoundError, UsageError
+from dbos_mcp.conductor.device_login import DeviceLogin
+from dbos_mcp.domain import format_time, now_ms
+from dbos_mcp.errors import (
+    DbosMcpError,
+    LoginPendingError,
+    NotFoundError,
+    UnavailableError,
+    UsageError,
+)
+from dbos_mcp.login import Account, LoggedIn, LoginFlow, log_out, who_am_i
 from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus, sync_status
-from dbos_mcp.runtime import Runtime, locate_cache, open_runtime
-from dbos_mcp.server.render import Column, plain
+from dbos_mcp.runtime import Runtime, identity_of, locate_cache, open_runtime
+from dbos_mcp.server.render import Column, fields, plain
 from dbos_mcp.server.sync_status import columns as status_columns
 from dbos_mcp.server.sync_status import status_text, who_syncs
-from dbos_mcp.settings import LogLevel, Settings
+from dbos_mcp.settings import LogLevel, Settings, targets_from_env
 from dbos_mcp.store import projector
 from dbos_mcp.store.migrate import open_cache
 from dbos_mcp.sync.leadership import Leadership
@@ -65,11 +79,13 @@ def main() -> None:
 
 
 @contextmanager
-def _until_interrupted() -> Iterator[None]:
+def _until_interrupted(said: str = "") -> Iterator[None]:
     """Ctrl-C is a way to end, not a failure."""
     try:
         yield
     except KeyboardInterrupt:
+        if said:
+            err.print(said)
         sys.exit(130)
 
 
@@ -102,9 +118,44 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+@dataclass(frozen=True)
+class _Options:
+    """Those before the command."""
+
+    profiles: Sequence[str]
+    flags: Mapping[str, Any]
+
+    def targets(self, profile: str | None = None) -> tuple[Settings, ...]:
+        """The settings of each target; a profile that the command itself was given wins."""
+        profiles = self.profiles if profile is None else [profile]
+        targets = targets_from_env(os.environ, profiles=profiles, **self.flags)
+        _log_to_stderr(targets[0].log_level)
+        return targets
+
+    def target(self, profile: str | None = None) -> Settings:
+        targets = self.targets(profile)
+        if len(targets) > 1:
+            names = ", ".join(str(target.profile) for target in targets)
+            raise UsageError(
+                "This is done for one profile at a time.",
+                hint=f"Name it before the command, as `dbos-mcp --profile {targets[0].profile} …`:"
+                f" one of {names}.",
+            )
+        return targets[0]
+
+
+_OneProfile = Annotated[
+    str | None, typer.Option("--profile", help="The profile of dbosctl's that says to what.")
+]
+
+
 @app.callback(invoke_without_command=True)
 def serve(
     context: typer.Context,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="A profile of dbosctl's; several may be served, `all` is all of them."),
+    ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="The cache file (DBOS_MCP_CACHE).", dir_okay=False)
     ] = None,
@@ -119,16 +170,161 @@ def serve(
         typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
-    settings = Settings.from_env(
-        os.environ, cache=cache, offline=offline or None, log_level=log_level
-    )
-    _log_to_stderr(settings.log_level)
-    context.obj = settings
+    flags = {"cache": cache, "offline": offline or None, "log_level": log_level}
+    options = context.obj = _Options(profile or (), flags)
     if context.invoked_subcommand is None:
+        targets = options.targets()
         from dbos_mcp.server.app import build_server
 
         with _until_interrupted():
-            build_server(settings).run("stdio")
+            build_server(targets[0]).run("stdio")
+
+
+@app.command()
+def login(
+    context: typer.Context,
+    profile: _OneProfile = None,
+    browser: Annotated[
+        bool, typer.Option("--browser", help="Open the address in a browser.")
+    ] = False,
+) -> None:
+    """Log in to Conductor, by a code that is approved in a browser."""
+    settings = context.obj.target(profile)
+    with _until_interrupted("The login was given up."):
+        done = anyio.run(_log_in, settings, browser)
+    login = done.login
+    who = plain(login.user_name or "a user")
+    of = f" of {plain(login.organization)}" if login.organization else ""
+    out.print(escape(f"Logged in as {who}{of}."))
+    if login.refresh_token is not None:
+        out.print("The login is renewed by itself.")
+    elif login.ends_at is not None:
+        out.print(f"The login is good until {_told(login.ends_at)}.")
+    if done.problem is not None:
+        _print_warning(done.problem)
+
+
+async def _log_in(settings: Settings, browser: bool) -> LoggedIn:
+    flow = LoginFlow(settings)
+    device = await flow.begin()
+    _show_code(device)
+    # https, or on this machine: no other address comes out of `begin`.
+    if browser and not webbrowser.open(device.url):
+        _print_warning("No browser could be opened.")
+    return await _approved(flow, device)
+
+
+def _show_code(device: DeviceLogin) -> None:
+    url = plain(device.url, limit=2000)
+    seconds = device.expires_at - time.monotonic()
+    out.print("Open this address in a browser, and check that it shows the same code:")
+    out.print(Text.assemble("url: ", (url, Style(link=url))))
+    code = plain(device.user_code)
+    if out.is_terminal:
+        out.print(Panel.fit(Text(code, "bold"), padding=(1, 4)), soft_wrap=False)
+    else:
+        out.print(escape(f"code: {code}"))
+    until = f"{_told(int(time.time() + seconds))} ({_left(seconds)})"
+    out.print(escape(fields([("host", device.host), ("valid until", until)])))
+
+
+async def _approved(flow: LoginFlow, device: DeviceLogin) -> LoggedIn:
+    """Wait for as long as the code is valid."""
+
+    def waiting() -> str:
+        left = _left(device.expires_at - time.monotonic())
+        return f"Waiting for the approval, {left} left; Ctrl-C gives the login up."
+
+    if not err.is_terminal or err.is_dumb_terminal:
+        err.print(waiting())
+    problem = ""
+    with err.status(waiting()) as spinner:
+        while True:
+            try:
+                return await flow.complete(timeout_seconds=1)
+            except LoginPendingError:
+                problem = ""
+            except UnavailableError as error:
+                if error.message != problem:
+                    _print_warning(f"{error.message} The login is still valid.")
+                problem = error.message
+            spinner.update(waiting())
+
+
+def _left(seconds: float) -> str:
+    """`0:14:59`"""
+    return str(timedelta(seconds=max(0, round(seconds))))
+
+
+def _told(seconds: int) -> str:
+    return format_time(seconds * 1000)
+
+
+@app.command()
+def logout(context: typer.Context, profile: _OneProfile = None) -> None:
+    """Forget the login to Conductor; the mirror stays."""
+    settings = context.obj.target(profile)
+    with _until_interrupted():
+        done = anyio.run(log_out, settings)
+    if done.who is None:
+        out.print(escape(f"Nobody is logged in to {plain(settings.address)}."))
+        return
+    organization = settings.organization or done.who.organization
+    who = plain(done.who.user_name or "a user")
+    of = f" of {plain(organization)}" if organization else ""
+    out.print(escape(f"Logged out {who}{of}."))
+    if done.borrowed:
+        out.print("That login was made elsewhere: there it stays, and is not used here any more.")
+    elif done.revoked:
+        out.print("The login server has ended the login, too.")
+    else:
+        until = f" at {_told(done.who.ends_at)}" if done.who.ends_at else " by itself"
+        out.print(f"The login server has not ended the login: its token ends{until}.")
+    if organization and (path := settings.cache_path(organization)).exists():
+        out.print(escape(f"The mirror stays, and can still be read: {path}"))
+
+
+@app.command()
+def whoami(
+    context: typer.Context,
+    profile: _OneProfile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show who one is to Conductor, what one may, and until when."""
+    settings = context.obj.target(profile)
+    with _until_interrupted():
+        account = anyio.run(who_am_i, settings)
+    told = _account_fields(account)
+    if as_json:
+        known = {"checked": account.checked, "error": account.error and str(account.error)}
+        typer.echo(json.dumps({**told, **known, "warnings": account.warnings}, indent=2))
+    else:
+        lines = [
+            (name.replace("_", " "), ", ".join(value) if isinstance(value, list) else value)
+            for name, value in told.items()
+        ]
+        out.print(escape(fields(lines)))
+    for warning in account.warnings:
+        _print_warning(warning)
+    if account.error is not None:
+        raise account.error
+
+
+def _account_fields(account: Account) -> dict[str, Any]:
+    user = account.user
+    role = None if user is None else user.role
+    return {
+        "profile": account.profile,
+        "conductor": account.url,
+        "organization": account.organization,
+        "user": user and user.name,
+        "email": user and user.email,
+        "role": role and role.name,
+        "permissions": role and role.permissions,
+        "plan": user and user.subscription_plan,
+        "authentication": account.authentication,
+        "ends_at": account.ends_at and _told(account.ends_at),
+    }
 
 
 @app.command()
@@ -137,7 +333,7 @@ def sync(
     watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
 ) -> None:
     """Mirror Conductor into the cache, once."""
-    settings: Settings = context.obj
+    settings = context.obj.target()
     if settings.offline:
         raise UsageError("sync and --offline do not go together.")
     with _until_interrupted():
@@ -236,13 +432,17 @@ def _print_error(text: str) -> None:
     err.print(escape(plain(f"Error: {text}", limit=2000)))
 
 
+def _print_warning(text: str) -> None:
+    err.print(escape(plain(f"Warning: {text}", limit=2000)))
+
+
 @app.command()
 def status(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show how syncing goes, from the cache file alone."""
-    path = _existing_cache(context.obj)
+    path = _existing_cache(context.obj.target())
     cache = open_cache(path, writable=False)
     try:
         with cache.read() as connection:
@@ -285,7 +485,7 @@ def _status_table(
 @app.command()
 def rebuild(context: typer.Context) -> None:
     """Fold the read models from the event log again, and say whether they came out equal."""
-    cache = open_cache(_existing_cache(context.obj))
+    cache = open_cache(_existing_cache(context.obj.target()))
     try:
         with cache.write() as connection:
             tables = projector.rebuild(connection)
@@ -300,14 +500,21 @@ def rebuild(context: typer.Context) -> None:
 
 
 def _existing_cache(settings: Settings) -> Path:
+    """The file; it is read with a login or without, but without one it only grows older."""
     path = locate_cache(settings)
     if not path.exists():
         raise NotFoundError(f"There is no cache at {path}.", hint="`dbos-mcp sync` makes one.")
+    if not settings.offline:
+        try:
+            identity_of(settings).current()
+        except DbosMcpError as error:
+            _print_warning(f"The mirror is not kept up to date. {error}")
     return path
 
 
 @app.command("local-conductor")
 def local_conductor(
+    context: typer.Context,
     system_database_url: Annotated[
         str, typer.Option(help="sqlite:///… or postgresql://…", envvar="DBOS_SYSTEM_DATABASE_URL")
     ],
@@ -320,6 +527,7 @@ def local_conductor(
     from dbos_mcp.local_conductor.app import serve
     from dbos_mcp.local_conductor.system_database import SystemDatabase
 
+    context.obj.targets()
     err.print(f"The Conductor API is at http://127.0.0.1:{port} (DBOS_URL); Ctrl-C ends it.")
     with _until_interrupted():
         serve(SystemDatabase(system_database_url, application or []), port=port)
@@ -327,6 +535,7 @@ def local_conductor(
 
 @app.command()
 def demo(
+    context: typer.Context,
     keep: Annotated[
         Path | None, typer.Option(help="Keep the demo's cache in this folder.", file_okay=False)
     ] = None,
@@ -334,5 +543,6 @@ def demo(
     """Run a shop of real workflows, mirror it, break it, and ask what happened. Takes a minute."""
     from dbos_mcp.demo.tour import run_tour
 
+    context.obj.targets()
     with _until_interrupted():
         anyio.run(run_tour, out, keep)

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 import anyio
 import httpx
 
-from dbos_mcp.conductor.credentials import API_KEY_PREFIX, Credentials, Login
+from dbos_mcp.conductor.credentials import API_KEY_PREFIX, Credentials, Login, expiry_of
 from dbos_mcp.conductor.device_login import DeviceAuthorization, DeviceLogin
 from dbos_mcp.conductor.identity import FixedIdentity, LoginIdentity
 from dbos_mcp.conductor.models import UserProfile
 from dbos_mcp.conductor.oauth import IssuerClient, Tokens
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import (
+    AuthenticationError,
     ConductorError,
     DbosMcpError,
     LoginError,
@@ -27,6 +28,12 @@ NOT_REGISTERED = (
     "Conductor does not know this user yet, and so the organization is unknown: register at the"
     " DBOS console, or set DBOS_ORG."
 )
+UNKNOWN = "an unknown organization"
+REFUSED_WITHOUT = {
+    "application.read": "nothing can be mirrored",
+    "application.write": "cancel, resume and fork will be refused",
+}
+"""What does not work without a permission."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,8 @@ class LoggedOut:
     """None: nobody was logged in."""
     revoked: bool
     """Whether the issuer ended it too; the token itself goes on until its end."""
+    borrowed: bool = False
+    """Whether it was made elsewhere, by dbosctl or without a profile, and is still there."""
 
 
 async def log_out(
@@ -182,21 +191,27 @@ async def log_out(
             revoked = await IssuerClient(issuer, transport=transport).revoke(own.refresh_token)
         except DbosMcpError:
             revoked = False
-    return LoggedOut(in_use, revoked)
+    return LoggedOut(in_use, revoked, borrowed=own is None or own.token != in_use.token)
 
 
 @dataclass(frozen=True)
 class Account:
-    """Who one is to Conductor, by its own word."""
+    """Who one is to Conductor: by its own word, or if it was not asked, as far as is known here."""
 
     profile: str | None
     url: str
     authentication: str
     """In a few words: what is sent, and until when it is good."""
     organization: str | None
+    ends_at: int | None = None
+    """When the token ends, in Unix seconds, as far as is known."""
     user: UserProfile | None = None
     """None of an API key, nor where no login is needed."""
-    note: str | None = None
+    checked: bool = True
+    """Whether Conductor said so."""
+    error: DbosMcpError | None = None
+    """Why it did not, if it was asked."""
+    warnings: tuple[str, ...] = ()
 
 
 async def who_am_i(
@@ -206,34 +221,99 @@ async def who_am_i(
 
     Raises:
         AuthenticationError: nobody, or Conductor does not accept it.
-        ConductorError: it cannot be asked.
+        UsageError: the organization of an API key is missing.
     """
-    unknown = settings.model_copy(update={"organization": settings.organization or "unknown"})
-    # Of a user's token, the organization is what is asked for.
-    identity = identity_of(unknown if settings.token is not None else settings)
+    identity = _who_asks(settings)
     login = identity.login() if isinstance(identity, LoginIdentity) else None
-    if isinstance(identity, LoginIdentity) and login is not None and login.organization is None:
-        identity = identity_of(unknown)
-    credentials = await identity.fresh()
-    user, note = None, None
-    async with open_client(settings, identity, transport) as client:
-        if credentials.token is None or credentials.token.startswith(API_KEY_PREFIX):
-            await client.list_applications()  # a key has no user, but is it accepted?
-        else:
-            try:
-                user = await client.get_current_user()
-            except NotFoundError:
-                note = NOT_REGISTERED
-    if user is not None and login is not None and login.organization is None:
-        store = login_store(settings)
-        async with store.exclusively() as save:
-            if (kept := store.load()) is not None and kept.token == credentials.token:
-                save(replace(kept, user_name=user.name, organization=user.org_name))
+    token = identity.current().token
+    is_user = token is not None and not token.startswith(API_KEY_PREFIX)
+    user, error, warnings = None, None, []
+    if not settings.offline:
+        try:
+            token = (await identity.fresh()).token
+            async with open_client(settings, identity, transport) as client:
+                if is_user:
+                    user = await client.get_current_user()
+                else:
+                    await client.list_applications()  # a key has no user, but is it accepted?
+        except AuthenticationError:
+            raise
+        except (ConductorError, NotFoundError) as failure:
+            if is_user and isinstance(failure, NotFoundError):
+                warnings.append(NOT_REGISTERED)
+            else:
+                error = failure
+    organization = settings.known_organization
+    if user is not None:
+        warnings += _warnings(settings, user)
+        organization = user.org_name
+        if login is not None and login.organization is None:
+            await _keep_names(settings, token, user)
+    elif login is not None:
+        organization = organization or login.organization
+    if isinstance(identity, FixedIdentity):
+        identity = FixedIdentity(Credentials(organization or UNKNOWN, token))
     return Account(
         profile=settings.profile,
         url=settings.address,
         authentication=identity.described(),
-        organization=user.org_name if user is not None else settings.known_organization,
+        organization=organization,
+        ends_at=_ends_at(identity),
         user=user,
-        note=note,
+        checked=not settings.offline and error is None,
+        error=error,
+        warnings=tuple(warnings),
     )
+
+
+async def _keep_names(settings: Settings, token: str | None, user: UserProfile) -> None:
+    """Unless another login has taken its place meanwhile."""
+    store = login_store(settings)
+    async with store.exclusively() as save:
+        if (login := store.load()) is not None and login.token == token:
+            save(replace(login, user_name=user.name, organization=user.org_name))
+
+
+def _who_asks(settings: Settings) -> LoginIdentity | FixedIdentity:
+    """Also where the organization is not known: of a user, it is what is asked for."""
+    token = settings.token
+    if token is not None and not token.get_secret_value().startswith(API_KEY_PREFIX):
+        organization = settings.known_organization or UNKNOWN
+        settings = settings.model_copy(update={"organization": organization})
+    identity = identity_of(settings)
+    if isinstance(identity, LoginIdentity):
+        login = identity.login()
+        if login is not None and login.organization is None:
+            return identity_of(settings, pinned=settings.organization or UNKNOWN)
+    return identity
+
+
+def _ends_at(identity: LoginIdentity | FixedIdentity) -> int | None:
+    if isinstance(identity, LoginIdentity):
+        login = identity.login()
+        return None if login is None else login.ends_at
+    token = identity.current().token
+    return None if token is None else expiry_of(token)
+
+
+def _warnings(settings: Settings, user: UserProfile) -> list[str]:
+    """What will not work, as far as Conductor's word about the user tells it."""
+    warnings = []
+    if settings.organization not in (None, user.org_name):
+        warnings.append(
+            f"DBOS_ORG, or the profile, names {settings.organization}, but the user is of"
+            f" {user.org_name}: Conductor will not show another organization."
+        )
+    if user.subscription_plan == "past_limit":
+        warnings.append(
+            "The organization is past the limit of its plan: Conductor refuses its requests until"
+            " an administrator changes the plan at the DBOS console."
+        )
+    if user.role is not None:
+        warnings += [
+            f"The role {user.role.name} lacks {permission}: {consequence}. An administrator of the"
+            " organization can grant a role that has it."
+            for permission, consequence in REFUSED_WITHOUT.items()
+            if permission not in user.role.permissions
+        ]
+    return warnings

@@ -35,6 +35,11 @@ class DeviceLogin:
         """To be opened: the one that brings the code along, where there is one."""
         return self.verification_uri_complete or self.verification_uri
 
+    @property
+    def host(self) -> str:
+        """Where that is: to be compared by the person."""
+        return httpx.URL(self.url).host
+
 
 class _DeviceAnswer(BaseModel):
     device_code: str = field(repr=False)
