@@ -49,13 +49,25 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = float(int(time.time()))
+        self._planned: list[tuple[float, Callable[[], object]]] = []
 
     def __call__(self) -> float:
         return self.now
 
+    def move(self, seconds: float) -> None:
+        self.now += seconds
+        due = [action for at, action in self._planned if at <= self.now]
+        self._planned = [(at, action) for at, action in self._planned if at > self.now]
+        for action in due:
+            action()
+
+    def after(self, seconds: float, action: Callable[[], object]) -> None:
+        """Call it when that much time has gone by."""
+        self._planned.append((self.now + seconds, action))
+
     async def sleep(self, seconds: float) -> None:
         assert seconds > 0
-        self.now += seconds
+        self.move(seconds)
         await anyio.lowlevel.checkpoint()
 
 
@@ -191,6 +203,7 @@ class OAuthServer:
     def approve(self, user_code: str, subject: str = "alice") -> None:
         with self._lock:
             code = self._by_user_code(user_code)
+            assert code.state == "pending"
             code.state, code.subject = "approved", subject
 
     def deny(self, user_code: str) -> None:
