@@ -14,6 +14,7 @@ import httpx
 
 from dbos_mcp.conductor.client import ConductorClient
 from dbos_mcp.conductor.credentials import Credentials
+from dbos_mcp.conductor.identity import FixedIdentity
 from dbos_mcp.conductor.models import WorkflowSearch
 from dbos_mcp.domain import parse_time
 from dbos_mcp.settings import LOCAL_ORGANIZATION
@@ -56,7 +57,7 @@ async def download(url: str, application_name: str) -> Downloaded:
 
 async def download_decoded(url: str, application_name: str) -> Downloaded:
     """Through the client, which makes models of the rows."""
-    async with ConductorClient(url, lambda: Credentials(LOCAL_ORGANIZATION)) as client:
+    async with ConductorClient(url, FixedIdentity(Credentials(LOCAL_ORGANIZATION))) as client:
 
         async def fetch(search: WorkflowSearch) -> _Page:
             page = await client.search_workflows(application_name, search)

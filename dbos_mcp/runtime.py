@@ -12,11 +12,12 @@ import httpx
 from sqlalchemy import Connection
 
 from dbos_mcp.conductor.client import ConductorClient
-from dbos_mcp.conductor.credentials import Credentials, CredentialStore, IdentitySource
-from dbos_mcp.conductor.oauth import Tokens
+from dbos_mcp.conductor.credentials import API_KEY_PREFIX, Credentials, CredentialStore, Login
+from dbos_mcp.conductor.dbosctl import load_dbosctl_login
+from dbos_mcp.conductor.identity import FixedIdentity, Identity, LoginIdentity
+from dbos_mcp.conductor.oauth import IssuerClient
 from dbos_mcp.conductor.traffic import READS_PER_SECOND
-from dbos_mcp.domain import now_ms
-from dbos_mcp.errors import AuthenticationError, LoginError, NotFoundError, UsageError
+from dbos_mcp.errors import AuthenticationError, UsageError
 from dbos_mcp.settings import LOCAL_ORGANIZATION, Settings
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.migrate import open_cache
@@ -47,6 +48,8 @@ class Live:
 @dataclass(frozen=True)
 class Runtime:
     settings: Settings
+    organization: str | None
+    """Whose mirror it is; None: of whoever made the file that was named."""
     cache: Cache
     live: Live | None
     """None when everything is answered from the cache (`--offline`)."""
@@ -84,25 +87,26 @@ async def open_runtime(
     """
     gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
     async with AsyncExitStack() as stack:
-        path = await anyio.to_thread.run_sync(locate_cache, settings)
+        organization = await anyio.to_thread.run_sync(organization_of, settings)
+        path = settings.cache_path(organization or "")
         cache = await anyio.to_thread.run_sync(
             lambda: open_cache(path, writable=not settings.offline)
         )
         stack.callback(cache.close)
         live = None
         if not settings.offline:
-            identity = identity_source(settings)
+            identity = identity_of(settings, pinned=organization, transport=transport)
             client = await stack.enter_async_context(open_client(settings, identity, transport))
             mirror = Mirror(cache, client, payloads=settings.payloads)
             worker = SyncWorker(mirror, history_ms=settings.history_ms)
             live = Live(client, mirror, worker, Commands(mirror))
-        yield Runtime(settings, cache, live)
+        yield Runtime(settings, organization, cache, live)
 
 
 @asynccontextmanager
 async def open_client(
     settings: Settings,
-    identity: IdentitySource,
+    identity: Identity,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncIterator[ConductorClient]:
     """The way to Conductor: over the network, or to a local one inside this process."""
@@ -126,68 +130,103 @@ async def open_client(
 
 
 def locate_cache(settings: Settings) -> Path:
-    """The cache file of the target; one that is named needs no login.
+    """The cache file of the target.
 
     Raises:
-        AuthenticationError: nobody is logged in, so not even the organization is known.
+        AuthenticationError: nobody ever logged in, so not even the organization is known.
     """
-    return settings.cache or settings.cache_path(identity_source(settings)().organization)
+    return settings.cache or settings.cache_path(identity_of(settings).organization())
 
 
-def identity_source(settings: Settings) -> IdentitySource:
-    """Who asks: DBOS_TOKEN, else nobody in front of a Conductor without logins, else the stored
-    login, which is read afresh at each call so that a login elsewhere counts at once."""
-    if settings.is_local:
-        return lambda: Credentials(LOCAL_ORGANIZATION)
-    if settings.token is not None:
-        organization = settings.organization or (
-            None if settings.is_managed else LOCAL_ORGANIZATION
-        )
+def organization_of(settings: Settings) -> str | None:
+    """Whose workflows this target's are; None: of whomever the cache file is that was named.
+
+    Raises:
+        AuthenticationError: nobody ever logged in.
+        UsageError: the organization of DBOS_TOKEN is missing.
+    """
+    if settings.cache is not None and settings.offline:
+        return None
+    try:
+        return identity_of(settings).organization()
+    except AuthenticationError:
+        if settings.cache is None:
+            raise
+        return None
+
+
+def identity_of(
+    settings: Settings,
+    *,
+    pinned: str | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> LoginIdentity | FixedIdentity:
+    """Who asks: DBOS_TOKEN, else nobody in front of a Conductor without logins, else the login that
+    is kept. `pinned` is the organization whose mirror is open.
+
+    Raises:
+        UsageError: the organization of DBOS_TOKEN is missing.
+    """
+    organization, how_to_log_in = settings.known_organization, how_to_log_in_to(settings)
+    if settings.token is not None and not settings.is_local:
         if organization is None:
             raise UsageError(
-                "DBOS_TOKEN needs the name of its organization.", hint="Set DBOS_ORG beside it."
+                "DBOS_TOKEN needs the name of its organization.",
+                hint="Set DBOS_ORG beside it; of a user's token `dbos-mcp whoami` tells it.",
             )
-        fixed = Credentials(organization, settings.token.get_secret_value())
-        return lambda: fixed
-    if not settings.is_managed:
-        return lambda: Credentials(settings.organization or LOCAL_ORGANIZATION)
-    store = CredentialStore(settings.credentials_path)
-
-    def stored() -> Credentials:
-        credentials = store.load()
-        if credentials is None:
-            raise AuthenticationError(
-                "Nobody is logged in to DBOS.",
-                hint="Call the login tool, or set DBOS_TOKEN and DBOS_ORG.",
-            )
-        return credentials
-
-    return stored
+        token = settings.token.get_secret_value()
+        return FixedIdentity(Credentials(organization, token), how_to_log_in)
+    if not settings.wants_login:
+        return FixedIdentity(Credentials(organization or LOCAL_ORGANIZATION), how_to_log_in)
+    issuer = settings.issuer
+    return LoginIdentity(
+        login_store(settings),
+        url=settings.address,
+        organization=settings.organization,
+        pinned=pinned,
+        issuer=None if issuer is None else IssuerClient(issuer, transport=transport),
+        fallbacks=_other_logins(settings),
+        how_to_log_in=how_to_log_in,
+    )
 
 
-async def finish_login(
-    settings: Settings, tokens: Tokens, *, transport: httpx.AsyncBaseTransport | None = None
-) -> Credentials:
-    """Learn who has logged in, and keep the credentials.
+def login_store(settings: Settings) -> CredentialStore:
+    """Where the login to this target is kept."""
+    name = settings.profile or (None if settings.is_managed else settings.address)
+    return CredentialStore(settings.credentials_path, name)
 
-    Raises:
-        LoginError: Conductor does not know the user, so there is no organization to ask for.
-    """
-    token, organization, user_name = tokens.access_token, settings.organization, None
-    async with open_client(
-        settings, lambda: Credentials(organization or "", token), transport
-    ) as client:
-        try:
-            user = await client.get_current_user()
-        except NotFoundError as error:
-            if organization is None:
-                raise LoginError(
-                    "The login worked, but Conductor does not know this user.",
-                    hint="Register at the DBOS console, or set DBOS_ORG.",
-                ) from error
-        else:
-            organization, user_name = organization or user.org_name, user.name
-    expires_at = None if tokens.expires_in is None else now_ms() // 1000 + tokens.expires_in
-    credentials = Credentials(organization, token, user_name, tokens.refresh_token, expires_at)
-    CredentialStore(settings.credentials_path).save(credentials)
-    return credentials
+
+def _other_logins(settings: Settings) -> tuple[Callable[[], Login | None], ...]:
+    """For a profile: dbosctl's own login to it, and the one that was made without a profile."""
+    profile, folder = settings.profile, settings.dbosctl_folder
+    if profile is None:
+        return ()
+
+    def of_dbosctl() -> Login | None:
+        found = None if folder is None else load_dbosctl_login(folder, profile)
+        if found is None:
+            return None
+        return Login(
+            token=found.token,
+            user_name=found.user_name,
+            organization=found.organization,
+            expires_at=found.expires_at,
+            url=settings.address,
+        )
+
+    return (of_dbosctl, CredentialStore(settings.credentials_path).load)
+
+
+def how_to_log_in_to(settings: Settings) -> str:
+    """The next step when Conductor does not accept who asks."""
+    if settings.token is not None:
+        if settings.token.get_secret_value().startswith(API_KEY_PREFIX):
+            return "The API key in DBOS_TOKEN may have been deleted: set another one."
+        return "Set DBOS_TOKEN to a newer one; or unset it, and log in."
+    if settings.wants_login and settings.issuer is not None:
+        option = f" --profile {settings.profile}" if settings.profile else ""
+        return f"Call `login`, or run `dbos-mcp login{option}`; or set DBOS_TOKEN to an API key."
+    return (
+        "Set DBOS_TOKEN to an API key; or, to log in, DBOS_MCP_ISSUER and DBOS_MCP_CLIENT_ID (or"
+        " `oidc` in dbosctl's profile) to those of this Conductor."
+    )

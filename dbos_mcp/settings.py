@@ -1,21 +1,33 @@
 """What can be set, and the only reader of the environment.
 
-A flag of the command line wins over the environment, the environment over the default. The shared
-names (`DBOS_URL`, `DBOS_ORG`, `DBOS_APP`, `DBOS_TOKEN`) mean what they mean to dbosctl.
+A flag of the command line wins over the environment, the environment over dbosctl's profile, and
+that over the default. The shared names (`DBOS_URL`, `DBOS_ORG`, `DBOS_APP`, `DBOS_TOKEN`,
+`DBOS_PROFILE`) mean what they mean to dbosctl, but for this: a profile that nobody named is not
+mixed with another Conductor's address. Its organization and login would be the wrong ones.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from dbos_mcp.errors import UsageError
+from dbos_mcp.profiles import config_folder, load_profiles
 
 MANAGED_URL = "https://cloud.dbos.dev/conductor"
 
@@ -33,6 +45,11 @@ class Issuer:
 MANAGED_ISSUER = Issuer(
     "https://login.dbos.dev/", "6p7Sjxf13cyLMkdwn14MxlH7JdhILled", "dbos-cloud-api"
 )
+MANAGED_DOMAIN = "cloud.dbos.dev"
+OTHER_DOMAINS_ISSUER = Issuer(
+    "https://dbos-inc.us.auth0.com/", "G38fLmVErczEo9ioCFjVIHea6yd0qMZu", "dbos-cloud-api"
+)
+"""Of DBOS's own deployments beside production, which dbosctl's profiles name by their domain."""
 LOCAL_ORGANIZATION = "local"
 DAY_MS = 86_400_000
 
@@ -60,9 +77,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     home: Path = Field(default_factory=Path.home)
+    profile: str | None = Field(None, description="Profile of dbosctl's")
+    dbosctl_folder: Path | None = Field(None, description="Where dbosctl keeps its own login to it")
     url: str | None = Field(None, repr=False, description="Base URL of a self-hosted Conductor")
     organization: str | None = Field(None, description="Organization on Conductor")
     token: SecretStr | None = Field(None, description="API key or access token")
+    auth: Literal["bearer", "none"] | None = Field(None, description="Whether Conductor wants one")
+    issuer_url: str | None = Field(None, description="OpenID issuer of a self-hosted Conductor")
+    client_id: str | None = Field(None, description="Public client there, with the device grant")
+    audience: str | None = Field(None, description="Audience of the tokens, if it wants one")
     application_name: str | None = Field(None, description="Application of the system database")
     system_database_url: SecretStr | None = Field(
         None, description="A DBOS system database to read in place of a Conductor"
@@ -97,30 +120,45 @@ class Settings(BaseModel):
             raise ValueError("DBOS-managed Conductor is reached by https only")
         return value.rstrip("/")
 
+    @model_validator(mode="after")
+    def _issuer_and_client(self) -> "Settings":
+        if self.issuer_url is not None and self.client_id is None:
+            raise PydanticCustomError(
+                "client_id",
+                "DBOS_MCP_CLIENT_ID is missing: give the issuer's public client id beside"
+                " DBOS_MCP_ISSUER, which whoever runs that Conductor knows",
+            )
+        return self
+
     @classmethod
-    def from_env(cls, environ: Mapping[str, str], **flags: Any) -> "Settings":
+    def from_env(
+        cls, environ: Mapping[str, str], *, profile: str | None = None, **flags: Any
+    ) -> "Settings":
         """Settings from an environment, overridden by flags that are not None.
 
         Raises:
             UsageError: a value that cannot be used; the message names the variable.
         """
-        values: dict[str, Any] = {
+        given = {
             field: environ[variable]
             for variable, field in ENVIRONMENT.items()
             if environ.get(variable)
         }
-        if environ.get("HOME"):
-            values["home"] = Path(environ["HOME"])
-        values |= {name: flag for name, flag in flags.items() if flag is not None}
+        given |= {name: flag for name, flag in flags.items() if flag is not None}
+        if profile is not None:
+            given["profile"] = profile
+        values = {"home": _home(environ)} | _of_profile(environ, given) | given
         try:
             return cls.model_validate(values)
         except ValidationError as error:
             fault = error.errors(include_input=False, include_url=False)[0]
-            field = str(fault["loc"][0])
+            field = str(fault["loc"][0]) if fault["loc"] else ""
             names = [variable for variable, name in ENVIRONMENT.items() if name == field]
-            raise UsageError(
-                f"{names[0] if names else field} cannot be used: {fault['msg']}."
-            ) from error
+            subject = names[0] if names else field
+            if field in values and field not in given:
+                subject += f" (of dbosctl's profile {values['profile']})"
+            said = f"{subject} cannot be used: {fault['msg']}" if field else fault["msg"]
+            raise UsageError(f"{said}.") from error
 
     @property
     def is_local(self) -> bool:
@@ -131,11 +169,38 @@ class Settings(BaseModel):
         return not self.is_local and (self.url is None or _is_managed(self.url))
 
     @property
+    def wants_login(self) -> bool:
+        """Whether Conductor is asked as a user who has logged in, unless there is a token."""
+        if self.is_local or self.auth is not None:
+            return not self.is_local and self.auth == "bearer"
+        return self.issuer is not None
+
+    @property
+    def known_organization(self) -> str | None:
+        """Whose workflows, as far as that is known without a login."""
+        if self.is_local or (self.organization is None and not self.wants_login):
+            return LOCAL_ORGANIZATION
+        return self.organization
+
+    @property
+    def issuer(self) -> Issuer | None:
+        """Where to log in; None: nowhere, as far as we know."""
+        if self.issuer_url is not None and self.client_id is not None:
+            return Issuer(self.issuer_url, self.client_id, self.audience)
+        return MANAGED_ISSUER if self.is_managed else None
+
+    @property
     def base_url(self) -> str:
         """Where API v2 is: `/v2/…` follows it."""
         if self.is_local:
             return "http://local-conductor"
         return self.url or MANAGED_URL
+
+    @property
+    def address(self) -> str:
+        """The base URL, fit to be shown and kept: without a password."""
+        parts = urlsplit(self.base_url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
     @property
     def history_ms(self) -> int | None:
@@ -157,16 +222,19 @@ class Settings(BaseModel):
             url = self.system_database_url.get_secret_value()
             target = f"local-{blake2b(url.encode(), digest_size=4).hexdigest()}"
         else:
-            parts = urlsplit(self.base_url)
-            target = f"{parts.netloc.rpartition('@')[2]}{parts.path}".removesuffix("/conductor")
+            target = self.address.partition("://")[2].removesuffix("/conductor")
         name = re.sub(r"[^a-z0-9.-]+", "-", f"{target}-{organization}".lower())
         return self.folder / f"{name.strip('.-')}.sqlite"
 
 
 ENVIRONMENT = {
+    "DBOS_PROFILE": "profile",
     "DBOS_URL": "url",
     "DBOS_ORG": "organization",
     "DBOS_TOKEN": "token",
+    "DBOS_MCP_ISSUER": "issuer_url",
+    "DBOS_MCP_CLIENT_ID": "client_id",
+    "DBOS_MCP_AUDIENCE": "audience",
     "DBOS_APP": "application_name",
     "DBOS_SYSTEM_DATABASE_URL": "system_database_url",
     "DBOS_MCP_CACHE": "cache",
@@ -176,6 +244,88 @@ ENVIRONMENT = {
 }
 
 
+ONE_TARGETS_OWN = frozenset(
+    {
+        "url",
+        "organization",
+        "token",
+        "issuer_url",
+        "client_id",
+        "audience",
+        "system_database_url",
+        "cache",
+    }
+)
+"""What several profiles cannot have in common."""
+
+SEVERAL = "DBOS_MCP_PROFILES"
+
+
+def targets_from_env(
+    environ: Mapping[str, str], *, profiles: Sequence[str] = (), **flags: Any
+) -> tuple[Settings, ...]:
+    """The settings of each target: of the profiles that are named, `all` for all of them, or of
+    the only one. The first is meant where none is named.
+
+    Raises:
+        UsageError: see `Settings.from_env`; or a setting that only one of several can have.
+    """
+    in_environ = () if environ.get("DBOS_PROFILE") else environ.get(SEVERAL, "").split(",")
+    names = list(dict.fromkeys(filter(None, map(str.strip, profiles or in_environ))))
+    if names == ["all"]:
+        found = load_profiles(config_folder(environ, _home(environ)))
+        names = sorted(found.profiles, key=lambda name: (name != found.current, name))
+    if len(names) <= 1:
+        return (Settings.from_env(environ, profile=next(iter(names), None), **flags),)
+    for variable, field in ENVIRONMENT.items():
+        if field in ONE_TARGETS_OWN and (environ.get(variable) or flags.get(field) is not None):
+            raise UsageError(
+                f"{variable} is of one Conductor, and cannot be set for several profiles.",
+                hint=f"Unset it, or name one profile: {', '.join(names)}.",
+            )
+    return tuple(Settings.from_env(environ, profile=name, **flags) for name in names)
+
+
+def _of_profile(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the profile says that is named, or the current one where none is and no address."""
+    name = given.get("profile")
+    if name is None and given.keys() & {"url", "system_database_url"}:
+        return {}
+    folder = config_folder(environ, _home(environ))
+    found = load_profiles(folder)
+    name = name or found.current
+    if name is None:
+        return {}
+    profile = found.get(name)
+    values: dict[str, Any] = {
+        "profile": name,
+        # Its login is for the profile's own address.
+        "dbosctl_folder": None if "url" in given else folder,
+        "url": profile.url,
+        "auth": profile.auth,
+        "organization": profile.org,
+    }
+    if profile.domain is not None:
+        values["url"] = profile.url or f"https://{profile.domain}/conductor"
+        values["auth"] = profile.auth or "bearer"
+    issuer = None
+    if profile.oidc is not None:
+        issuer = Issuer(profile.oidc.issuer, profile.oidc.client_id, profile.oidc.audience)
+    elif profile.domain not in (None, MANAGED_DOMAIN):
+        issuer = OTHER_DOMAINS_ISSUER
+    if issuer is not None:
+        values |= {
+            "issuer_url": issuer.url,
+            "client_id": issuer.client_id,
+            "audience": issuer.audience,
+        }
+    return values
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    return Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+
+
 def _is_managed(url: str) -> bool:
     host = (urlsplit(url).hostname or "").removesuffix(".")
-    return host.lower() == "cloud.dbos.dev"
+    return host.lower() == MANAGED_DOMAIN

@@ -178,7 +178,7 @@ def test_wrong_usage_is_exit_code_2_and_names_what_is_wrong(
 def test_a_missing_login_is_exit_code_3(run: Run) -> None:
     done = run("sync")
     assert done.returncode == 3
-    assert done.stderr.startswith("Error: Nobody is logged in to DBOS.")
+    assert done.stderr.startswith("Error: Nobody is logged in to Conductor at cloud.dbos.dev.")
 
 
 def test_a_damaged_credentials_file_is_set_aside_with_a_message(run: Run, tmp_path: Path) -> None:

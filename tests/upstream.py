@@ -18,6 +18,7 @@ from sqlmodel import SQLModel
 
 from dbos_mcp.conductor.client import ConductorClient
 from dbos_mcp.conductor.credentials import Credentials
+from dbos_mcp.conductor.identity import FixedIdentity
 from dbos_mcp.domain import now_ms
 from dbos_mcp.local_conductor.app import create_app
 from dbos_mcp.local_conductor.system_database import SystemDatabase
@@ -338,7 +339,7 @@ async def open_site(
     try:
         async with ConductorClient(
             "http://local-conductor",
-            lambda: Credentials("local"),
+            FixedIdentity(Credentials("local")),
             transport=wire,
             patience_seconds=0,  # a fault is to be seen, not mended by another try
             reads_per_second=10_000,

@@ -15,7 +15,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -24,7 +24,8 @@ from urllib.parse import quote
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from dbos_mcp.conductor.credentials import IdentitySource
+from dbos_mcp.conductor.credentials import API_KEY_PREFIX, Credentials
+from dbos_mcp.conductor.identity import Identity
 from dbos_mcp.conductor.models import (
     Application,
     ApplicationVersion,
@@ -111,7 +112,7 @@ _MAY_HAVE_RUN = "The command may have run: look at the state before sending it a
 
 
 class ConductorClient:
-    """Asks one Conductor, as whoever `identity` says at the time of the call.
+    """Asks one Conductor, as whoever `identity` is at the time of the request.
 
     Methods raise the ConductorError and NotFoundError of `dbos_mcp.errors`, and UsageError, before
     anything is sent, for what cannot be asked without asking for something else.
@@ -122,7 +123,7 @@ class ConductorClient:
     def __init__(
         self,
         base_url: str,
-        identity: IdentitySource,
+        identity: Identity,
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
@@ -451,11 +452,42 @@ class ConductorClient:
         command: bool = False,
     ) -> T:
         """`answer` is the shape of a success; `object` where it says nothing."""
-        credentials = self.identity()
-        names = {"organization": credentials.organization, **names}
-        asked = _Asked(self._http.base_url, template, names, command, credentials.token)
+
+        ask_as = partial(
+            self._request_as, method, template, names, answer, params, body, command=command
+        )
+        credentials = await self.identity.fresh()
+        try:
+            return await ask_as(credentials)
+        except AuthenticationError:
+            # A 401 says that nothing was done.
+            others = await self.identity.after_refusal(credentials)
+            if others is None:
+                raise
+        return await ask_as(others)
+
+    async def _request_as(
+        self,
+        method: str,
+        template: str,
+        names: Mapping[str, str],
+        answer: type[T],
+        params: Mapping[str, str | int | None] | None,
+        body: Body | None,
+        credentials: Credentials,
+        *,
+        command: bool,
+    ) -> T:
+        asked = _Asked(
+            self._http.base_url,
+            template,
+            {"organization": credentials.organization, **names},
+            command,
+            self.identity.how_to_log_in,
+            credentials.token,
+        )
         request = self._build(method, asked, params, body)
-        auth = _Bearer(credentials.token) if credentials.token else None
+        auth = _Bearer(credentials.token, asked.how_to_log_in) if credentials.token else None
         application_name = names.get("application")
 
         async def ask() -> T:
@@ -532,6 +564,7 @@ class _Asked:
     template: str
     names: Mapping[str, str]
     command: bool
+    how_to_log_in: str
     token: str | None = field(repr=False)
 
     def path(self) -> str:
@@ -568,7 +601,7 @@ class _Asked:
         if status == 401:
             return AuthenticationError(
                 f"Conductor at {self._host} does not accept the credentials{because}.",
-                hint="Call `login`, or set DBOS_TOKEN.",
+                hint=self.how_to_log_in,
             )
         if status == 403:
             return self._forbidden(response, because)
@@ -625,14 +658,30 @@ class _Asked:
         if reason == "past_limit":
             return PermissionDeniedError(
                 f"The organization is past the limit of its plan (past_limit){because}.",
-                hint="Its administrator can change the plan.",
+                hint="Its administrator can change the plan at the DBOS console; the same call will"
+                " not succeed before.",
+            )
+        said = f"{because}{self._because(reason)}"
+        if "{organization}" not in self.template:
+            return PermissionDeniedError(
+                f"Conductor does not allow this{said}.", hint="An API key has no user: log in."
             )
         permission = "application.write" if self.command else "application.read"
+        where = (
+            f"on application {_quoted(name)}"
+            if (name := self.names.get("application"))
+            else (f"in organization {_quoted(self.names['organization'])}")
+        )
+        hint = (
+            f"The API key lacks {permission}, or is limited to other applications. Whoever may make"
+            f" keys can make one that has {permission}; set it as DBOS_TOKEN."
+            if self.token and self.token.startswith(API_KEY_PREFIX)
+            else f"The role of this user lacks {permission}. An administrator of the organization"
+            " can grant a role that has it."
+        )
         return PermissionDeniedError(
-            f"Conductor does not allow this{because}{self._because(reason)}.",
-            hint=f"It needs the permission {permission}; a key may be limited to some applications."
-            if "{organization}" in self.template
-            else "An API key has no user: log in.",
+            f"Conductor does not allow this without the permission {permission} {where}{said}.",
+            hint=hint,
         )
 
     @property
@@ -667,12 +716,12 @@ class _Asked:
 
 
 class _Bearer(httpx.Auth):
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, how_to_log_in: str) -> None:
         # httpx and h11 would quote it in their errors.
         if not (token.isascii() and token.isprintable()) or " " in token:
             raise AuthenticationError(
                 "The token holds spaces, line breaks or other characters that no token has.",
-                hint="Set DBOS_TOKEN to the token alone, or call `login`.",
+                hint=how_to_log_in,
             )
         self._token = token
 

@@ -121,9 +121,10 @@ class DeviceAuthorization:
         if issuer.audience is not None:
             form["audience"] = issuer.audience
         try:
-            answer = await self._client.post(endpoint, form, _DeviceAnswer)
+            response = await self._client.post(endpoint, form)
         except RefusedError as error:
             raise _refusal_to_start(error, issuer) from None
+        answer = self._client.parse(_DeviceAnswer, response)
         require_https(answer.verification_uri)
         if answer.verification_uri_complete is not None:
             require_https(answer.verification_uri_complete)

@@ -174,9 +174,17 @@ class StepAggregate(Wire):
     max_duration_ms: int | None = None
 
 
+class Role(Wire):
+    name: str
+    permissions: list[str] = []
+
+
 class UserProfile(Wire):
     name: str
     org_name: str
+    email: str | None = None
+    role: Role | None = None
+    subscription_plan: str | None = None
 
 
 class Problem(Wire):

@@ -37,6 +37,7 @@ class Endpoints(BaseModel):
 
     token_endpoint: str
     device_authorization_endpoint: str | None = None
+    revocation_endpoint: str | None = None
 
 
 class RefusedError(LoginError):
@@ -82,11 +83,12 @@ class IssuerClient:
                     f"{self.host} answered {response.status_code} when asked how to log in.",
                     hint="Check the issuer's URL.",
                 )
-            self._endpoints = self._parse(Endpoints, response)
+            self._endpoints = self.parse(Endpoints, response)
         return self._endpoints
 
     async def ask_for_tokens(self, form: Mapping[str, str]) -> Tokens:
-        return await self.post((await self.discover()).token_endpoint, form, Tokens)
+        response = await self.post((await self.discover()).token_endpoint, form)
+        return self.parse(Tokens, response)
 
     async def refresh(self, refresh_token: str) -> Tokens:
         """New tokens for an old refresh token (RFC 6749, section 6), which the issuer may end."""
@@ -94,13 +96,23 @@ class IssuerClient:
             {"grant_type": "refresh_token", "refresh_token": refresh_token}
         )
 
-    async def post(self, url: str, form: Mapping[str, str], answer: type[T]) -> T:
+    async def revoke(self, refresh_token: str) -> bool:
+        """End a login at the issuer's (RFC 7009); false if it knows no such thing."""
+        endpoint = (await self.discover()).revocation_endpoint
+        if endpoint is None:
+            return False
+        form = {"token": refresh_token, "token_type_hint": "refresh_token"}
+        await self.post(endpoint, form)
+        return True
+
+    async def post(self, url: str, form: Mapping[str, str]) -> httpx.Response:
+        """Its answer to a form, if that is a success."""
         response = await self._send("POST", url, {"client_id": self.issuer.client_id, **form})
         if response.status_code == 429:
             raise self._unavailable("429 Too Many Requests")
         if not response.is_success:
             raise _refusal(response, form)
-        return self._parse(answer, response)
+        return response
 
     async def _send(
         self, method: str, url: str, form: Mapping[str, str] | None = None
@@ -120,7 +132,7 @@ class IssuerClient:
             raise self._unavailable(f"{response.status_code}")
         return response
 
-    def _parse(self, answer: type[T], response: httpx.Response) -> T:
+    def parse(self, answer: type[T], response: httpx.Response) -> T:
         try:
             return TypeAdapter(answer).validate_json(response.content)
         except ValidationError:
@@ -147,8 +159,9 @@ def _refusal(response: httpx.Response, form: Mapping[str, str]) -> RefusedError:
     """What the issuer says, without the code or token that it may quote."""
 
     def shown(text: str, limit: int) -> str:
-        for secret in (form.get("device_code"), form.get("refresh_token")):
-            text = text.replace(secret, "…") if secret else text
+        for name in ("device_code", "refresh_token", "token"):
+            if secret := form.get(name):
+                text = text.replace(secret, "…")
         return one_line(text, limit)
 
     try:

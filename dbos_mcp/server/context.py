@@ -16,20 +16,18 @@ from mcp.server.mcpserver import Context, Resolve
 from mcp.server.mcpserver.exceptions import ToolError
 from sqlalchemy import Connection
 
-from dbos_mcp.conductor.credentials import Credentials
-from dbos_mcp.conductor.device_login import DeviceAuthorization, DeviceLogin
-from dbos_mcp.conductor.oauth import Tokens
 from dbos_mcp.domain import now_ms
-from dbos_mcp.errors import DbosMcpError, LoginError, UsageError
+from dbos_mcp.errors import DbosMcpError
+from dbos_mcp.login import LoggedIn, LoginFlow
 from dbos_mcp.queries.freshness import (
     Freshness,
     freshness,
     looked_at_applications,
     looked_at_conductor,
 )
-from dbos_mcp.runtime import Runtime, finish_login, open_runtime
+from dbos_mcp.runtime import Runtime, open_runtime
 from dbos_mcp.server.render import freshness_line, plain
-from dbos_mcp.settings import MANAGED_ISSUER, Settings
+from dbos_mcp.settings import Settings
 from dbos_mcp.store.sync_state import CONDUCTOR
 from dbos_mcp.sync.scheduler import SyncScheduler
 
@@ -56,8 +54,7 @@ class Session:
         self._stack = AsyncExitStack()
         self._runtime: Runtime | None = None
         self.scheduler: SyncScheduler | None = None
-        self._login: tuple[DeviceAuthorization, DeviceLogin] | None = None
-        self._granted: Tokens | None = None
+        self.login = LoginFlow(settings, transport=transport)
         self.looked_once = False
 
     async def runtime(self) -> Runtime:
@@ -90,42 +87,15 @@ class Session:
         if self.scheduler is not None:
             self.scheduler.note_question(application_name)
 
-    async def start_login(self) -> DeviceLogin:
-        """Begin a device login.
-
-        Raises:
-            UsageError: this target has no login. LoginError, UnavailableError: it did not begin.
-        """
-        settings = self.settings
-        reason = None
-        if settings.offline:
-            reason = "this server answers from its cache only (--offline)."
-        elif settings.token is not None:
-            reason = "DBOS_TOKEN is set."
-        elif not settings.is_managed:
-            reason = "this Conductor is used without a login."
-        if reason is not None:
-            raise UsageError(f"There is nothing to log in to: {reason}")
-        authorization = DeviceAuthorization(MANAGED_ISSUER, transport=self._transport)
-        login = await authorization.start()
-        self._login, self._granted = (authorization, login), None
-        return login
-
-    async def complete_login(self, timeout_seconds: float) -> Credentials:
-        """Wait for the person's approval, keep the credentials, and begin anew with them.
+    async def complete_login(self, timeout_seconds: float) -> LoggedIn:
+        """Wait for the person's approval, and begin anew with what came of it.
 
         Raises:
             LoginPendingError: not yet. LoginError: it came to nothing.
         """
-        if self._login is None:
-            raise LoginError("No login is under way.", hint="Call login first.")
-        if self._granted is None:  # a code is good for one grant, Conductor may be away just then
-            authorization, login = self._login
-            self._granted = await authorization.complete(login, timeout_seconds=timeout_seconds)
-        credentials = await finish_login(self.settings, self._granted, transport=self._transport)
-        self._login = self._granted = None
+        done = await self.login.complete(timeout_seconds)
         await self.close()
-        return credentials
+        return done
 
 
 @asynccontextmanager

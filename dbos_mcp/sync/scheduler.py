@@ -264,7 +264,7 @@ class SyncScheduler:
 
     def _credentials(self) -> Credentials | None:
         try:
-            return self.worker.mirror.client.identity()
+            return self.worker.mirror.client.identity.current()
         except AuthenticationError:
             return None
 

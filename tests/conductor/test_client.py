@@ -10,6 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from urllib.parse import quote
 
 import httpx
@@ -20,7 +21,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from dbos_mcp.conductor.client import ConductorClient
-from dbos_mcp.conductor.credentials import Credentials
+from dbos_mcp.conductor.credentials import Credentials, CredentialStore
+from dbos_mcp.conductor.identity import FixedIdentity, LoginIdentity
 from dbos_mcp.conductor.models import (
     BackfillRequest,
     BulkCancelRequest,
@@ -49,6 +51,7 @@ Call = Callable[[ConductorClient], Awaitable[object]]
 
 TOKEN = "dbos_canary_4f1d"
 ALICE = Credentials("acme", token=TOKEN)
+LOG_IN = "Call `login`, or set DBOS_TOKEN."
 BASE = "https://conductor.test/conductor"
 MOMENT = 1_790_000_000_120
 WIRE_MOMENT = "2026-09-21T14:13:20.120Z"
@@ -104,7 +107,7 @@ def client_of(
     if isinstance(upstream, Upstream):
         upstream = httpx.ASGITransport(upstream)
     return ConductorClient(
-        base_url, lambda: credentials, transport=upstream, reads_per_second=10_000
+        base_url, FixedIdentity(credentials, LOG_IN), transport=upstream, reads_per_second=10_000
     )
 
 
@@ -326,11 +329,10 @@ async def test_single_things_are_read_from_their_own_paths() -> None:
 
 async def test_the_identity_is_asked_at_each_call_and_no_token_means_no_header() -> None:
     upstream = Upstream()
-    who = [Credentials("local"), Credentials("acme", token=TOKEN)]
-    async with ConductorClient(
-        "http://localhost:8090", lambda: who.pop(0), transport=httpx.ASGITransport(upstream)
-    ) as client:
+    url = "http://localhost:8090"
+    async with client_of(upstream, Credentials("local"), url) as client:
         await client.list_applications()
+        client.identity = FixedIdentity(ALICE)
         await client.list_applications()
     first, second = upstream.requests
     assert "Authorization" not in first.headers
@@ -338,12 +340,10 @@ async def test_the_identity_is_asked_at_each_call_and_no_token_means_no_header()
     assert second.headers["Authorization"] == f"Bearer {TOKEN}"
 
 
-async def test_without_a_login_nothing_is_sent() -> None:
-    def logged_out() -> Credentials:
-        raise AuthenticationError("Not logged in.")
-
+async def test_without_a_login_nothing_is_sent(tmp_path: Path) -> None:
     upstream = Upstream()
-    async with ConductorClient(BASE, logged_out, transport=httpx.ASGITransport(upstream)) as client:
+    async with client_of(upstream) as client:
+        client.identity = LoginIdentity(CredentialStore(tmp_path / "credentials"))
         with pytest.raises(AuthenticationError):
             await client.list_applications()
     assert upstream.requests == []
@@ -368,7 +368,7 @@ async def test_a_password_in_the_url_is_sent_where_there_is_no_token() -> None:
 )  # fmt: skip
 def test_a_url_that_is_not_a_conductors_is_refused(base_url: str) -> None:
     with pytest.raises(UsageError, match="DBOS_URL"):
-        ConductorClient(base_url, lambda: ALICE)
+        ConductorClient(base_url, FixedIdentity(ALICE))
 
 
 # What is refused before it is sent
@@ -715,7 +715,7 @@ async def test_a_refused_connection_is_said_in_words() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    async with ConductorClient(f"http://127.0.0.1:{port}", lambda: ALICE) as client:
+    async with ConductorClient(f"http://127.0.0.1:{port}", FixedIdentity(ALICE)) as client:
         with pytest.raises(UnavailableError, match=f"127.0.0.1:{port} cannot be reached") as caught:
             await client.cancel_workflow("shop", "w")
     assert not caught.value.outcome_unknown

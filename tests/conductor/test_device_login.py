@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from dbos_mcp.conductor.client import ConductorClient
 from dbos_mcp.conductor.credentials import Credentials
 from dbos_mcp.conductor.device_login import DeviceAuthorization, DeviceLogin
+from dbos_mcp.conductor.identity import FixedIdentity
 from dbos_mcp.conductor.oauth import IssuerClient, RefusedError, Tokens, require_https
 from dbos_mcp.errors import (
     AuthenticationError,
@@ -102,7 +103,9 @@ async def test_a_login_is_approved_in_the_browser_refreshed_and_known_to_conduct
     conductor = SecuredConductor(create_app(database), oauth_server.verify)
     conductor.users["alice"] = Identity("acme")
     with closing(database), served(conductor) as url:
-        async with ConductorClient(url, lambda: Credentials("acme", tokens.access_token)) as client:
+        async with ConductorClient(
+            url, FixedIdentity(Credentials("acme", tokens.access_token))
+        ) as client:
             assert (await client.get_current_user()).org_name == "acme"
             assert await client.list_applications() != []
             oauth_server.revoke(tokens.access_token)
@@ -504,6 +507,15 @@ async def test_a_code_or_token_that_the_server_quotes_is_not_passed_on(
     refuse("odd", "There is no refresh-canary here.")(flow)
     with pytest.raises(RefusedError, match="There is no … here"):
         await IssuerClient(oauth_server.as_issuer()).refresh("refresh-canary")
+
+
+async def test_a_login_that_is_revoked_gives_no_more_tokens(oauth_server: OAuthServer) -> None:
+    issued = oauth_server.issue()
+    assert issued.refresh_token is not None
+    client = IssuerClient(oauth_server.as_issuer())
+    assert await client.revoke(issued.refresh_token)
+    with pytest.raises(RefusedError, match="invalid_grant"):
+        await client.refresh(issued.refresh_token)
 
 
 async def test_an_answer_that_is_not_oauths_shows_nothing_of_itself(

@@ -20,6 +20,7 @@ import pytest
 
 from dbos_mcp.conductor.client import ConductorClient
 from dbos_mcp.conductor.credentials import Credentials
+from dbos_mcp.conductor.identity import FixedIdentity
 from dbos_mcp.conductor.models import (
     BulkResumeRequest,
     ForkRequest,
@@ -112,7 +113,7 @@ def fails(kind: type[httpx.HTTPError]) -> Callable[[], Answer]:
 def client_of(conductor: Conductor, patience_seconds: float = 15.0) -> ConductorClient:
     return ConductorClient(
         "https://conductor.test",
-        lambda: Credentials("acme"),
+        FixedIdentity(Credentials("acme")),
         transport=conductor,
         patience_seconds=patience_seconds,
     )

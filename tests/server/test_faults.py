@@ -62,7 +62,7 @@ async def test_on_an_empty_mirror_each_fault_has_its_message(
 
 async def test_nobody_logged_in_is_told_to_log_in(serve: Serve, tmp_path: Path) -> None:
     async with serve(Settings(home=tmp_path), transport=httpx.MockTransport(refused)) as ask:
-        with pytest.raises(ToolFailedError, match="Call the login tool"):
+        with pytest.raises(ToolFailedError, match="Call `login`"):
             await ask("list_applications")
 
 

@@ -81,8 +81,7 @@ async def test_a_user_whom_conductor_does_not_know_is_told_so(serve: Serve, tmp_
     managed.approved, managed.known_user = True, False
     async with serve(Settings(home=tmp_path), transport=httpx.MockTransport(managed)) as ask:
         await ask("login")
-        with pytest.raises(ToolFailedError, match="set DBOS_ORG"):
-            await ask("login_complete")
+        assert "set DBOS_ORG" in await ask("login_complete")
         managed.known_user = True
         # The code was good for one grant, which is not lost by the first try.
         assert "alice" in await ask("login_complete")

@@ -25,6 +25,7 @@ from starlette.applications import Starlette
 
 from dbos_mcp.conductor.client import ConductorClient
 from dbos_mcp.conductor.credentials import Credentials
+from dbos_mcp.conductor.identity import FixedIdentity
 from dbos_mcp.conductor.traffic import Traffic
 from dbos_mcp.domain import IN_FLIGHT
 from dbos_mcp.errors import DbosMcpError
@@ -127,7 +128,9 @@ class Process:
         wire = Wire(httpx.ASGITransport(world.conductor))
         wire.fault, wire.heard = self._asked, self._heard
         client = await self._open.enter_async_context(
-            ConductorClient("http://local-conductor", lambda: Credentials("local"), transport=wire)
+            ConductorClient(
+                "http://local-conductor", FixedIdentity(Credentials("local")), transport=wire
+            )
         )
         mirror = Mirror(cache, client, clock=world.clock)
         syncing = SyncWorker(

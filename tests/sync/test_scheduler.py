@@ -11,6 +11,7 @@ import pytest
 from httpx import Response
 
 from dbos_mcp.conductor.credentials import Credentials
+from dbos_mcp.conductor.identity import FixedIdentity
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import AuthenticationError, DbosMcpError, UnavailableError
 from dbos_mcp.store.sync_state import CONDUCTOR, AttentionRow
@@ -218,7 +219,7 @@ async def test_other_credentials_are_tried_at_once(watched: Open) -> None:
         one.scheduler.note_question(CONDUCTOR)
         assert await one.looked_at() == 1
         assert await one.looked_at() == 0
-        one.site.client.identity = lambda: Credentials("local", "new")
+        one.site.client.identity = FixedIdentity(Credentials("local", "new"))
         one.site.clock.ahead_ms += SHORTEST_MS
         assert await one.looked_at() > 1
         assert not one.site.state(CONDUCTOR).login_needed

@@ -12,8 +12,8 @@ from dbos_mcp.server.context import CurrentSession
 async def login(session: CurrentSession) -> str:
     """Begin a login to DBOS-managed Conductor. Only when the user wants to log in, or a tool says
     that nobody is. Show the user the URL, its host and the code; then call login_complete."""
-    device = await session.start_login()
-    url = device.verification_uri_complete or device.verification_uri
+    device = await session.login.begin()
+    url = device.url
     return render.answer(
         "Ask the user to open this address in a browser and to check that it shows the same code:",
         render.fields(
@@ -34,9 +34,12 @@ async def login_complete(
 ) -> str:
     """Wait for the user to approve the login that login began, and keep the credentials. If it is
     still pending after timeout_seconds, call it again."""
-    credentials = await session.complete_login(timeout_seconds)
+    done = await session.complete_login(timeout_seconds)
+    login = done.login
     return render.answer(
-        f"Logged in as {render.plain(credentials.user_name or 'an unnamed user')}"
-        f" of {render.plain(credentials.organization)}.",
-        "Syncing begins now; list_applications shows what there is.",
+        f"Logged in as {render.plain(login.user_name or 'an unnamed user')}"
+        + (f" of {render.plain(login.organization)}." if login.organization else "."),
+        f"{render.plain(done.problem, limit=500)} Then call login_complete again."
+        if done.problem
+        else "Syncing begins now; list_applications shows what there is.",
     )
