@@ -95,7 +95,9 @@ class _OfProfile(Tool):
         with self.about(profile):
             result = await super().run(others, context, convert_result)
         if isinstance(result, CallToolResult):
-            result.content.append(TextContent(text=f"Profile: {profile}."))
+            for content in result.content:
+                if isinstance(content, TextContent):
+                    content.text += f"\nProfile: {profile}."
         return result
 
 
