@@ -52,6 +52,8 @@ class Session:
     ) -> None:
         self.settings = settings
         self.login = LoginFlow(settings, transport=transport)
+        self.asked_to_open: str | None = None
+        """The client's dialog about the login page, which wants to be told of its end."""
         self._transport = transport
         self._opening = anyio.Lock()
         self._stack = AsyncExitStack()

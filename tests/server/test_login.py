@@ -10,7 +10,12 @@ import httpx
 import pytest
 from mcp import Client
 from mcp.client.context import ClientRequestContext
-from mcp_types import ElicitRequestParams, ElicitRequestURLParams, ElicitResult
+from mcp_types import (
+    ElicitCompleteNotification,
+    ElicitRequestParams,
+    ElicitRequestURLParams,
+    ElicitResult,
+)
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dbos_mcp.conductor.credentials import CredentialStore, Login
@@ -192,8 +197,15 @@ class User:
 
 
 async def test_a_client_that_can_open_the_address_is_asked_to(place: Place, era: str) -> None:
-    user = User()
-    async with Client(build_server(place.settings), mode=era, elicitation_callback=user) as client:
+    user, completed = User(), []
+
+    async def hear(message: object) -> None:
+        if isinstance(message, ElicitCompleteNotification):
+            completed.append(message.params.elicitation_id)
+
+    async with Client(
+        build_server(place.settings), mode=era, elicitation_callback=user, message_handler=hear
+    ) as client:
         ask = asking(client)
         begun = await ask("login")
         (shown,) = user.shown
@@ -204,6 +216,8 @@ async def test_a_client_that_can_open_the_address_is_asked_to(place: Place, era:
         place.oauth.approve(code_in(begun))
         assert "alice of acme" in await ask("login_complete")
     assert len([asked for asked in place.oauth.requests if asked.path == DEVICE]) == 1
+    # Newer clients have no dialog that waits: the dialog's end is the call's answer.
+    assert completed == ([shown.elicitation_id] if era == "legacy" else [])
 
 
 @pytest.mark.parametrize("action", ["decline", "cancel"])

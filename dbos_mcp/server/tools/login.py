@@ -31,9 +31,11 @@ async def login(ctx: Context[Sessions, Any]) -> str | InputRequiredResult:
     device = session.login.device if answered is not None else None
     if device is None:
         device, answered = await session.login.begin(), None
+        session.asked_to_open = None
     if answered is None and _opens_urls(ctx):
         request = _request(device)
         if _has_back_channel(ctx):
+            session.asked_to_open = request.elicitation_id
             answered = await _ask(ctx, request)
         else:
             return InputRequiredResult(input_requests={_OPEN: ElicitRequest(params=request)})
@@ -60,12 +62,16 @@ async def login(ctx: Context[Sessions, Any]) -> str | InputRequiredResult:
 
 async def login_complete(
     session: CurrentSession,
+    ctx: Context[Sessions, Any],
     timeout_seconds: Annotated[float, Field(ge=1, le=300)] = 60,
 ) -> str:
     """Wait for the user to approve the login that login began, and keep the credentials. If it is
     still pending after timeout_seconds, call it again."""
     done = await session.complete_login(timeout_seconds)
     login = done.login
+    if session.asked_to_open is not None:
+        await ctx.session.send_elicit_complete(session.asked_to_open, ctx.request_id)
+        session.asked_to_open = None
     return render.answer(
         f"Logged in as {render.plain(login.user_name or 'an unnamed user')}"
         + (f" of {render.plain(login.organization)}." if login.organization else "."),
