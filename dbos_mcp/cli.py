@@ -177,7 +177,7 @@ def serve(
         from dbos_mcp.server.app import build_server
 
         with _until_interrupted():
-            build_server(targets[0]).run("stdio")
+            build_server(*targets).run("stdio")
 
 
 @app.command()

@@ -84,7 +84,7 @@ class SecuredConductor:
                 return _problem(401, "The token is not valid.")
             identity = self.users.get(subject)
         if path == "/v2/users/me":
-            return _profile(subject, identity)
+            return _profile(subject, identity, "past_limit" if self.past_limit else "team")
         if not path.startswith(_ORGS):
             return _problem(404, "There is no such path.")
         if identity is None:
@@ -106,7 +106,7 @@ class SecuredConductor:
         return None
 
 
-def _profile(subject: str | None, identity: Identity | None) -> Response:
+def _profile(subject: str | None, identity: Identity | None, plan: str) -> Response:
     if subject is None:
         return _problem(403, "An API key has no user.")
     if identity is None:
@@ -117,7 +117,12 @@ def _profile(subject: str | None, identity: Identity | None) -> Response:
             "email": f"{subject}@example.test",
             "orgName": identity.organization,
             "orgId": f"id-of-{identity.organization}",
-            "subscriptionPlan": "team",
+            "role": {
+                "name": "role_of_tests",
+                "permissions": sorted(identity.permissions),
+                "isGlobal": False,
+            },
+            "subscriptionPlan": plan,
             "createdAt": "2026-01-01T00:00:00Z",
         }
     )

@@ -6,35 +6,25 @@ import pty
 import signal
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests import command_line
+from tests.command_line import Done, command, environment
+
+Run = Callable[..., Done]
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """`dbos-mcp …` in an empty home; keyword arguments are variables of its environment."""
-
-    def runs(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("DBOS")}
-        return subprocess.run(
-            [sys.executable, "-m", "dbos_mcp", *arguments],
-            env={**inherited, "HOME": str(tmp_path), **environ},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    return runs
+    return partial(command_line.run, tmp_path)
 
 
 @pytest.fixture
@@ -111,16 +101,15 @@ def test_on_a_terminal_watching_shows_a_table_until_it_is_interrupted(
     shop_url: str, tmp_path: Path
 ) -> None:
     ours, theirs = pty.openpty()
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("DBOS")} | {
-        "HOME": str(tmp_path),
-        "TERM": "xterm",
-        "COLUMNS": "250",
-        "DBOS_SYSTEM_DATABASE_URL": shop_url,
-        "DBOS_APP": "[red]shop",
-    }
     with subprocess.Popen(
-        [sys.executable, "-m", "dbos_mcp", "sync", "--watch"],
-        env=environ,
+        command("sync", "--watch"),
+        env=environment(
+            tmp_path,
+            TERM="xterm",
+            COLUMNS="250",
+            DBOS_SYSTEM_DATABASE_URL=shop_url,
+            DBOS_APP="[red]shop",
+        ),
         stdin=subprocess.DEVNULL,
         stdout=theirs,
         stderr=subprocess.PIPE,

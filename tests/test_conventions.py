@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 from mcp.server.mcpserver.tools import Tool
 
+from dbos_mcp.cli import app
 from dbos_mcp.server.tools import TOOLS
 from dbos_mcp.settings import ENVIRONMENT, SEVERAL, Settings
 
@@ -41,6 +43,13 @@ class TestEachTool:
 
 def test_the_readme_has_a_row_for_each_tool() -> None:
     assert first_cells("Tools") == [tool.name for tool in TOOLS]
+
+
+def test_the_readme_has_a_row_for_each_command() -> None:
+    commands = typer.main.get_command(app)
+    assert isinstance(commands, typer.core.TyperGroup)
+    named = [f"dbos-mcp {name}" for name in commands.commands]
+    assert first_cells("Commands") == ["dbos-mcp", *named]
 
 
 def test_the_readme_has_a_row_for_each_setting() -> None:
