@@ -257,7 +257,10 @@ def _left(seconds: float) -> str:
 
 
 def _told(seconds: int) -> str:
-    return format_time(seconds * 1000)
+    try:
+        return format_time(seconds * 1000)
+    except ValueError:  # the issuer's word
+        return "a time that no calendar has"
 
 
 @app.command()

@@ -149,6 +149,7 @@ def test_a_conductor_that_is_away_is_exit_code_1(run: Run) -> None:
         (["sync"], {"DBOS_MCP_HISTORY": "some"}, "DBOS_MCP_HISTORY cannot be used"),
         (["sync"], {"DBOS_MCP_PAYLOADS": "everything"}, "DBOS_MCP_PAYLOADS cannot be used"),
         (["sync"], {"DBOS_TOKEN": "dbos_canary"}, "Set DBOS_ORG"),
+        (["demo"], {"DBOS_MCP_LOG_LEVEL": "loud"}, "DBOS_MCP_LOG_LEVEL cannot be used"),
         (["--offline", "sync"], {}, "do not go together"),
         (["no-such-command"], {}, "No such command"),
         (["sync", "--no-such-option"], {}, "No such option"),

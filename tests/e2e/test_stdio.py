@@ -1,7 +1,6 @@
 """The server as a client starts it: a process, and nothing but the protocol on its stdout."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 from mcp import Client, StdioServerParameters
 
+from tests.command_line import environment
 from tests.server.conftest import asking, mirrored
 
 pytestmark = pytest.mark.e2e
@@ -18,11 +18,6 @@ TOOLS = {
     "sync_status", "sync_now",
     "cancel_workflow", "resume_workflow", "fork_workflow", "login", "login_complete",
 }  # fmt: skip
-
-
-def environment(home: Path, **variables: str) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if name[:4] != "DBOS"}
-    return {**inherited, "HOME": str(home), **variables}
 
 
 @pytest.mark.parametrize("era", ["auto", "legacy"])
@@ -41,6 +36,23 @@ async def test_a_client_finds_the_tools_and_asks_one(
         await mirrored(ask)
         answer = await ask("list_workflows", application_name="shop", status="ERROR")
     assert answer.startswith("6 of 6 workflows of shop")
+
+
+async def test_profiles_that_are_named_are_served_in_one_process(tmp_path: Path) -> None:
+    folder = tmp_path / ".config" / "dbos"
+    folder.mkdir(parents=True)
+    served = "{auth: none, url: 'http://127.0.0.1:9'}"
+    (folder / "config.yaml").write_text(
+        f"profiles: {{prod: {served}, staging: {served}, other: {served}}}"
+    )
+    server = StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "dbos_mcp", "--profile", "staging", "--profile", "prod"],
+        env=environment(tmp_path, DBOS_PROFILE="other"),
+    )
+    async with Client(server) as client:
+        for tool in (await client.list_tools()).tools:
+            assert tool.input_schema["properties"]["profile"]["enum"] == ["staging", "prod"]
 
 
 def test_stdout_holds_the_protocol_alone_and_the_end_of_stdin_ends_the_server(

@@ -3,7 +3,6 @@
 import secrets
 from contextlib import suppress
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import anyio
 from mcp import MCPError
@@ -51,7 +50,7 @@ async def login(ctx: Context[Sessions, Any]) -> str | InputRequiredResult:
         render.fields(
             [
                 ("url", device.url),
-                ("host", urlsplit(device.url).hostname),
+                ("host", device.host),
                 ("code", device.user_code),
             ],
             limit=2000,
@@ -95,7 +94,7 @@ def _has_back_channel(ctx: Context[Sessions, Any]) -> bool:
 
 
 def _request(device: DeviceLogin) -> ElicitRequestURLParams:
-    host = urlsplit(device.url).hostname
+    host = device.host
     return ElicitRequestURLParams(
         message=f"Log in to DBOS Conductor at {render.plain(host)}. Approve it there only if the"
         f" page shows the code {render.plain(device.user_code)}.",
