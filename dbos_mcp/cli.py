@@ -201,7 +201,7 @@ def login(
     elif login.ends_at is not None:
         out.print(f"The login is good until {_told(login.ends_at)}.")
     if done.problem is not None:
-        _print_warning(done.problem)
+        _print_warning(f"{done.problem} Then `dbos-mcp whoami` asks again.")
 
 
 async def _log_in(settings: Settings, browser: bool) -> LoggedIn:

@@ -305,6 +305,7 @@ def test_a_user_who_is_not_registered_is_logged_in_and_known_once_registered(sit
     assert process.returncode == 0
     assert done.startswith("Logged in as a user.\n")
     assert "Warning: Conductor does not know this user yet" in said
+    assert "Then `dbos-mcp whoami` asks again." in said
     unknown = site.run("whoami")
     assert unknown.returncode == 0
     assert "Warning: Conductor does not know this user yet" in unknown.stderr
