@@ -23,7 +23,7 @@ from dbos_mcp.conductor.credentials import (
 )
 from dbos_mcp.conductor.oauth import IssuerClient, RefusedError
 from dbos_mcp.domain import format_time
-from dbos_mcp.errors import AuthenticationError, DbosMcpError, LoginError, UnavailableError
+from dbos_mcp.errors import AuthenticationError, ConductorError, LoginError, UnavailableError
 from dbos_mcp.settings import MANAGED_ISSUER, MANAGED_URL
 
 RENEW_BEFORE_SECONDS = 30
@@ -101,7 +101,7 @@ class _Failure:
     """Why a login could not be renewed, and until when that is taken as an answer."""
 
     login: Login
-    error: DbosMcpError
+    error: ConductorError
     until: float
 
 
@@ -232,12 +232,17 @@ class LoginIdentity:
             if failure is None or failure.login != login or failure.until <= self._clock():
                 try:
                     return await self._renew(login)
-                except (UnavailableError, LoginError) as error:
-                    failure = _Failure(login, error, self._clock() + TRY_AGAIN_SECONDS)
-                    self._failure = failure
+                except UnavailableError as error:
+                    failure = self._failed(login, error)
+                except LoginError as error:
+                    failure = self._failed(login, self._not_renewed(login, error))
             if refused or self._has_ended(login):
                 raise failure.error
             return login
+
+    def _failed(self, login: Login, error: ConductorError) -> _Failure:
+        self._failure = _Failure(login, error, self._clock() + TRY_AGAIN_SECONDS)
+        return self._failure
 
     async def _renew(self, login: Login) -> Login:
         async with self._store.exclusively() as save:
@@ -250,6 +255,7 @@ class LoginIdentity:
 
     async def _ask(self, login: Login, save: Callable[[Login], None]) -> Login:
         assert self._issuer is not None and login.refresh_token is not None
+        save(login)  # on a full disk, better not ask for what could not be kept
         try:
             tokens = await self._issuer.refresh(login.refresh_token)
         except RefusedError as error:
@@ -300,6 +306,12 @@ class LoginIdentity:
             f"The login of {login.user_name or 'this user'} ended{at}.", hint=self.how_to_log_in
         )
 
+    def _not_renewed(self, login: Login, error: LoginError) -> AuthenticationError:
+        return AuthenticationError(
+            f"The login of {login.user_name or 'this user'} could not be renewed: {error.message}",
+            hint=self.how_to_log_in if isinstance(error, RefusedError) else error.hint,
+        )
+
 
 def _unknown_organization() -> AuthenticationError:
     return AuthenticationError(
@@ -309,4 +321,7 @@ def _unknown_organization() -> AuthenticationError:
 
 
 def _told(seconds: int) -> str:
-    return format_time(seconds * 1000)
+    try:
+        return format_time(seconds * 1000)
+    except ValueError:  # the issuer's word, and nobody checked it
+        return "a time that no calendar has"
