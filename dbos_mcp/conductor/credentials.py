@@ -99,11 +99,10 @@ class _Content:
         return _LOGIN.validate_python(self._raw) if self._raw.keys() & _KEYS else None
 
     def put(self, name: str | None, login: Login) -> bytes:
+        kept = self._raw if name is None else self._logins.get(name) or {}
         entry = _LOGIN.dump_python(login, by_alias=True, exclude_none=True)
-        if name is not None:
-            raw = self._raw | {"logins": self._logins | {name: entry}}
-        else:
-            raw = entry | {key: value for key, value in self._raw.items() if key not in _KEYS}
+        entry |= {key: value for key, value in kept.items() if key not in _KEYS}
+        raw = entry if name is None else self._raw | {"logins": self._logins | {name: entry}}
         return json.dumps(raw, indent=2).encode()
 
 
