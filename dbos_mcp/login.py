@@ -57,6 +57,11 @@ class LoginFlow:
         self._sleep = sleep
         self._under_way: tuple[DeviceAuthorization, DeviceLogin] | None = None
 
+    @property
+    def device(self) -> DeviceLogin | None:
+        """The one that is under way."""
+        return self._under_way[1] if self._under_way is not None else None
+
     async def begin(self) -> DeviceLogin:
         """Ask for a code to show.
 

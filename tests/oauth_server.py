@@ -34,6 +34,7 @@ from tests.loopback import open_listener, served, url_of
 DISCOVERY = "/.well-known/openid-configuration"
 DEVICE = "/oauth/device/code"
 TOKEN = "/oauth/token"
+REVOKE = "/oauth/revoke"
 JWKS = "/.well-known/jwks.json"
 ACTIVATE = "/activate"
 
@@ -49,13 +50,25 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = float(int(time.time()))
+        self._planned: list[tuple[float, Callable[[], object]]] = []
 
     def __call__(self) -> float:
         return self.now
 
+    def move(self, seconds: float) -> None:
+        self.now += seconds
+        due = [action for at, action in self._planned if at <= self.now]
+        self._planned = [(at, action) for at, action in self._planned if at > self.now]
+        for action in due:
+            action()
+
+    def after(self, seconds: float, action: Callable[[], object]) -> None:
+        """Call it when that much time has gone by."""
+        self._planned.append((self.now + seconds, action))
+
     async def sleep(self, seconds: float) -> None:
         assert seconds > 0
-        self.now += seconds
+        self.move(seconds)
         await anyio.lowlevel.checkpoint()
 
 
@@ -154,6 +167,7 @@ class OAuthServer:
             "issuer": url,
             "token_endpoint": self._at(TOKEN),
             "device_authorization_endpoint": self._at(DEVICE),
+            "revocation_endpoint": self._at(REVOKE),
             "jwks_uri": self._at(JWKS),
             "grant_types_supported": sorted(GRANTS),
         }
@@ -175,6 +189,7 @@ class OAuthServer:
                 Route(JWKS, self._endpoint(lambda _: JSONResponse({"keys": [self._public_jwk()]}))),
                 Route(DEVICE, self._endpoint(self._authorize_device), methods=["POST"]),
                 Route(TOKEN, self._endpoint(self._grant), methods=["POST"]),
+                Route(REVOKE, self._endpoint(self._end), methods=["POST"]),
                 Route(ACTIVATE, self._activate),
             ]
         )
@@ -191,6 +206,7 @@ class OAuthServer:
     def approve(self, user_code: str, subject: str = "alice") -> None:
         with self._lock:
             code = self._by_user_code(user_code)
+            assert code.state == "pending"
             code.state, code.subject = "approved", subject
 
     def deny(self, user_code: str) -> None:
@@ -353,6 +369,14 @@ class OAuthServer:
         known.used = self.rotation
         return self._issue(known.login, None if self.rotation else token)
 
+    def _end(self, form: dict[str, str]) -> Response:
+        """RFC 7009; only refresh tokens, as at Auth0. One that is not known has ended as well."""
+        client_id = self._client_of(form)
+        known = self._refresh_tokens.get(_required(form, "token"))
+        if known is not None and known.login.client_id == client_id:
+            known.login.revoked = True
+        return Response()
+
     def _issue(self, login: _Login, refresh_token: str | None = None) -> Issued:
         now, token_id = int(self.clock()), token_urlsafe(8)
         claims = {
@@ -387,11 +411,11 @@ class OAuthServer:
             },
         )
 
-    def _client_of(self, form: dict[str, str], grant: str) -> str:
+    def _client_of(self, form: dict[str, str], grant: str | None = None) -> str:
         client_id = _required(form, "client_id")
         if client_id not in self.clients:
             raise _OAuthError("invalid_client", f"There is no client {client_id}.", 401)
-        if grant not in self.clients[client_id]:
+        if grant is not None and grant not in self.clients[client_id]:
             raise _OAuthError("unauthorized_client", f"Not a grant of {client_id}: {grant}.")
         return client_id
 

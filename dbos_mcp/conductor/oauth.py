@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TypeVar
 
+import anyio
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -19,6 +20,9 @@ from dbos_mcp.errors import DbosMcpError, LoginError, UnavailableError
 from dbos_mcp.settings import Issuer
 
 T = TypeVar("T")
+
+REQUEST_SECONDS = 20.0
+"""For a whole request: httpx gives up on a silent server, not on one that drips."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,14 @@ class Endpoints(BaseModel):
 
 
 class RefusedError(LoginError):
-    """The issuer's answer is an OAuth error; `name` is its code (RFC 6749, section 5.2)."""
+    """The issuer's answer is an OAuth error; `name` is its code (RFC 6749, section 5.2), and
+    `description` what it says to people, if anything."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"The login server refused: {name}.", hint="Log in again.")
+    def __init__(self, name: str, description: str = "") -> None:
+        said = f" ({description})" if description else ""
+        super().__init__(f"The login server refused: {name}{said}.", hint="Log in again.")
         self.name = name
+        self.description = description
 
 
 class IssuerClient:
@@ -52,10 +59,15 @@ class IssuerClient:
     """
 
     def __init__(
-        self, issuer: Issuer, *, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        issuer: Issuer,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        request_seconds: float = REQUEST_SECONDS,
     ) -> None:
         self.issuer = issuer
         self._transport = transport
+        self._request_seconds = request_seconds
         self._endpoints: Endpoints | None = None
 
     @property
@@ -99,7 +111,7 @@ class IssuerClient:
         if response.status_code == 429:
             raise self._unavailable("429 Too Many Requests")
         if not response.is_success:
-            raise RefusedError(_error_name(response))
+            raise _refusal(response, form)
         return response
 
     async def _send(
@@ -109,8 +121,11 @@ class IssuerClient:
         require_https(url)
         timeout = httpx.Timeout(10.0, connect=5.0)
         try:
-            async with httpx.AsyncClient(transport=self._transport, timeout=timeout) as http:
-                response = await http.request(method, url, data=form)
+            with anyio.fail_after(self._request_seconds):
+                async with httpx.AsyncClient(transport=self._transport, timeout=timeout) as http:
+                    response = await http.request(method, url, data=form)
+        except TimeoutError as error:
+            raise self._unavailable(f"nothing in {self._request_seconds:g} seconds") from error
         except httpx.HTTPError as error:
             raise self._unavailable(str(error) or type(error).__name__) from error
         if response.status_code >= 500:
@@ -137,13 +152,24 @@ class IssuerClient:
 
 class _OAuthError(BaseModel):
     error: str
+    error_description: object = None
 
 
-def _error_name(response: httpx.Response) -> str:
+def _refusal(response: httpx.Response, form: Mapping[str, str]) -> RefusedError:
+    """What the issuer says, without the code or token that it may quote."""
+
+    def shown(text: str, limit: int) -> str:
+        for name in ("device_code", "refresh_token", "token"):
+            if secret := form.get(name):
+                text = text.replace(secret, "…")
+        return one_line(text, limit)
+
     try:
-        return one_line(_OAuthError.model_validate_json(response.content).error, 100)
+        said = _OAuthError.model_validate_json(response.content)
     except ValidationError:
-        return f"HTTP status {response.status_code}"
+        return RefusedError(f"HTTP status {response.status_code}")
+    description = said.error_description if isinstance(said.error_description, str) else ""
+    return RefusedError(shown(said.error, 100), shown(description, 200).rstrip("."))
 
 
 def require_https(url: str) -> None:

@@ -1,4 +1,4 @@
-"""What a tool may ask for: the opened runtime, and the login that is under way.
+"""What a tool may ask for, of each target: the opened runtime, and the login that is under way.
 
 Nothing is opened, migrated or sent before the client's first messages are answered: the lifespan
 begins to open the runtime beside the server, and a tool that needs the runtime waits for it.
@@ -6,9 +6,10 @@ begins to open the runtime beside the server, and a tool that needs the runtime 
 
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Annotated, Any, ParamSpec, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from typing import Annotated, Any, ParamSpec, Self, TypeVar
 
 import anyio
 import httpx
@@ -25,7 +26,7 @@ from dbos_mcp.queries.freshness import (
     looked_at_applications,
     looked_at_conductor,
 )
-from dbos_mcp.runtime import Runtime, open_runtime
+from dbos_mcp.runtime import Runtime, open_runtime, organization_of
 from dbos_mcp.server.render import freshness_line, plain
 from dbos_mcp.settings import Settings
 from dbos_mcp.store.sync_state import CONDUCTOR
@@ -43,18 +44,19 @@ T = TypeVar("T")
 
 
 class Session:
-    """One server process's state: opened at the first need, opened again after a login."""
+    """One target's state in this process: opened at the first need, and again when somebody has
+    logged in to another organization."""
 
     def __init__(
         self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
         self.settings = settings
+        self.login = LoginFlow(settings, transport=transport)
         self._transport = transport
         self._opening = anyio.Lock()
         self._stack = AsyncExitStack()
         self._runtime: Runtime | None = None
         self.scheduler: SyncScheduler | None = None
-        self.login = LoginFlow(settings, transport=transport)
         self.looked_once = False
 
     async def runtime(self) -> Runtime:
@@ -64,6 +66,8 @@ class Session:
             DbosMcpError: see `open_runtime`; the next call tries again.
         """
         async with self._opening:
+            if self._runtime is not None and self._is_of_another(self._runtime):
+                await self._close()
             if self._runtime is None:
                 async with AsyncExitStack() as stack:
                     runtime = await stack.enter_async_context(
@@ -77,47 +81,87 @@ class Session:
                     self._runtime = runtime
             return self._runtime
 
+    def _is_of_another(self, runtime: Runtime) -> bool:
+        try:
+            return organization_of(self.settings) != runtime.organization
+        except DbosMcpError:  # nobody's: what is open can still be read
+            return False
+
     async def close(self) -> None:
         async with self._opening:
-            self._runtime, self.scheduler, self.looked_once = None, None, False
-            await self._stack.aclose()
+            await self._close()
+
+    async def _close(self) -> None:
+        self._runtime, self.scheduler, self.looked_once = None, None, False
+        await self._stack.aclose()
 
     def note_question(self, application_name: str = CONDUCTOR) -> None:
         """What is asked about is kept fresh."""
         if self.scheduler is not None:
             self.scheduler.note_question(application_name)
 
-    async def complete_login(self, timeout_seconds: float) -> LoggedIn:
-        """Wait for the person's approval, and begin anew with what came of it.
-
-        Raises:
-            LoginPendingError: not yet. LoginError: it came to nothing.
-        """
-        done = await self.login.complete(timeout_seconds)
-        await self.close()
-        return done
-
-
-@asynccontextmanager
-async def opened(session: Session) -> AsyncIterator[Session]:
-    """The session, which opens its runtime in the background."""
-
-    async def begin() -> None:
+    async def begin(self) -> None:
+        """Open the runtime, or leave it to the next question."""
         try:
-            await session.runtime()
+            await self.runtime()
         except DbosMcpError as error:
             logger.warning("Not syncing yet: %s", error)
         except Exception:
             logger.exception("Not syncing yet; the next question tries again.")
 
-    async with anyio.create_task_group() as background:
-        background.start_soon(begin)
+    async def complete_login(self, timeout_seconds: float) -> LoggedIn:
+        """Wait for the person's approval, and sync with what came of it.
+
+        Raises:
+            LoginPendingError: not yet. LoginError: it came to nothing.
+        """
+        done = await self.login.complete(timeout_seconds)
+        await self.begin()
+        if self.scheduler is not None:
+            self.scheduler.ask_again()
+        return done
+
+
+class Sessions:
+    """The sessions of one process, by the profiles that it serves: mostly one, without a name.
+
+    A call is about the profile that it names, or the first one.
+    """
+
+    def __init__(
+        self, targets: Sequence[Settings], *, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self.by_profile = {
+            settings.profile: Session(settings, transport=transport) for settings in targets
+        }
+        self._first = next(iter(self.by_profile))
+        self._asked_about: ContextVar[str | None] = ContextVar("profile", default=None)
+
+    @property
+    def current(self) -> Session:
+        return self.by_profile[self._asked_about.get() or self._first]
+
+    @contextmanager
+    def about(self, profile: str) -> Iterator[None]:
+        """For the call that runs inside."""
+        token = self._asked_about.set(profile)
         try:
-            yield session
+            yield
         finally:
-            background.cancel_scope.cancel()
-            with anyio.CancelScope(shield=True):
-                await session.close()
+            self._asked_about.reset(token)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Self]:
+        """Opens the first one in the background; the others at the first question about them."""
+        async with anyio.create_task_group() as background:
+            background.start_soon(self.current.begin)
+            try:
+                yield self
+            finally:
+                background.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    for session in self.by_profile.values():
+                        await session.close()
 
 
 def words_of(error: DbosMcpError) -> str:
@@ -142,21 +186,21 @@ def speaking_to_agents(function: Callable[P, Awaitable[R]]) -> Callable[P, Await
     return wrapper
 
 
-async def _session(ctx: Context[Session, Any]) -> Session:
-    return ctx.request_context.lifespan_context
+async def session_of(ctx: Context[Sessions, Any]) -> Session:
+    return ctx.request_context.lifespan_context.current
 
 
-async def _runtime(ctx: Context[Session, Any], application_name: str) -> Runtime:
+async def _runtime(ctx: Context[Sessions, Any], application_name: str) -> Runtime:
     return await _asked(ctx, application_name)
 
 
-async def _runtime_for_all(ctx: Context[Session, Any]) -> Runtime:
+async def _runtime_for_all(ctx: Context[Sessions, Any]) -> Runtime:
     return await _asked(ctx, CONDUCTOR)
 
 
 @speaking_to_agents
-async def _asked(ctx: Context[Session, Any], application_name: str) -> Runtime:
-    session = await _session(ctx)
+async def _asked(ctx: Context[Sessions, Any], application_name: str) -> Runtime:
+    session = await session_of(ctx)
     runtime = await session.runtime()
     session.note_question(application_name)
     if runtime.live is not None and not session.looked_once:
@@ -192,7 +236,7 @@ async def _first_look(runtime: Runtime) -> None:
                 await anyio.sleep(0.02)
 
 
-CurrentSession = Annotated[Session, Resolve(_session)]
+CurrentSession = Annotated[Session, Resolve(session_of)]
 CurrentRuntime = Annotated[Runtime, Resolve(_runtime)]
 """For a question about the application that the tool's argument `application_name` names."""
 RuntimeForAll = Annotated[Runtime, Resolve(_runtime_for_all)]

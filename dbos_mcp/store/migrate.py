@@ -1,5 +1,6 @@
 """Brings a cache file to this version's schema when it is opened."""
 
+import threading
 from pathlib import Path
 
 import dbos_mcp
@@ -9,6 +10,9 @@ from dbos_mcp.store.engine import LOCK_TIMEOUT_SECONDS, Cache
 
 HEAD = "0002"
 """The newest revision in migrations/; a test holds it there. It saves an import of alembic."""
+
+_migrating = threading.Lock()
+"""alembic's `op` and `context` are of the whole process, whatever file a thread migrates."""
 
 
 def open_cache(
@@ -48,7 +52,7 @@ def upgrade(cache: Cache, folder: Path | None = None) -> None:
     location = str(folder or migrations_folder())
     config.set_main_option("script_location", location.replace("%", "%%"))
     try:
-        with cache.write() as connection:
+        with _migrating, cache.write() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except CommandError as error:

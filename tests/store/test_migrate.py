@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,15 @@ def test_eight_processes_open_one_new_file_at_once(tmp_path: Path) -> None:
     assert [process.returncode for process in processes] == [0] * 8
     with opened(path) as cache, cache.read() as connection:
         assert projector.stale(connection) == []
+
+
+def test_threads_of_one_process_make_several_files_at_once(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.sqlite" for number in range(8)]
+    with ThreadPoolExecutor(len(paths)) as threads:
+        for cache in threads.map(open_cache, paths):
+            cache.close()
+    for path in paths:
+        open_cache(path, writable=False).close()
 
 
 @pytest.mark.parametrize("writable", [True, False])

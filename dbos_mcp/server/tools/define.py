@@ -6,18 +6,23 @@ for them at every start.
 """
 
 import difflib
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
 
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase
-from mcp_types import ToolAnnotations
-from pydantic import ConfigDict, create_model, model_validator
+from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
+from pydantic import ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from dbos_mcp.server.context import speaking_to_agents
+from dbos_mcp.server.render import plain
 
-Handler = Callable[..., Awaitable[str]]
+Handler = Callable[..., Awaitable[str]] | Callable[..., Awaitable[str | InputRequiredResult]]
+About = Callable[[str], AbstractContextManager[None]]
 
 
 def read_tool(function: Handler, *, open_world: bool = False) -> Tool:
@@ -51,6 +56,51 @@ def login_tool(function: Handler) -> Tool:
     )
 
 
+def of_profile(tool: Tool, profiles: Sequence[str], about: About) -> Tool:
+    """The same tool for a server of several profiles: with an argument that says which one is
+    meant, and an answer that ends with it. `about` takes the call there."""
+    of_one = tool.fn_metadata.arg_model
+
+    class Arguments(of_one):  # type: ignore[valid-type,misc] # made per tool
+        also_known: ClassVar[tuple[str, ...]] = ("profile",)
+
+    metadata = tool.fn_metadata.model_copy(update={"arg_model": Arguments})
+    properties = tool.parameters.get("properties", {}) | {
+        "profile": {"type": "string", "enum": list(profiles), "default": profiles[0]}
+    }
+    return _OfProfile(
+        **{name: getattr(tool, name) for name in Tool.model_fields}
+        | {"fn_metadata": metadata, "parameters": tool.parameters | {"properties": properties}},
+        profiles=tuple(profiles),
+        about=about,
+    )
+
+
+class _OfProfile(Tool):
+    profiles: tuple[str, ...] = Field(exclude=True)
+    about: About = Field(exclude=True)
+
+    async def run(
+        self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False
+    ) -> Any:
+        others = {name: value for name, value in arguments.items() if name != "profile"}
+        profile = arguments.get("profile") or self.profiles[0]
+        if profile not in self.profiles:
+            near = difflib.get_close_matches(str(profile), self.profiles, n=1)
+            raise ToolError(
+                f"There is no profile {plain(profile)!r} here"
+                + (f"; did you mean {near[0]}?" if near else ".")
+                + f" Profiles: {', '.join(self.profiles)}."
+            )
+        with self.about(profile):
+            result = await super().run(others, context, convert_result)
+        if isinstance(result, CallToolResult):
+            for content in result.content:
+                if isinstance(content, TextContent):
+                    content.text += f"\nProfile: {profile}."
+        return result
+
+
 def _tool(function: Handler, annotations: ToolAnnotations) -> Tool:
     tool = Tool.from_function(
         speaking_to_agents(function), annotations=annotations, structured_output=False
@@ -64,20 +114,22 @@ def _tool(function: Handler, annotations: ToolAnnotations) -> Tool:
 def _known_arguments_only(name: str, arguments: type[ArgModelBase]) -> type[ArgModelBase]:
     class KnownArguments(arguments):  # type: ignore[valid-type,misc] # made per tool
         model_config = ConfigDict(extra="forbid")
+        also_known: ClassVar[tuple[str, ...]] = ()
 
         @model_validator(mode="before")
         @classmethod
         def _name_the_nearest(cls, values: Any) -> Any:
+            known = (*cls.model_fields, *cls.also_known)
             for name in values if isinstance(values, dict) else ():
-                if name not in cls.model_fields:
-                    near = difflib.get_close_matches(name, cls.model_fields, n=1)
+                if name not in known:
+                    near = difflib.get_close_matches(name, known, n=1)
                     raise PydanticCustomError(
                         "unknown_argument",
                         "Unknown argument '{name}'{hint} Arguments: {known}",
                         {
                             "name": str(name)[:80],
                             "hint": f": did you mean '{near[0]}'?" if near else ".",
-                            "known": ", ".join(cls.model_fields),
+                            "known": ", ".join(known),
                         },
                     )
             return values

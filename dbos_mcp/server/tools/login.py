@@ -1,25 +1,55 @@
 """Who we are to Conductor: the OAuth device flow in two calls."""
 
-from typing import Annotated
+import secrets
+from contextlib import suppress
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import anyio
+from mcp import MCPError
+from mcp.server.mcpserver import Context
+from mcp_types import ElicitRequest, ElicitRequestURLParams, ElicitResult, InputRequiredResult
+from mcp_types.version import is_version_at_least
 from pydantic import Field
 
+from dbos_mcp.conductor.device_login import DeviceLogin
 from dbos_mcp.server import render
-from dbos_mcp.server.context import CurrentSession
+from dbos_mcp.server.context import CurrentSession, Sessions, session_of
+
+ANSWER_SECONDS = 60.0
+"""How long a client's dialog is waited for; the address is in the tool's answer as well."""
+
+_OPEN = "open"
+_NO_BACK_CHANNEL_SINCE = "2026-07-28"
 
 
-async def login(session: CurrentSession) -> str:
-    """Begin a login to DBOS-managed Conductor. Only when the user wants to log in, or a tool says
-    that nobody is. Show the user the URL, its host and the code; then call login_complete."""
-    device = await session.login.begin()
-    url = device.url
+async def login(ctx: Context[Sessions, Any]) -> str | InputRequiredResult:
+    """Begin a login to DBOS Conductor. Only when the user wants to log in, or a tool says that
+    nobody is. Show the user the URL, its host and the code; then call login_complete."""
+    session = await session_of(ctx)
+    answered = (ctx.input_responses or {}).get(_OPEN)
+    device = session.login.device if answered is not None else None
+    if device is None:
+        device, answered = await session.login.begin(), None
+    if answered is None and _opens_urls(ctx):
+        request = _request(device)
+        if _has_back_channel(ctx):
+            answered = await _ask(ctx, request)
+        else:
+            return InputRequiredResult(input_requests={_OPEN: ElicitRequest(params=request)})
+    action = answered.action if isinstance(answered, ElicitResult) else None
+    if action in ("decline", "cancel"):
+        session.login.abandon()
+        return "The user did not want to open the login page: no login is under way."
     return render.answer(
-        "Ask the user to open this address in a browser and to check that it shows the same code:",
+        "The user has opened the login page, which is to show the same code:"
+        if action == "accept"
+        else "Ask the user to open this address in a browser and to check that it shows the same"
+        " code:",
         render.fields(
             [
-                ("url", url),
-                ("host", urlsplit(url).hostname),
+                ("url", device.url),
+                ("host", urlsplit(device.url).hostname),
                 ("code", device.user_code),
             ],
             limit=2000,
@@ -43,3 +73,39 @@ async def login_complete(
         if done.problem
         else "Syncing begins now; list_applications shows what there is.",
     )
+
+
+def _opens_urls(ctx: Context[Sessions, Any]) -> bool:
+    """Whether the client can take the user to an address, with the user's consent."""
+    capabilities = ctx.client_capabilities
+    elicitation = capabilities.elicitation if capabilities is not None else None
+    return elicitation is not None and elicitation.url is not None
+
+
+def _has_back_channel(ctx: Context[Sessions, Any]) -> bool:
+    """Whether a request can be sent within the call, or the call is to be answered with it."""
+    version = ctx.protocol_version
+    return version is None or not is_version_at_least(version, _NO_BACK_CHANNEL_SINCE)
+
+
+def _request(device: DeviceLogin) -> ElicitRequestURLParams:
+    host = urlsplit(device.url).hostname
+    return ElicitRequestURLParams(
+        message=f"Log in to DBOS Conductor at {render.plain(host)}. Approve it there only if the"
+        f" page shows the code {render.plain(device.user_code)}.",
+        url=device.url,
+        elicitation_id=secrets.token_urlsafe(16),
+    )
+
+
+async def _ask(ctx: Context[Sessions, Any], request: ElicitRequestURLParams) -> ElicitResult | None:
+    """The user's answer, if it comes within reason."""
+    answer: ElicitResult | None = None
+    with anyio.move_on_after(ANSWER_SECONDS), suppress(MCPError):
+        answer = await ctx.session.elicit_url(
+            request.message,
+            request.url,
+            request.elicitation_id or "",
+            related_request_id=ctx.request_id,
+        )
+    return answer

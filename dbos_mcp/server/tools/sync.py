@@ -13,7 +13,7 @@ from dbos_mcp.errors import DbosMcpError
 from dbos_mcp.queries import sync_status as queries
 from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
-from dbos_mcp.server.context import CurrentSession, Session, answer_from
+from dbos_mcp.server.context import CurrentSession, Session, Sessions, answer_from
 from dbos_mcp.server.sync_status import ERROR_CHARACTERS, status_text, who_syncs
 from dbos_mcp.store.sync_state import CONDUCTOR
 from dbos_mcp.sync.leadership import Leadership
@@ -34,7 +34,7 @@ async def sync_status(session: CurrentSession, application_name: OneApplication 
 
 async def sync_now(
     session: CurrentSession,
-    ctx: Context[Session, Any],
+    ctx: Context[Sessions, Any],
     application_name: OneApplication = None,
     timeout_seconds: Annotated[float, Field(ge=1, le=120)] = 30,
 ) -> str:
@@ -65,7 +65,7 @@ async def sync_now(
 
 
 async def _look(
-    ctx: Context[Session, Any],
+    ctx: Context[Sessions, Any],
     worker: SyncWorker,
     application_name: str | None,
     timeout_seconds: float,
@@ -92,7 +92,7 @@ async def _look(
 class _Seen:
     """What a cycle tells of itself, passed on to who waits for it."""
 
-    def __init__(self, ctx: Context[Session, Any]) -> None:
+    def __init__(self, ctx: Context[Sessions, Any]) -> None:
         self._ctx = ctx
         self._counts: dict[str, int] = {}
         self._message = ""
@@ -150,7 +150,12 @@ async def read_status(session: Session, application_name: str | None = None) -> 
     )
     cache = runtime.cache.path
     syncing = who_syncs(leadership_of(session, runtime))
-    return render.answer(status_text(status, cache=cache, syncing=syncing), freshness)
+    asking = None if runtime.live is None else runtime.live.client.identity.described()
+    return render.answer(
+        status_text(status, cache=cache, syncing=syncing),
+        asking and f"Conductor is asked as: {render.plain(asking, limit=300)}.",
+        freshness,
+    )
 
 
 def leadership_of(session: Session, runtime: Runtime) -> Leadership:
