@@ -26,7 +26,7 @@ from dbos_mcp.errors import AuthenticationError, LoginError
 API_KEY_PREFIX = "dbos_"
 """By it Conductor tells the keys from the tokens of users."""
 
-LOCK_PATIENCE_SECONDS = 40.0
+LOCK_PATIENCE_SECONDS = 45.0
 """Longer than a process takes to renew a login, with an issuer that is slow to answer."""
 
 _LOCK_POLL_SECONDS = 0.02
