@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import anyio
 import httpx
 
-from dbos_mcp.conductor.credentials import API_KEY_PREFIX, Credentials, Login
+from dbos_mcp.conductor.credentials import API_KEY_PREFIX, Login
 from dbos_mcp.conductor.device_login import DeviceAuthorization, DeviceLogin
-from dbos_mcp.conductor.identity import FixedIdentity, LoginIdentity
+from dbos_mcp.conductor.identity import LoginIdentity
 from dbos_mcp.conductor.models import UserProfile
 from dbos_mcp.conductor.oauth import IssuerClient, Tokens
 from dbos_mcp.domain import now_ms
@@ -27,6 +28,8 @@ NOT_REGISTERED = (
     "Conductor does not know this user yet, and so the organization is unknown: register at the"
     " DBOS console, or set DBOS_ORG."
 )
+_UNKNOWN = "unknown"
+"""What stands for an organization where none is asked for."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,13 @@ class LoggedIn:
     login: Login
     problem: str | None
     """Why the organization is not known yet, if it is not."""
+
+
+@dataclass
+class _UnderWay:
+    authorization: DeviceAuthorization
+    device: DeviceLogin
+    kept: bool = False
 
 
 class LoginFlow:
@@ -55,12 +65,12 @@ class LoginFlow:
         self._transport = transport
         self._clock = clock
         self._sleep = sleep
-        self._under_way: tuple[DeviceAuthorization, DeviceLogin] | None = None
+        self._under_way: _UnderWay | None = None
 
     @property
     def device(self) -> DeviceLogin | None:
         """The one that is under way."""
-        return self._under_way[1] if self._under_way is not None else None
+        return self._under_way.device if self._under_way is not None else None
 
     async def begin(self) -> DeviceLogin:
         """Ask for a code to show.
@@ -76,9 +86,8 @@ class LoginFlow:
             sleep=self._sleep,
         )
         self._under_way = None
-        device = await authorization.start()
-        self._under_way = authorization, device
-        return device
+        self._under_way = _UnderWay(authorization, await authorization.start())
+        return self._under_way.device
 
     def abandon(self) -> None:
         """The person does not want it."""
@@ -91,17 +100,22 @@ class LoginFlow:
             LoginPendingError: not yet. LoginError: it came to nothing, or none is under way.
             UnavailableError: the issuer does not answer; the login is still valid.
         """
-        if self._under_way is None:
+        under_way = self._under_way
+        if under_way is None:
             raise LoginError("No login is under way.", hint="Call `login` first.")
-        authorization, device = under_way = self._under_way
-        tokens = await authorization.complete(device, timeout_seconds=timeout_seconds)
-        done = await self._keep(tokens)
-        if self._under_way == under_way and done.problem is None:
+        tokens = await under_way.authorization.complete(
+            under_way.device, timeout_seconds=timeout_seconds
+        )
+        if not under_way.kept:  # by now they may have been renewed
+            await self._keep(tokens)
+            under_way.kept = True
+        done = await self._named()
+        if self._under_way is under_way and done.problem is None:
             self._under_way = None  # else it may be completed once more
         return done
 
-    async def _keep(self, tokens: Tokens) -> LoggedIn:
-        """Keep them at once, since the code was good for one grant, and then learn the names."""
+    async def _keep(self, tokens: Tokens) -> None:
+        """At once, since the code was good for one grant; the names come after it."""
         settings = self._settings
         login = Login(
             token=tokens.access_token,
@@ -111,20 +125,16 @@ class LoginFlow:
             url=settings.address,
             issuer=issuer_of(settings).url,
         )
-        store, problem = login_store(settings), None
         with anyio.CancelScope(shield=True):
-            await store.save(login)
-        asks = FixedIdentity(Credentials(settings.organization or "", tokens.access_token))
+            await login_store(settings).save(login)
+
+    async def _named(self) -> LoggedIn:
+        """The login with the names that Conductor has for it, if it tells them."""
         try:
-            async with open_client(settings, asks, self._transport) as client:
-                user = await client.get_current_user()
-        except NotFoundError:
-            problem = NOT_REGISTERED
+            problem = (await who_am_i(self._settings, transport=self._transport)).note
         except ConductorError as error:
             problem = f"The organization could not be asked for: {error}"
-        else:
-            login = replace(login, user_name=user.name, organization=user.org_name)
-            await store.save(login)
+        login = login_store(self._settings).load() or Login()
         return LoggedIn(login, problem if login.organization is None else None)
 
 
@@ -167,26 +177,24 @@ async def log_out(
         UsageError: this target has no login.
     """
     issuer = issuer_of(settings)
-    identity = identity_of(settings)
+    identity, store = identity_of(settings), login_store(settings)
     assert isinstance(identity, LoginIdentity)
-    in_use, store = identity.login(), login_store(settings)
-    if in_use is None or in_use.token is None:
-        return LoggedOut(None, revoked=False)
-    own = store.load()
-    await store.save(
-        Login(
-            user_name=in_use.user_name,
-            organization=in_use.organization,
-            url=settings.address,
-            issuer=issuer.url,
+    async with store.exclusively() as save:
+        in_use = identity.login()
+        if in_use is None or in_use.token is None:
+            return LoggedOut(None, revoked=False)
+        save(
+            Login(
+                user_name=in_use.user_name,
+                organization=in_use.organization,
+                url=settings.address,
+                issuer=issuer.url,
+            )
         )
-    )
     revoked = False
-    if own is not None and own.refresh_token is not None:
-        try:
-            revoked = await IssuerClient(issuer, transport=transport).revoke(own.refresh_token)
-        except DbosMcpError:
-            revoked = False
+    if in_use.refresh_token is not None and identity.can_renew(in_use):
+        with suppress(DbosMcpError):
+            revoked = await IssuerClient(issuer, transport=transport).revoke(in_use.refresh_token)
     return LoggedOut(in_use, revoked)
 
 
@@ -213,12 +221,15 @@ async def who_am_i(
         AuthenticationError: nobody, or Conductor does not accept it.
         ConductorError: it cannot be asked.
     """
-    unknown = settings.model_copy(update={"organization": settings.organization or "unknown"})
-    # Of a user's token, the organization is what is asked for.
-    identity = identity_of(unknown if settings.token is not None else settings)
+    if settings.token is not None:
+        # Of a user's token, the organization is what is asked for.
+        asked = settings.model_copy(update={"organization": settings.organization or _UNKNOWN})
+        identity = identity_of(asked, transport=transport)
+    else:
+        identity = identity_of(settings, transport=transport)
     login = identity.login() if isinstance(identity, LoginIdentity) else None
-    if isinstance(identity, LoginIdentity) and login is not None and login.organization is None:
-        identity = identity_of(unknown)
+    if login is not None and login.organization is None:
+        identity = identity_of(settings, pinned=_UNKNOWN, transport=transport)
     credentials = await identity.fresh()
     user, note = None, None
     async with open_client(settings, identity, transport) as client:
@@ -229,16 +240,17 @@ async def who_am_i(
                 user = await client.get_current_user()
             except NotFoundError:
                 note = NOT_REGISTERED
-    if user is not None and login is not None and login.organization is None:
+    if user is not None and login is not None and None in (login.user_name, login.organization):
         store = login_store(settings)
         async with store.exclusively() as save:
             if (kept := store.load()) is not None and kept.token == credentials.token:
                 save(replace(kept, user_name=user.name, organization=user.org_name))
+    organization = settings.known_organization or (login.organization if login else None)
     return Account(
         profile=settings.profile,
         url=settings.address,
         authentication=identity.described(),
-        organization=user.org_name if user is not None else settings.known_organization,
+        organization=user.org_name if user is not None else organization,
         user=user,
         note=note,
     )

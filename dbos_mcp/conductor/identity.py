@@ -157,6 +157,14 @@ class LoginIdentity:
         going_on = next(filter(self._goes_on, usable), None)
         return going_on or own or next(iter(usable), None)
 
+    def can_renew(self, login: Login) -> bool:
+        """Whether its refresh token is one of the issuer that is asked here."""
+        return (
+            self._issuer is not None
+            and login.refresh_token is not None
+            and (login.issuer or MANAGED_ISSUER.url) == self._issuer.issuer.url
+        )
+
     def described(self) -> str:
         try:
             login = self._required()
@@ -165,7 +173,7 @@ class LoginIdentity:
         until = "" if login.ends_at is None else f", until {_told(login.ends_at)}"
         if self._has_ended(login):
             until = f", ended at {_told(login.ends_at or 0)}"
-        if self._can_renew(login):
+        if self.can_renew(login):
             until = ", renewed by itself"
         organization = self._organization or login.organization or "an unknown organization"
         return f"{login.user_name or 'a user'} of {organization}{until}"
@@ -189,7 +197,7 @@ class LoginIdentity:
     async def fresh(self) -> Credentials:
         login = self._required()
         if login.ends_at is not None and login.ends_at - RENEW_BEFORE_SECONDS <= self._clock():
-            if self._can_renew(login):
+            if self.can_renew(login):
                 login = await self._renewed(login)
             elif self._has_ended(login):
                 raise self._ended(login)
@@ -198,7 +206,7 @@ class LoginIdentity:
     async def after_refusal(self, refused: Credentials) -> Credentials | None:
         login = self._required()
         if login.token == refused.token:
-            if not self._can_renew(login):
+            if not self.can_renew(login):
                 return None
             login = await self._renewed(login, refused=True)
         return self._credentials(login) if login.token != refused.token else None
@@ -281,15 +289,8 @@ class LoginIdentity:
         """No token goes to another Conductor than the one it is for."""
         return (login.url or MANAGED_URL) == self._url
 
-    def _can_renew(self, login: Login) -> bool:
-        return (
-            self._issuer is not None
-            and login.refresh_token is not None
-            and (login.issuer or MANAGED_ISSUER.url) == self._issuer.issuer.url
-        )
-
     def _goes_on(self, login: Login) -> bool:
-        return not self._has_ended(login) or self._can_renew(login)
+        return not self._has_ended(login) or self.can_renew(login)
 
     def _has_ended(self, login: Login) -> bool:
         return login.ends_at is not None and login.ends_at <= self._clock()
