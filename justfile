@@ -31,6 +31,10 @@ migration name:
 fuzz-sync examples="1000":
     FUZZ_EXAMPLES={{ examples }} uv run pytest -q tests/sync/test_property.py
 
+# Ten processes renew one login at the same moment, again and again; the suite does it three times
+fuzz-login rounds="100":
+    FUZZ_EXAMPLES={{ rounds }} uv run pytest -q tests/conductor/test_shared_login.py
+
 # The demo, as a new user would run it
 demo:
     uv run --extra local dbos-mcp demo

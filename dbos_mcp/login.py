@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import anyio
@@ -28,6 +29,7 @@ NOT_REGISTERED = (
     "Conductor does not know this user yet, and so the organization is unknown: register at the"
     " DBOS console, or set DBOS_ORG."
 )
+UNKNOWN_YET = "The organization could not be asked for:"
 UNKNOWN = "an unknown organization"
 REFUSED_WITHOUT = {
     "application.read": "nothing can be mirrored",
@@ -41,6 +43,13 @@ class LoggedIn:
     login: Login
     problem: str | None
     """Why the organization is not known yet, if it is not."""
+
+
+@dataclass
+class _UnderWay:
+    authorization: DeviceAuthorization
+    device: DeviceLogin
+    kept: bool = False
 
 
 class LoginFlow:
@@ -62,12 +71,12 @@ class LoginFlow:
         self._transport = transport
         self._clock = clock
         self._sleep = sleep
-        self._under_way: tuple[DeviceAuthorization, DeviceLogin] | None = None
+        self._under_way: _UnderWay | None = None
 
     @property
     def device(self) -> DeviceLogin | None:
         """The one that is under way."""
-        return self._under_way[1] if self._under_way is not None else None
+        return self._under_way.device if self._under_way is not None else None
 
     async def begin(self) -> DeviceLogin:
         """Ask for a code to show.
@@ -83,9 +92,8 @@ class LoginFlow:
             sleep=self._sleep,
         )
         self._under_way = None
-        device = await authorization.start()
-        self._under_way = authorization, device
-        return device
+        self._under_way = _UnderWay(authorization, await authorization.start())
+        return self._under_way.device
 
     def abandon(self) -> None:
         """The person does not want it."""
@@ -98,17 +106,22 @@ class LoginFlow:
             LoginPendingError: not yet. LoginError: it came to nothing, or none is under way.
             UnavailableError: the issuer does not answer; the login is still valid.
         """
-        if self._under_way is None:
+        under_way = self._under_way
+        if under_way is None:
             raise LoginError("No login is under way.", hint="Call `login` first.")
-        authorization, device = under_way = self._under_way
-        tokens = await authorization.complete(device, timeout_seconds=timeout_seconds)
-        done = await self._keep(tokens)
-        if self._under_way == under_way and done.problem is None:
+        tokens = await under_way.authorization.complete(
+            under_way.device, timeout_seconds=timeout_seconds
+        )
+        if not under_way.kept:  # by now they may have been renewed
+            await self._keep(tokens)
+            under_way.kept = True
+        done = await self._named()
+        if self._under_way is under_way and done.problem is None:
             self._under_way = None  # else it may be completed once more
         return done
 
-    async def _keep(self, tokens: Tokens) -> LoggedIn:
-        """Keep them at once, since the code was good for one grant, and then learn the names."""
+    async def _keep(self, tokens: Tokens) -> None:
+        """At once, since the code was good for one grant; the names come after it."""
         settings = self._settings
         login = Login(
             token=tokens.access_token,
@@ -118,20 +131,18 @@ class LoginFlow:
             url=settings.address,
             issuer=issuer_of(settings).url,
         )
-        store, problem = login_store(settings), None
         with anyio.CancelScope(shield=True):
-            await store.save(login)
-        asks = FixedIdentity(Credentials(settings.organization or "", tokens.access_token))
+            await login_store(settings).save(login)
+
+    async def _named(self) -> LoggedIn:
+        """The login with the names that Conductor has for it, if it tells them."""
+        error: DbosMcpError | None
         try:
-            async with open_client(settings, asks, self._transport) as client:
-                user = await client.get_current_user()
-        except NotFoundError:
-            problem = NOT_REGISTERED
-        except ConductorError as error:
-            problem = f"The organization could not be asked for: {error}"
-        else:
-            login = replace(login, user_name=user.name, organization=user.org_name)
-            await store.save(login)
+            error = (await who_am_i(self._settings, transport=self._transport)).error
+        except ConductorError as refusal:
+            error = refusal
+        problem = NOT_REGISTERED if error is None else f"{UNKNOWN_YET} {error}"
+        login = login_store(self._settings).load() or Login()
         return LoggedIn(login, problem if login.organization is None else None)
 
 
@@ -176,26 +187,25 @@ async def log_out(
         UsageError: this target has no login.
     """
     issuer = issuer_of(settings)
-    identity = identity_of(settings)
+    identity, store = identity_of(settings), login_store(settings)
     assert isinstance(identity, LoginIdentity)
-    in_use, store = identity.login(), login_store(settings)
-    if in_use is None or in_use.token is None:
-        return LoggedOut(None, revoked=False)
-    own = store.load()
-    await store.save(
-        Login(
-            user_name=in_use.user_name,
-            organization=in_use.organization,
-            url=settings.address,
-            issuer=issuer.url,
+    async with store.exclusively() as save:
+        in_use = identity.login()
+        if in_use is None or in_use.token is None:
+            return LoggedOut(None, revoked=False)
+        own = store.load()
+        save(
+            Login(
+                user_name=in_use.user_name,
+                organization=in_use.organization,
+                url=settings.address,
+                issuer=issuer.url,
+            )
         )
-    )
     revoked = False
-    if own is not None and own.refresh_token is not None:
-        try:
-            revoked = await IssuerClient(issuer, transport=transport).revoke(own.refresh_token)
-        except DbosMcpError:
-            revoked = False
+    if in_use.refresh_token is not None and identity.can_renew(in_use):
+        with suppress(DbosMcpError):
+            revoked = await IssuerClient(issuer, transport=transport).revoke(in_use.refresh_token)
     return LoggedOut(in_use, revoked, borrowed=own is None or own.token != in_use.token)
 
 
@@ -228,7 +238,7 @@ async def who_am_i(
         AuthenticationError: nobody, or Conductor does not accept it.
         UsageError: the organization of an API key is missing.
     """
-    identity = _who_asks(settings)
+    identity = _who_asks(settings, transport)
     login = identity.login() if isinstance(identity, LoginIdentity) else None
     token = identity.current().token
     is_user = token is not None and not token.startswith(API_KEY_PREFIX)
@@ -252,7 +262,7 @@ async def who_am_i(
     if user is not None:
         warnings += _warnings(settings, user)
         organization = user.org_name
-        if login is not None and login.organization is None:
+        if login is not None and None in (login.user_name, login.organization):
             await _keep_names(settings, token, user)
     elif login is not None:
         organization = organization or login.organization
@@ -279,17 +289,21 @@ async def _keep_names(settings: Settings, token: str | None, user: UserProfile) 
             save(replace(login, user_name=user.name, organization=user.org_name))
 
 
-def _who_asks(settings: Settings) -> LoginIdentity | FixedIdentity:
+def _who_asks(
+    settings: Settings, transport: httpx.AsyncBaseTransport | None
+) -> LoginIdentity | FixedIdentity:
     """Also where the organization is not known: of a user, it is what is asked for."""
     token = settings.token
     if token is not None and not token.get_secret_value().startswith(API_KEY_PREFIX):
         organization = settings.known_organization or UNKNOWN
         settings = settings.model_copy(update={"organization": organization})
-    identity = identity_of(settings)
+    identity = identity_of(settings, transport=transport)
     if isinstance(identity, LoginIdentity):
         login = identity.login()
         if login is not None and login.organization is None:
-            return identity_of(settings, pinned=settings.organization or UNKNOWN)
+            return identity_of(
+                settings, pinned=settings.organization or UNKNOWN, transport=transport
+            )
     return identity
 
 

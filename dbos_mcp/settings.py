@@ -74,7 +74,8 @@ class LogLevel(StrEnum):
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # An input may hold a password.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     home: Path = Field(default_factory=Path.home)
     profile: str | None = Field(None, description="Profile of dbosctl's")
@@ -274,6 +275,8 @@ def targets_from_env(
     names = list(dict.fromkeys(filter(None, map(str.strip, profiles or in_environ))))
     if names == ["all"]:
         found = load_profiles(config_folder(environ, _home(environ)))
+        for damaged in found.damaged:
+            found.get(damaged)  # it says why; one of all is not left out without a word
         names = sorted(found.profiles, key=lambda name: (name != found.current, name))
     if len(names) <= 1:
         return (Settings.from_env(environ, profile=next(iter(names), None), **flags),)

@@ -1,5 +1,6 @@
 """What every test can ask for: a real shop application, running or left behind on disk."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,17 @@ import pytest
 from dbos_mcp.store.migrate import open_cache
 from tests.oauth_server import OAuthServer, running_oauth_server
 from tests.upstream import Site, Tables, open_site
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test finds the settings, profiles and logins of whoever runs it."""
+    with pytest.MonkeyPatch.context() as environ:
+        for name in [*filter(lambda name: name.startswith("DBOS_"), os.environ)]:
+            environ.delenv(name)
+        environ.delenv("XDG_CONFIG_HOME", raising=False)
+        environ.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @contextmanager

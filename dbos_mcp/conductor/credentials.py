@@ -26,7 +26,7 @@ from dbos_mcp.errors import AuthenticationError, LoginError
 API_KEY_PREFIX = "dbos_"
 """By it Conductor tells the keys from the tokens of users."""
 
-LOCK_PATIENCE_SECONDS = 40.0
+LOCK_PATIENCE_SECONDS = 45.0
 """Longer than a process takes to renew a login, with an issuer that is slow to answer."""
 
 _LOCK_POLL_SECONDS = 0.02
@@ -99,11 +99,10 @@ class _Content:
         return _LOGIN.validate_python(self._raw) if self._raw.keys() & _KEYS else None
 
     def put(self, name: str | None, login: Login) -> bytes:
+        kept = self._raw if name is None else self._logins.get(name) or {}
         entry = _LOGIN.dump_python(login, by_alias=True, exclude_none=True)
-        if name is not None:
-            raw = self._raw | {"logins": self._logins | {name: entry}}
-        else:
-            raw = entry | {key: value for key, value in self._raw.items() if key not in _KEYS}
+        entry |= {key: value for key, value in kept.items() if key not in _KEYS}
+        raw = entry if name is None else self._raw | {"logins": self._logins | {name: entry}}
         return json.dumps(raw, indent=2).encode()
 
 
@@ -131,7 +130,7 @@ class CredentialStore:
             return self._content().get(self._name)
         # Outside the handler: the error holds the file's text, and so the token.
         aside = None
-        with suppress(Timeout, LoginError), self._lock():
+        with suppress(Timeout, OSError, LoginError), self._lock():
             aside = self._set_aside_if_damaged()
         raise AuthenticationError(
             f"The credentials in {self._path} are damaged"
@@ -158,7 +157,7 @@ class CredentialStore:
         lock = self._lock()
         with anyio.move_on_after(LOCK_PATIENCE_SECONDS) as waiting:
             # Whoever holds a file lock tells nobody when it lets go.
-            while not _taken(lock):  # noqa: ASYNC110
+            while not self._taken(lock):  # noqa: ASYNC110
                 await anyio.sleep(_LOCK_POLL_SECONDS)
         if waiting.cancelled_caught:
             raise LoginError(
@@ -179,6 +178,11 @@ class CredentialStore:
         # One for each taking: a lock that is shared would let in every task of this process.
         return FileLock(f"{self._path}.lock", timeout=0, mode=0o600, thread_local=False)
 
+    def _taken(self, lock: FileLock) -> bool:
+        with self._explaining(), suppress(Timeout):
+            lock.acquire()
+        return bool(lock.is_locked)
+
     def _content(self) -> _Content:
         """Raises ValueError: damaged."""
         content = self._read()
@@ -188,10 +192,7 @@ class CredentialStore:
         """The bytes; should others have been able to read them, they are not any more."""
         try:
             with self._path.open("rb") as file:
-                if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
-                    with suppress(OSError):  # a file of somebody else's
-                        os.fchmod(file.fileno(), 0o600)
-                        self._path.parent.chmod(0o700)
+                self._narrow(file.fileno())
                 return file.read()
         except FileNotFoundError:
             return None
@@ -200,6 +201,16 @@ class CredentialStore:
                 f"The credentials in {self._path} cannot be read: {error.strerror}.",
                 hint="Make the file readable for you alone, or set DBOS_TOKEN.",
             ) from error
+
+    def _narrow(self, descriptor: int) -> None:
+        folder = self._path.parent
+        if os.name != "posix":
+            return
+        with suppress(OSError):  # a file of somebody else's
+            if os.fstat(descriptor).st_mode & 0o077:
+                os.fchmod(descriptor, 0o600)
+            if folder.stat().st_mode & 0o077:
+                folder.chmod(0o700)
 
     def _write(self, login: Login) -> None:
         """Whoever calls it holds the lock."""
@@ -242,12 +253,6 @@ class CredentialStore:
                 f"The credentials cannot be written to {self._path.parent}: {error.strerror}.",
                 hint="Make the folder writable, or set DBOS_TOKEN instead of logging in.",
             ) from error
-
-
-def _taken(lock: FileLock) -> bool:
-    with suppress(Timeout):
-        lock.acquire()
-    return bool(lock.is_locked)
 
 
 def _sync_folder(folder: Path) -> None:

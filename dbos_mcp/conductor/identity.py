@@ -23,7 +23,7 @@ from dbos_mcp.conductor.credentials import (
 )
 from dbos_mcp.conductor.oauth import IssuerClient, RefusedError
 from dbos_mcp.domain import format_time
-from dbos_mcp.errors import AuthenticationError, DbosMcpError, LoginError, UnavailableError
+from dbos_mcp.errors import AuthenticationError, ConductorError, LoginError, UnavailableError
 from dbos_mcp.settings import MANAGED_ISSUER, MANAGED_URL
 
 RENEW_BEFORE_SECONDS = 30
@@ -101,7 +101,7 @@ class _Failure:
     """Why a login could not be renewed, and until when that is taken as an answer."""
 
     login: Login
-    error: DbosMcpError
+    error: ConductorError
     until: float
 
 
@@ -157,6 +157,14 @@ class LoginIdentity:
         going_on = next(filter(self._goes_on, usable), None)
         return going_on or own or next(iter(usable), None)
 
+    def can_renew(self, login: Login) -> bool:
+        """Whether its refresh token is one of the issuer that is asked here."""
+        return (
+            self._issuer is not None
+            and login.refresh_token is not None
+            and (login.issuer or MANAGED_ISSUER.url) == self._issuer.issuer.url
+        )
+
     def described(self) -> str:
         try:
             login = self._required()
@@ -165,7 +173,7 @@ class LoginIdentity:
         until = "" if login.ends_at is None else f", until {_told(login.ends_at)}"
         if self._has_ended(login):
             until = f", ended at {_told(login.ends_at or 0)}"
-        if self._can_renew(login):
+        if self.can_renew(login):
             until = ", renewed by itself"
         organization = self._organization or login.organization or "an unknown organization"
         return f"{login.user_name or 'a user'} of {organization}{until}"
@@ -189,7 +197,7 @@ class LoginIdentity:
     async def fresh(self) -> Credentials:
         login = self._required()
         if login.ends_at is not None and login.ends_at - RENEW_BEFORE_SECONDS <= self._clock():
-            if self._can_renew(login):
+            if self.can_renew(login):
                 login = await self._renewed(login)
             elif self._has_ended(login):
                 raise self._ended(login)
@@ -198,7 +206,7 @@ class LoginIdentity:
     async def after_refusal(self, refused: Credentials) -> Credentials | None:
         login = self._required()
         if login.token == refused.token:
-            if not self._can_renew(login):
+            if not self.can_renew(login):
                 return None
             login = await self._renewed(login, refused=True)
         return self._credentials(login) if login.token != refused.token else None
@@ -232,12 +240,17 @@ class LoginIdentity:
             if failure is None or failure.login != login or failure.until <= self._clock():
                 try:
                     return await self._renew(login)
-                except (UnavailableError, LoginError) as error:
-                    failure = _Failure(login, error, self._clock() + TRY_AGAIN_SECONDS)
-                    self._failure = failure
+                except UnavailableError as error:
+                    failure = self._failed(login, error)
+                except LoginError as error:
+                    failure = self._failed(login, self._not_renewed(login, error))
             if refused or self._has_ended(login):
                 raise failure.error
             return login
+
+    def _failed(self, login: Login, error: ConductorError) -> _Failure:
+        self._failure = _Failure(login, error, self._clock() + TRY_AGAIN_SECONDS)
+        return self._failure
 
     async def _renew(self, login: Login) -> Login:
         async with self._store.exclusively() as save:
@@ -250,6 +263,7 @@ class LoginIdentity:
 
     async def _ask(self, login: Login, save: Callable[[Login], None]) -> Login:
         assert self._issuer is not None and login.refresh_token is not None
+        save(login)  # on a full disk, better not ask for what could not be kept
         try:
             tokens = await self._issuer.refresh(login.refresh_token)
         except RefusedError as error:
@@ -275,15 +289,8 @@ class LoginIdentity:
         """No token goes to another Conductor than the one it is for."""
         return (login.url or MANAGED_URL) == self._url
 
-    def _can_renew(self, login: Login) -> bool:
-        return (
-            self._issuer is not None
-            and login.refresh_token is not None
-            and (login.issuer or MANAGED_ISSUER.url) == self._issuer.issuer.url
-        )
-
     def _goes_on(self, login: Login) -> bool:
-        return not self._has_ended(login) or self._can_renew(login)
+        return not self._has_ended(login) or self.can_renew(login)
 
     def _has_ended(self, login: Login) -> bool:
         return login.ends_at is not None and login.ends_at <= self._clock()
@@ -300,6 +307,12 @@ class LoginIdentity:
             f"The login of {login.user_name or 'this user'} ended{at}.", hint=self.how_to_log_in
         )
 
+    def _not_renewed(self, login: Login, error: LoginError) -> AuthenticationError:
+        return AuthenticationError(
+            f"The login of {login.user_name or 'this user'} could not be renewed: {error.message}",
+            hint=self.how_to_log_in if isinstance(error, RefusedError) else error.hint,
+        )
+
 
 def _unknown_organization() -> AuthenticationError:
     return AuthenticationError(
@@ -309,4 +322,7 @@ def _unknown_organization() -> AuthenticationError:
 
 
 def _told(seconds: int) -> str:
-    return format_time(seconds * 1000)
+    try:
+        return format_time(seconds * 1000)
+    except ValueError:  # the issuer's word, and nobody checked it
+        return "a time that no calendar has"

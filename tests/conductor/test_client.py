@@ -8,6 +8,7 @@ import logging
 import random
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -21,8 +22,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from dbos_mcp.conductor.client import ConductorClient
-from dbos_mcp.conductor.credentials import Credentials, CredentialStore
+from dbos_mcp.conductor.credentials import Credentials, CredentialStore, Login
 from dbos_mcp.conductor.identity import FixedIdentity, LoginIdentity
+from dbos_mcp.conductor.identity import Identity as Who
 from dbos_mcp.conductor.models import (
     BackfillRequest,
     BulkCancelRequest,
@@ -34,6 +36,7 @@ from dbos_mcp.conductor.models import (
     WorkflowAggregateQuery,
     WorkflowSearch,
 )
+from dbos_mcp.conductor.oauth import IssuerClient
 from dbos_mcp.errors import (
     AuthenticationError,
     ConductorError,
@@ -46,6 +49,9 @@ from dbos_mcp.errors import (
     UnavailableError,
     UsageError,
 )
+from tests.oauth_server import OAuthServer
+from tests.secured_conductor import READ, WRITE, SecuredConductor
+from tests.secured_conductor import Identity as Allowed
 
 Call = Callable[[ConductorClient], Awaitable[object]]
 
@@ -719,6 +725,174 @@ async def test_a_refused_connection_is_said_in_words() -> None:
         with pytest.raises(UnavailableError, match=f"127.0.0.1:{port} cannot be reached") as caught:
             await client.cancel_workflow("shop", "w")
     assert not caught.value.outcome_unknown
+
+
+# Who asks, and what they may
+
+GUARDED = "https://conductor.test"
+
+
+@dataclass
+class Guarded:
+    """A Conductor that wants alice's token or a key, in front of one that says yes to everything,
+    and alice's login."""
+
+    issuer: OAuthServer
+    upstream: Upstream
+    conductor: SecuredConductor
+    store: CredentialStore
+
+    def client(self, identity: Who | None = None) -> ConductorClient:
+        identity = identity or LoginIdentity(
+            self.store,
+            url=GUARDED,
+            issuer=IssuerClient(self.issuer.as_issuer()),
+            how_to_log_in=LOG_IN,
+            clock=self.issuer.clock,
+        )
+        transport = httpx.ASGITransport(self.conductor)
+        return ConductorClient(GUARDED, identity, transport=transport, reads_per_second=10_000)
+
+    def statuses(self) -> list[int]:
+        return [asked.status for asked in self.conductor.requests]
+
+
+@pytest.fixture
+async def guarded(oauth_server: OAuthServer, tmp_path: Path) -> Guarded:
+    upstream = Upstream(JSONResponse(WORKFLOW))
+    conductor = SecuredConductor(upstream, oauth_server.verify)
+    conductor.users["alice"] = conductor.keys[TOKEN] = Allowed("acme")
+    issued = oauth_server.issue()
+    login = Login(
+        issued.access_token,
+        "alice",
+        "acme",
+        issued.refresh_token,
+        url=GUARDED,
+        issuer=oauth_server.url,
+    )
+    store = CredentialStore(tmp_path / "credentials")
+    await store.save(login)
+    return Guarded(oauth_server, upstream, conductor, store)
+
+
+@pytest.mark.parametrize("call", [read, command])
+async def test_after_a_401_the_same_is_sent_once_more_with_a_renewed_token(
+    guarded: Guarded, call: Call
+) -> None:
+    before = guarded.store.load()
+    assert before is not None
+    guarded.issuer.revoke(before.token or "")
+    async with guarded.client() as client:
+        await call(client)
+        await call(client)
+    after = guarded.store.load()
+    assert after is not None
+    assert [(asked.token, asked.status) for asked in guarded.conductor.requests] == [
+        (before.token, 401),
+        (after.token, 200),
+        (after.token, 200),
+    ]
+    assert len(guarded.upstream.requests) == 2  # each ran once
+    assert len(guarded.issuer.refreshes()) == 1
+
+
+@pytest.mark.parametrize("call", [read, command])
+async def test_a_renewed_token_that_is_refused_as_well_is_not_tried_again(
+    guarded: Guarded, call: Call
+) -> None:
+    guarded.issuer.audience = "another-api"  # which this Conductor trusts from now on
+    async with guarded.client() as client:
+        with pytest.raises(AuthenticationError, match="does not accept the credentials") as caught:
+            await call(client)
+    assert caught.value.hint == LOG_IN
+    assert guarded.statuses() == [401, 401]
+    assert len(guarded.issuer.refreshes()) == 1
+
+
+@pytest.mark.parametrize("call", [read, command])
+async def test_after_a_401_nothing_is_sent_where_there_is_nothing_else_to_try(
+    guarded: Guarded, call: Call
+) -> None:
+    login = guarded.store.load()
+    assert login is not None
+    guarded.issuer.revoke(login.refresh_token or "")
+    async with guarded.client() as client:
+        with pytest.raises(AuthenticationError, match="does not accept the credentials"):
+            await call(client)
+    async with guarded.client(FixedIdentity(Credentials("acme", TOKEN + "0"), LOG_IN)) as client:
+        with pytest.raises(AuthenticationError, match="The API key is not valid"):
+            await call(client)
+    assert guarded.statuses() == [401, 401]
+    assert not guarded.upstream.requests
+
+
+async def test_a_login_that_has_ended_is_told_before_anything_is_sent(guarded: Guarded) -> None:
+    login = guarded.store.load()
+    assert login is not None
+    await guarded.store.save(replace(login, refresh_token=None))
+    guarded.issuer.clock.now += guarded.issuer.token_lifetime
+    async with guarded.client() as client:
+        with pytest.raises(AuthenticationError, match="The login of alice ended at"):
+            await command(client)
+    assert not guarded.conductor.requests
+
+
+@pytest.mark.parametrize(
+    ("permissions", "missing", "call"),
+    [(frozenset(), READ, read), (frozenset({READ}), WRITE, command)],
+)
+@pytest.mark.parametrize("who", ["a user", "a key"])
+async def test_a_403_names_the_permission_that_is_missing_and_the_way_to_it(
+    guarded: Guarded, who: str, permissions: frozenset[str], missing: str, call: Call
+) -> None:
+    guarded.conductor.users["alice"] = Allowed("acme", permissions)
+    guarded.conductor.keys[TOKEN] = Allowed("acme", permissions)
+    key = FixedIdentity(Credentials("acme", TOKEN), LOG_IN)
+    async with guarded.client(key if who == "a key" else None) as client:
+        if permissions:
+            await read(client)
+        with pytest.raises(PermissionDeniedError) as caught:
+            await call(client)
+    assert f"the permission {missing} on application 'shop'" in caught.value.message
+    if who == "a key":
+        assert f"The API key lacks {missing}, or is limited to other applications" in (
+            caught.value.hint
+        )
+        assert "DBOS_TOKEN" in caught.value.hint
+    else:
+        assert f"The role of this user lacks {missing}" in caught.value.hint
+        assert "administrator" in caught.value.hint
+    # A refusal of what was understood is not one of who asks.
+    assert guarded.statuses()[-1] == 403
+    assert not guarded.issuer.refreshes()
+
+
+async def test_a_403_for_the_organization_names_the_organization(guarded: Guarded) -> None:
+    guarded.conductor.users["alice"] = Allowed("acme", frozenset())
+    async with guarded.client() as client:
+        with pytest.raises(PermissionDeniedError, match=r"application\.read in org.* 'acme'"):
+            await client.list_applications()
+
+
+async def test_a_key_that_is_limited_to_other_applications_is_told_so(guarded: Guarded) -> None:
+    guarded.conductor.keys[TOKEN] = Allowed("acme", applications=frozenset({"billing"}))
+    async with guarded.client(FixedIdentity(Credentials("acme", TOKEN), LOG_IN)) as client:
+        await client.get_workflow("billing", "w-1")
+        with pytest.raises(PermissionDeniedError, match="on application 'shop'") as caught:
+            await read(client)
+    assert "limited to other applications" in caught.value.hint
+
+
+@pytest.mark.parametrize("call", [read, command])
+async def test_a_plan_past_its_limit_is_told_as_such(guarded: Guarded, call: Call) -> None:
+    guarded.conductor.past_limit = True
+    async with guarded.client() as client:
+        with pytest.raises(PermissionDeniedError, match="past the limit of its plan") as caught:
+            await call(client)
+    assert "change the plan" in caught.value.hint
+    assert "application." not in str(caught.value)
+    assert not caught.value.retryable
 
 
 # Secrets

@@ -20,13 +20,16 @@ UV = (
     )
 )
 
+CACHE = os.environ.get("UV_CACHE_DIR") or str(Path.home() / ".cache" / "uv")
+"""Of whoever runs the tests: HOME is another below."""
+
 
 def run(*command: str | Path, cwd: Path) -> str:
     environ = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH")}
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
-        env={**environ, "HOME": str(cwd)},
+        env={**environ, "HOME": str(cwd), "UV_CACHE_DIR": CACHE},
         capture_output=True,
         text=True,
         timeout=300,
@@ -39,8 +42,6 @@ def run(*command: str | Path, cwd: Path) -> str:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
-    cache = os.environ.get("UV_CACHE_DIR") or Path.home() / ".cache" / "uv"
-    os.environ["UV_CACHE_DIR"] = str(cache)  # HOME is another below
     run(UV, "build", "--wheel", "--out-dir", folder, ROOT, cwd=folder)
     (built,) = folder.glob("*.whl")
     return built
