@@ -18,11 +18,15 @@ from dbos_mcp.settings import Issuer
 
 
 class UnlockedStore(CredentialStore):
-    """What the lock is for."""
+    """Locks the file while it writes, and not while the issuer is asked."""
 
     @asynccontextmanager
     async def exclusively(self) -> AsyncIterator[Callable[[Login], None]]:
-        yield self._write
+        def save(login: Login) -> None:
+            with self._lock().acquire(timeout=10):
+                self._write(login)
+
+        yield save
 
 
 def say(text: str) -> None:
