@@ -31,7 +31,7 @@ from rich.text import Text
 
 from dbos_mcp import __version__
 from dbos_mcp.conductor.device_login import DeviceLogin
-from dbos_mcp.domain import format_time, now_ms
+from dbos_mcp.domain import now_ms, tell_time
 from dbos_mcp.errors import (
     DbosMcpError,
     LoginPendingError,
@@ -199,7 +199,7 @@ def login(
     if login.refresh_token is not None:
         out.print("The login is renewed by itself.")
     elif login.ends_at is not None:
-        out.print(f"The login is good until {_told(login.ends_at)}.")
+        out.print(f"The login is good until {tell_time(login.ends_at)}.")
     if done.problem is not None:
         _print_warning(f"{done.problem} Then `dbos-mcp whoami` asks again.")
 
@@ -224,7 +224,7 @@ def _show_code(device: DeviceLogin) -> None:
         out.print(Panel.fit(Text(code, "bold"), padding=(1, 4)), soft_wrap=False)
     else:
         out.print(escape(f"code: {code}"))
-    until = f"{_told(int(time.time() + seconds))} ({_left(seconds)})"
+    until = f"{tell_time(int(time.time() + seconds))} ({_left(seconds)})"
     out.print(escape(fields([("host", device.host), ("valid until", until)])))
 
 
@@ -256,13 +256,6 @@ def _left(seconds: float) -> str:
     return str(timedelta(seconds=max(0, round(seconds))))
 
 
-def _told(seconds: int) -> str:
-    try:
-        return format_time(seconds * 1000)
-    except ValueError:  # the issuer's word
-        return "a time that no calendar has"
-
-
 @app.command()
 def logout(context: typer.Context, profile: _OneProfile = None) -> None:
     """Forget the login to Conductor; the mirror stays."""
@@ -281,7 +274,7 @@ def logout(context: typer.Context, profile: _OneProfile = None) -> None:
     elif done.revoked:
         out.print("The login server has ended the login, too.")
     else:
-        until = f" at {_told(done.who.ends_at)}" if done.who.ends_at else " by itself"
+        until = f" at {tell_time(done.who.ends_at)}" if done.who.ends_at else " by itself"
         out.print(f"The login server has not ended the login: its token ends{until}.")
     if organization and (path := settings.cache_path(organization)).exists():
         out.print(escape(f"The mirror stays, and can still be read: {path}"))
@@ -326,7 +319,7 @@ def _account_fields(account: Account) -> dict[str, Any]:
         "permissions": role and role.permissions,
         "plan": user and user.subscription_plan,
         "authentication": account.authentication,
-        "ends_at": account.ends_at and _told(account.ends_at),
+        "ends_at": account.ends_at and tell_time(account.ends_at),
     }
 
 

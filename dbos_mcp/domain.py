@@ -60,6 +60,14 @@ def format_time(ms: int) -> str:
     return moment.replace(tzinfo=None).isoformat(timespec=timespec) + "Z"
 
 
+def tell_time(seconds: int) -> str:
+    """Unix seconds by somebody else's word, for people: it may be no time at all."""
+    try:
+        return format_time(seconds * 1000)
+    except ValueError:
+        return "a time that no calendar has"
+
+
 def parse_time(text: str) -> int:
     """RFC 3339 or ISO 8601 text with a zone as epoch milliseconds.
 

@@ -22,7 +22,7 @@ from dbos_mcp.conductor.credentials import (
     expiry_of,
 )
 from dbos_mcp.conductor.oauth import IssuerClient, RefusedError
-from dbos_mcp.domain import format_time
+from dbos_mcp.domain import tell_time
 from dbos_mcp.errors import AuthenticationError, ConductorError, LoginError, UnavailableError
 from dbos_mcp.settings import MANAGED_ISSUER, MANAGED_URL
 
@@ -76,7 +76,7 @@ class FixedIdentity:
         if token is None:
             return f"nobody in particular, of {organization}"
         kind = "an API key" if token.startswith(API_KEY_PREFIX) else "a token"
-        until = f", until {_told(self._ends_at)}" if self._ends_at is not None else ""
+        until = f", until {tell_time(self._ends_at)}" if self._ends_at is not None else ""
         return f"{kind} of {organization}{until}"
 
     def organization(self) -> str:
@@ -85,7 +85,7 @@ class FixedIdentity:
     def current(self) -> Credentials:
         if self._ends_at is not None and self._ends_at <= self._clock():
             raise AuthenticationError(
-                f"DBOS_TOKEN ended at {_told(self._ends_at)}.", hint=self.how_to_log_in
+                f"DBOS_TOKEN ended at {tell_time(self._ends_at)}.", hint=self.how_to_log_in
             )
         return self._credentials
 
@@ -170,9 +170,9 @@ class LoginIdentity:
             login = self._required()
         except AuthenticationError as error:
             return error.message
-        until = "" if login.ends_at is None else f", until {_told(login.ends_at)}"
+        until = "" if login.ends_at is None else f", until {tell_time(login.ends_at)}"
         if self._has_ended(login):
-            until = f", ended at {_told(login.ends_at or 0)}"
+            until = f", ended at {tell_time(login.ends_at or 0)}"
         if self.can_renew(login):
             until = ", renewed by itself"
         organization = self._organization or login.organization or "an unknown organization"
@@ -302,7 +302,7 @@ class LoginIdentity:
         )
 
     def _ended(self, login: Login) -> AuthenticationError:
-        at = f" at {_told(login.ends_at)}" if login.ends_at is not None else ""
+        at = f" at {tell_time(login.ends_at)}" if login.ends_at is not None else ""
         return AuthenticationError(
             f"The login of {login.user_name or 'this user'} ended{at}.", hint=self.how_to_log_in
         )
@@ -319,10 +319,3 @@ def _unknown_organization() -> AuthenticationError:
         "Conductor does not know this user, and so the organization is unknown.",
         hint="Register at the DBOS console and run `dbos-mcp whoami`, or set DBOS_ORG.",
     )
-
-
-def _told(seconds: int) -> str:
-    try:
-        return format_time(seconds * 1000)
-    except ValueError:  # the issuer's word, and nobody checked it
-        return "a time that no calendar has"
