@@ -66,6 +66,20 @@ class Payloads(StrEnum):
     """Of every workflow and every step."""
 
 
+class Toolset(StrEnum):
+    """Tools that are switched on together."""
+
+    CORE = "core"
+    HISTORY = "history"
+    POSTMORTEM = "postmortem"
+    SQL = "sql"
+    SYNC = "sync"
+    ADMIN = "admin"
+
+
+DEFAULT_TOOLSETS = frozenset(Toolset) - {Toolset.ADMIN}
+
+
 class LogLevel(StrEnum):
     DEBUG = "debug"
     INFO = "info"

@@ -6,7 +6,7 @@ from mcp.server.mcpserver import MCPServer
 from dbos_mcp import __version__
 from dbos_mcp.server.context import Sessions
 from dbos_mcp.server.resources import resources_of
-from dbos_mcp.server.tools import TOOLS
+from dbos_mcp.server.tools import tools_of
 from dbos_mcp.server.tools.define import of_profile
 from dbos_mcp.settings import Settings
 
@@ -31,9 +31,9 @@ def build_server(
     the place of the network."""
     sessions = Sessions(targets, transport=transport)
     profiles = [settings.profile or "" for settings in targets]
-    tools, instructions = TOOLS, INSTRUCTIONS
+    tools, instructions = tools_of(), INSTRUCTIONS
     if len(profiles) > 1:
-        tools = tuple(of_profile(tool, profiles, sessions.about) for tool in TOOLS)
+        tools = tuple(of_profile(tool, profiles, sessions.about) for tool in tools)
         instructions += SEVERAL_PROFILES.format(profiles=", ".join(profiles), first=profiles[0])
     return MCPServer(
         name="dbos-mcp",

@@ -1,4 +1,6 @@
-"""The tools, in the order in which a client lists them."""
+"""The tools by toolset, in the order in which a client lists them: add a new one here."""
+
+from collections.abc import Collection
 
 from mcp.server.mcpserver.tools import Tool
 
@@ -8,18 +10,34 @@ from dbos_mcp.server.tools.define import command_tool, login_tool, read_tool
 from dbos_mcp.server.tools.login import login, login_complete
 from dbos_mcp.server.tools.sync import sync_now, sync_status
 from dbos_mcp.server.tools.workflows import get_workflow, list_steps, list_workflows
+from dbos_mcp.settings import DEFAULT_TOOLSETS, Toolset
 
-TOOLS: tuple[Tool, ...] = (
-    read_tool(list_applications),
-    read_tool(list_executors),
-    read_tool(list_workflows),
-    read_tool(get_workflow),
-    read_tool(list_steps),
-    read_tool(sync_status),
-    read_tool(sync_now, open_world=True),
-    command_tool(cancel_workflow, destructive=True, idempotent=True),
-    command_tool(resume_workflow, destructive=False, idempotent=False),
-    command_tool(fork_workflow, destructive=False, idempotent=False),
-    login_tool(login),
-    login_tool(login_complete),
-)
+TOOLSETS: dict[Toolset, tuple[Tool, ...]] = {
+    Toolset.CORE: (
+        read_tool(list_applications),
+        read_tool(list_executors),
+        read_tool(list_workflows),
+        read_tool(get_workflow),
+        read_tool(list_steps),
+        command_tool(cancel_workflow, destructive=True, idempotent=True),
+        command_tool(resume_workflow, destructive=False, idempotent=False),
+        command_tool(fork_workflow, destructive=False, idempotent=False),
+        login_tool(login),
+        login_tool(login_complete),
+    ),
+    Toolset.HISTORY: (),
+    Toolset.POSTMORTEM: (),
+    Toolset.SQL: (),
+    Toolset.SYNC: (
+        read_tool(sync_status),
+        read_tool(sync_now, open_world=True),
+    ),
+    Toolset.ADMIN: (),
+}
+
+
+def tools_of(toolsets: Collection[Toolset] = DEFAULT_TOOLSETS) -> tuple[Tool, ...]:
+    return tuple(tool for toolset in TOOLSETS if toolset in toolsets for tool in TOOLSETS[toolset])
+
+
+TOOLS = tools_of(frozenset(Toolset))
