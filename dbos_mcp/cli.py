@@ -45,7 +45,7 @@ from dbos_mcp.runtime import Runtime, identity_of, locate_cache, open_runtime
 from dbos_mcp.server.render import Column, fields, plain
 from dbos_mcp.server.sync_status import columns as status_columns
 from dbos_mcp.server.sync_status import status_text, who_syncs
-from dbos_mcp.settings import LogLevel, Settings, targets_from_env
+from dbos_mcp.settings import LogLevel, Settings, Toolset, targets_from_env
 from dbos_mcp.store import projector
 from dbos_mcp.store.migrate import open_cache
 from dbos_mcp.sync.leadership import Leadership
@@ -162,6 +162,16 @@ def serve(
     offline: Annotated[
         bool, typer.Option("--offline", help="Answer from the cache alone, send nothing.")
     ] = False,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Offer no command (DBOS_MCP_READ_ONLY).")
+    ] = False,
+    toolsets: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Which tools to offer (DBOS_MCP_TOOLSETS), with commas between: default, all,"
+            f" {', '.join(Toolset)}."
+        ),
+    ] = None,
     log_level: Annotated[
         LogLevel | None, typer.Option(help="What goes to stderr (DBOS_MCP_LOG_LEVEL).")
     ] = None,
@@ -170,7 +180,13 @@ def serve(
         typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
-    flags = {"cache": cache, "offline": offline or None, "log_level": log_level}
+    flags = {
+        "cache": cache,
+        "offline": offline or None,
+        "read_only": read_only or None,
+        "toolsets": toolsets,
+        "log_level": log_level,
+    }
     options = context.obj = _Options(profile or (), flags)
     if context.invoked_subcommand is None:
         targets = options.targets()

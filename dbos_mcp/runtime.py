@@ -42,7 +42,6 @@ class Live:
     client: ConductorClient
     mirror: Mirror
     worker: SyncWorker
-    commands: Commands
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,15 @@ class Runtime:
                 hint="Start it without --offline for that.",
             )
         return self.live
+
+    def require_commands(self) -> Commands:
+        """The only way to them."""
+        if self.settings.read_only:
+            raise UsageError(
+                "This server is read-only: it sends no command.",
+                hint="Only who runs it can change that (--read-only, DBOS_MCP_READ_ONLY).",
+            )
+        return Commands(self.require_live().mirror)
 
 
 @asynccontextmanager
@@ -99,7 +107,7 @@ async def open_runtime(
             client = await stack.enter_async_context(open_client(settings, identity, transport))
             mirror = Mirror(cache, client, payloads=settings.payloads)
             worker = SyncWorker(mirror, history_ms=settings.history_ms)
-            live = Live(client, mirror, worker, Commands(mirror))
+            live = Live(client, mirror, worker)
         yield Runtime(settings, organization, cache, live)
 
 

@@ -6,8 +6,9 @@ that over the default. The shared names (`DBOS_URL`, `DBOS_ORG`, `DBOS_APP`, `DB
 mixed with another Conductor's address. Its organization and login would be the wrong ones.
 """
 
+import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
@@ -110,6 +111,8 @@ class Settings(BaseModel):
     payloads: Payloads = Field(Payloads.ERRORS, description="Display texts that the cache keeps")
     log_level: LogLevel = LogLevel.WARNING
     offline: bool = Field(False, description="Answer from the cache, send nothing")
+    toolsets: frozenset[Toolset] = Field(DEFAULT_TOOLSETS, description="Tools to offer")
+    read_only: bool = Field(False, description="Offer and send no command")
 
     @field_validator("history", mode="before")
     @classmethod
@@ -122,6 +125,23 @@ class Settings(BaseModel):
         if days is None:
             raise ValueError("give a number of days (30), or `all`")
         return int(days[1])
+
+    @field_validator("toolsets", mode="before")
+    @classmethod
+    def _toolsets(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        groups = {str(toolset): {toolset} for toolset in Toolset}
+        groups |= {"default": set(DEFAULT_TOOLSETS), "all": set(Toolset)}
+        names = [name.strip().lower() for name in value.split(",")]
+        return set().union(*(groups[_known(name, "a toolset", groups)] for name in names))
+
+    @field_validator("read_only", mode="before")
+    @classmethod
+    def _true_or_false(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return _known(value.strip().lower(), "true or false", _BOOLEANS) in _TRUE
 
     @field_validator("url")
     @classmethod
@@ -154,10 +174,11 @@ class Settings(BaseModel):
         Raises:
             UsageError: a value that cannot be used; the message names the variable.
         """
+        _refuse_misspelt_limits(environ)
         given = {
             field: environ[variable]
             for variable, field in ENVIRONMENT.items()
-            if environ.get(variable)
+            if environ.get(variable) or (field in LIMITS and variable in environ)
         }
         given |= {name: flag for name, flag in flags.items() if flag is not None}
         if profile is not None:
@@ -256,7 +277,15 @@ ENVIRONMENT = {
     "DBOS_MCP_HISTORY": "history",
     "DBOS_MCP_PAYLOADS": "payloads",
     "DBOS_MCP_LOG_LEVEL": "log_level",
+    "DBOS_MCP_TOOLSETS": "toolsets",
+    "DBOS_MCP_READ_ONLY": "read_only",
 }
+
+LIMITS = frozenset({"toolsets", "read_only"})
+"""What is set to allow less: a slip there, or nothing in it, must not allow more."""
+
+_TRUE = ("true", "yes", "on", "1")
+_BOOLEANS = (*_TRUE, "false", "no", "off", "0")
 
 
 ONE_TARGETS_OWN = frozenset(
@@ -337,6 +366,40 @@ def _of_profile(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
             "audience": issuer.audience,
         }
     return values
+
+
+def _known(name: str, what: str, known: Iterable[str]) -> str:
+    """The name, if it is known; else an error that names the nearest."""
+    if name not in (names := list(known)):
+        near = difflib.get_close_matches(name, names, n=1)
+        raise PydanticCustomError(
+            "unknown_name",
+            "{name} is not {what}{hint} Give {known}",
+            {
+                "name": repr(name[:80]),
+                "what": what,
+                "hint": f"; did you mean {near[0]}?" if near else ".",
+                "known": f"{', '.join(names[:-1])} or {names[-1]}",
+            },
+        )
+    return name
+
+
+def _refuse_misspelt_limits(environ: Mapping[str, str]) -> None:
+    """Raises UsageError for a variable that is nearly the name of one of `LIMITS`."""
+    prefix = "DBOS_MCP_"
+    names = [
+        variable.removeprefix(prefix) for variable, field in ENVIRONMENT.items() if field in LIMITS
+    ]
+    for variable in environ:
+        if not variable.upper().startswith(prefix) or variable in (*ENVIRONMENT, SEVERAL):
+            continue
+        near = difflib.get_close_matches(variable.upper().removeprefix(prefix), names, cutoff=0.75)
+        if near:
+            raise UsageError(
+                f"{variable} is not a setting: did you mean {prefix}{near[0]}?",
+                hint="Rename it, or unset it.",
+            )
 
 
 def _home(environ: Mapping[str, str]) -> Path:

@@ -43,6 +43,23 @@ def test_sync_mirrors_once_and_says_what_it_did(run: Run, shop_url: str, tmp_pat
         assert database.execute("SELECT count(*) FROM workflow").fetchone() == (53,)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "variables", "nearest"),
+    [
+        (["--toolsets", "core,amdin"], {}, "did you mean admin?"),
+        ([], {"DBOS_MCP_TOOLSETS": "synch"}, "did you mean sync?"),
+        ([], {"DBOS_MCP_READ_ONLY": "treu"}, "did you mean true?"),
+        ([], {"DBOS_MCP_READONLY": "true"}, "did you mean DBOS_MCP_READ_ONLY?"),
+    ],
+)
+def test_no_server_starts_on_a_slip_in_what_limits_it(
+    run: Run, arguments: list[str], variables: dict[str, str], nearest: str
+) -> None:
+    done = run(*arguments, **variables)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert nearest in done.stderr
+
+
 def test_syncs_of_an_unchanged_application_record_no_more_than_steps_that_had_to_wait(
     run: Run, shop_url: str, tmp_path: Path
 ) -> None:

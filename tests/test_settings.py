@@ -10,6 +10,7 @@ import pytest
 from dbos_mcp.errors import UsageError
 from dbos_mcp.runtime import identity_of, locate_cache, login_store
 from dbos_mcp.settings import (
+    DEFAULT_TOOLSETS,
     MANAGED_ISSUER,
     MANAGED_URL,
     ONE_TARGETS_OWN,
@@ -18,6 +19,7 @@ from dbos_mcp.settings import (
     LogLevel,
     Payloads,
     Settings,
+    Toolset,
     targets_from_env,
 )
 
@@ -42,6 +44,55 @@ def test_a_flag_wins_over_the_environment_and_an_empty_variable_is_none() -> Non
 )
 def test_history_is_days_or_all(text: str, days: int | None) -> None:
     assert Settings.from_env({"DBOS_MCP_HISTORY": text}).history == days
+
+
+@pytest.mark.parametrize(
+    ("text", "toolsets"),
+    [
+        ("default", DEFAULT_TOOLSETS),
+        ("all", set(Toolset)),
+        ("default,admin", set(Toolset)),
+        ("Core, sync", {Toolset.CORE, Toolset.SYNC}),
+    ],
+)
+def test_toolsets_are_named_one_by_one_or_as_a_group(text: str, toolsets: set[Toolset]) -> None:
+    assert Settings.from_env({"DBOS_MCP_TOOLSETS": text}).toolsets == toolsets
+    assert Settings.from_env({}, toolsets=text).toolsets == toolsets
+    assert Settings.from_env({}).toolsets == set(Toolset) - {Toolset.ADMIN}
+
+
+@pytest.mark.parametrize("text", ["true", "TRUE", "1", "yes", "on", " true "])
+def test_read_only_is_true_in_any_of_its_spellings(text: str) -> None:
+    assert Settings.from_env({"DBOS_MCP_READ_ONLY": text}).read_only
+    assert not Settings.from_env({}).read_only
+
+
+def test_read_only_can_be_switched_off_in_words_only() -> None:
+    assert not Settings.from_env({"DBOS_MCP_READ_ONLY": "false"}).read_only
+    assert Settings.from_env({"DBOS_MCP_READ_ONLY": "false"}, read_only=True).read_only
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "message"),
+    [
+        ("DBOS_MCP_READ_ONLY", "treu", "DBOS_MCP_READ_ONLY.*'treu'.*did you mean true?"),
+        ("DBOS_MCP_READ_ONLY", "", "DBOS_MCP_READ_ONLY cannot be used: '' is not true or false"),
+        ("DBOS_MCP_READ_ONLY", "  ", "DBOS_MCP_READ_ONLY cannot be used"),
+        ("DBOS_MCP_READ_ONLY", "2", "Give true, yes,"),
+        ("DBOS_MCP_TOOLSETS", "core,amdin", "'amdin' is not a toolset; did you mean admin?"),
+        ("DBOS_MCP_TOOLSETS", "core sync", "is not a toolset"),
+        ("DBOS_MCP_TOOLSETS", "core,", "'' is not a toolset. Give core, history"),
+        ("DBOS_MCP_TOOLSETS", "", "DBOS_MCP_TOOLSETS cannot be used"),
+        ("DBOS_MCP_READONLY", "true", "did you mean DBOS_MCP_READ_ONLY?"),
+        ("dbos_mcp_read_only", "true", "did you mean DBOS_MCP_READ_ONLY?"),
+        ("DBOS_MCP_TOOLSET", "core", "did you mean DBOS_MCP_TOOLSETS?"),
+    ],
+)
+def test_a_slip_in_what_limits_is_an_error_and_allows_nothing(
+    variable: str, text: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        Settings.from_env({variable: text})
 
 
 @pytest.mark.parametrize("policy", Payloads)

@@ -6,7 +6,7 @@ from mcp.server.mcpserver.tools import Tool
 
 from dbos_mcp.server.tools.applications import list_applications, list_executors
 from dbos_mcp.server.tools.commands import cancel_workflow, fork_workflow, resume_workflow
-from dbos_mcp.server.tools.define import command_tool, login_tool, read_tool
+from dbos_mcp.server.tools.define import CommandTool, command_tool, login_tool, read_tool
 from dbos_mcp.server.tools.login import login, login_complete
 from dbos_mcp.server.tools.sync import sync_now, sync_status
 from dbos_mcp.server.tools.workflows import get_workflow, list_steps, list_workflows
@@ -36,8 +36,15 @@ TOOLSETS: dict[Toolset, tuple[Tool, ...]] = {
 }
 
 
-def tools_of(toolsets: Collection[Toolset] = DEFAULT_TOOLSETS) -> tuple[Tool, ...]:
-    return tuple(tool for toolset in TOOLSETS if toolset in toolsets for tool in TOOLSETS[toolset])
+TOOLS = tuple(tool for tools in TOOLSETS.values() for tool in tools)
 
 
-TOOLS = tools_of(frozenset(Toolset))
+def tools_of(
+    toolsets: Collection[Toolset] = DEFAULT_TOOLSETS, *, read_only: bool = False
+) -> tuple[Tool, ...]:
+    return tuple(
+        tool
+        for toolset, tools in TOOLSETS.items()
+        for tool in tools
+        if toolset in toolsets and not (read_only and isinstance(tool, CommandTool))
+    )

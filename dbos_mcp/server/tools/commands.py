@@ -28,7 +28,7 @@ async def cancel_workflow(
     """Cancel workflows that are in flight. A running one stops at its next step; a queued one
     leaves its queue. A cancelled workflow can be resumed from where it stopped."""
     ids = _ids(workflow_id)
-    commands = runtime.require_live().commands
+    commands = runtime.require_commands()
     return _answer(
         "cancel",
         await commands.cancel(application_name, ids, cancel_children=cancel_children),
@@ -45,7 +45,7 @@ async def resume_workflow(
     completed step; or start an ENQUEUED or DELAYED one now. One that ended as SUCCESS or ERROR
     cannot be resumed: fork it. A running one would be started again: do not."""
     ids = _ids(workflow_id)
-    commands = runtime.require_live().commands
+    commands = runtime.require_commands()
     return _answer("resume", await commands.resume(application_name, ids, queue_name=queue_name))
 
 
@@ -76,9 +76,7 @@ async def fork_workflow(
         queue_name=queue_name,
         queue_partition_key=queue_partition_key,
     )
-    return _answer(
-        "fork", await runtime.require_live().commands.fork(application_name, ids, request)
-    )
+    return _answer("fork", await runtime.require_commands().fork(application_name, ids, request))
 
 
 def _ids(workflow_id: str | list[str]) -> tuple[str, ...]:

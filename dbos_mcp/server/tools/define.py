@@ -30,8 +30,11 @@ def read_tool(function: Handler, *, open_world: bool = False) -> Tool:
     return _tool(function, ToolAnnotations(read_only_hint=True, open_world_hint=open_world))
 
 
+class CommandTool(Tool):
+    """A tool that makes Conductor do something: not registered in a server that is read-only."""
+
+
 def command_tool(function: Handler, *, destructive: bool, idempotent: bool) -> Tool:
-    """A tool that makes Conductor do something."""
     return _tool(
         function,
         ToolAnnotations(
@@ -40,6 +43,7 @@ def command_tool(function: Handler, *, destructive: bool, idempotent: bool) -> T
             idempotent_hint=idempotent,
             open_world_hint=True,
         ),
+        CommandTool,
     )
 
 
@@ -101,8 +105,8 @@ class _OfProfile(Tool):
         return result
 
 
-def _tool(function: Handler, annotations: ToolAnnotations) -> Tool:
-    tool = Tool.from_function(
+def _tool(function: Handler, annotations: ToolAnnotations, kind: type[Tool] = Tool) -> Tool:
+    tool = kind.from_function(
         speaking_to_agents(function), annotations=annotations, structured_output=False
     )
     tool.fn_metadata.arg_model = _known_arguments_only(tool.name, tool.fn_metadata.arg_model)
