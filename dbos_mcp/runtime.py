@@ -119,15 +119,15 @@ async def open_client(
 ) -> AsyncIterator[ConductorClient]:
     """The way to Conductor: over the network, or to a local one inside this process."""
     async with AsyncExitStack() as stack:
-        reads_per_second: float = READS_PER_SECOND
-        if transport is None and settings.system_database_url is not None:
+        local = settings.system_database_url
+        url = "" if local is None else local.get_secret_value()
+        in_a_file = url.startswith("sqlite")
+        reads_per_second = READS_PER_SECOND_OF_A_FILE if in_a_file else READS_PER_SECOND
+        if transport is None and url:
             from dbos_mcp.local_conductor.app import create_app
             from dbos_mcp.local_conductor.system_database import SystemDatabase
 
             names = [settings.application_name] if settings.application_name else []
-            url = settings.system_database_url.get_secret_value()
-            if url.startswith("sqlite"):
-                reads_per_second = READS_PER_SECOND_OF_A_FILE
             database = SystemDatabase(url, names)
             stack.callback(database.close)
             transport = httpx.ASGITransport(create_app(database))

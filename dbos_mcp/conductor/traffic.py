@@ -98,6 +98,11 @@ class Traffic:
         self._breakers[application_name].close()
         return answer
 
+    async def turn(self) -> None:
+        """For each of many commands: wait for a place among the reads before it is asked."""
+        async with self._pace:
+            pass
+
     def ask_again(self, application_name: str | None) -> None:
         """A person asks for it: end the pause after failures, so that the next read probes at once.
         A server that wants to be left alone still is."""

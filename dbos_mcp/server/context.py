@@ -27,6 +27,7 @@ from dbos_mcp.queries.freshness import (
     looked_at_conductor,
 )
 from dbos_mcp.runtime import Runtime, open_runtime, organization_of
+from dbos_mcp.server.consent import Confirmations
 from dbos_mcp.server.render import freshness_line, plain
 from dbos_mcp.settings import Settings
 from dbos_mcp.store.sync_state import CONDUCTOR
@@ -60,6 +61,7 @@ class Session:
         self._runtime: Runtime | None = None
         self.scheduler: SyncScheduler | None = None
         self.looked_once = False
+        self.confirmations = Confirmations()
 
     async def runtime(self) -> Runtime:
         """Open what is not open yet, and start syncing.
@@ -193,15 +195,15 @@ async def session_of(ctx: Context[Sessions, Any]) -> Session:
 
 
 async def _runtime(ctx: Context[Sessions, Any], application_name: str) -> Runtime:
-    return await _asked(ctx, application_name)
+    return await runtime_for(ctx, application_name)
 
 
 async def _runtime_for_all(ctx: Context[Sessions, Any]) -> Runtime:
-    return await _asked(ctx, CONDUCTOR)
+    return await runtime_for(ctx, CONDUCTOR)
 
 
 @speaking_to_agents
-async def _asked(ctx: Context[Sessions, Any], application_name: str) -> Runtime:
+async def runtime_for(ctx: Context[Sessions, Any], application_name: str) -> Runtime:
     session = await session_of(ctx)
     runtime = await session.runtime()
     session.note_question(application_name)

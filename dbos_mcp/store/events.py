@@ -204,27 +204,39 @@ class StepsDiscarded(Event):
     step_ids: tuple[Integer, ...]
 
 
-CommandName = Literal["cancel", "resume", "fork"]
+CommandName = Literal[
+    "cancel",
+    "resume",
+    "fork",
+    "fork_from_failure",
+    "delete",
+    "pause_schedule",
+    "resume_schedule",
+    "trigger_schedule",
+    "backfill_schedule",
+    "set_latest_application_version",
+]
 CommandOutcome = Literal["done", "failed", "unknown"]
 
 
 class CommandIssued(Event):
-    """Somebody asked, through us, for something to be done to a workflow."""
+    """Somebody asked, through us, for something to be done: to a workflow, or to what the arguments
+    name."""
 
-    workflow_id: Text
     command_id: Text
     command: CommandName
     arguments: Annotated[dict[str, JsonValue], BeforeValidator(storable)] = {}
 
 
 class CommandSettled(Event):
-    """What came of it. `unknown`: it was sent, no answer came, it may have run."""
+    """What came of it. `unknown`: it was sent, no answer came, it may have run. Where it made one
+    workflow that is the new id, where it made several they are the new ids."""
 
-    workflow_id: Text
     command_id: Text
     outcome: CommandOutcome
     detail: Text | None = None
     new_workflow_id: Text | None = None
+    new_workflow_ids: tuple[Text, ...] = ()
 
 
 AnyEvent = (

@@ -25,6 +25,7 @@ from dbos_mcp.store.tables import table_of
 from dbos_mcp.sync.diff import KnownWorkflow
 from dbos_mcp.sync.due import LONGEST_PAUSE_MS, REREAD_MS, Priority, State
 
+MOST_DESCENDANTS = 500
 _IDS_PER_STATEMENT = 500
 
 
@@ -75,6 +76,33 @@ def workflows(
         )
         for found in _by_id(connection, application_name, workflow_ids, *columns)
     }
+
+
+def workflow_names(
+    connection: Connection, application_name: str, workflow_ids: Sequence[str]
+) -> dict[str, str | None]:
+    """By id; ids that the cache does not hold are left out."""
+    found = _by_id(connection, application_name, workflow_ids, "workflow_name")
+    return {row.workflow_id: row.workflow_name for row in found}
+
+
+def descendants(
+    connection: Connection, application_name: str, workflow_ids: Sequence[str]
+) -> list[str]:
+    """The first so many children that are still there, their children and so on, without the
+    workflows themselves."""
+    parents, found = list(workflow_ids), dict.fromkeys(workflow_ids)
+    while parents and len(found) < len(workflow_ids) + MOST_DESCENDANTS:
+        chunk, parents = parents[:_IDS_PER_STATEMENT], parents[_IDS_PER_STATEMENT:]
+        children = connection.execute(
+            select(col(WorkflowRow.workflow_id))
+            .where(*_held(application_name), col(WorkflowRow.parent_workflow_id).in_(chunk))
+            .limit(MOST_DESCENDANTS)
+        ).scalars()
+        new = [child for child in children if child not in found]
+        found |= dict.fromkeys(new)
+        parents += new
+    return list(found)[len(dict.fromkeys(workflow_ids)) :][:MOST_DESCENDANTS]
 
 
 def _by_id(

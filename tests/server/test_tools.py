@@ -205,7 +205,7 @@ async def test_an_id_that_no_url_can_hold_is_answered_from_the_mirror(
         ("cancel_workflow", {"workflow_id": ".."}, "nothing was sent"),
         ("resume_workflow", {"workflow_id": "order-1005"}, "fork_workflow runs it again"),
         ("fork_workflow", {"workflow_id": ["a"] * 3 + ["b"], "new_workflow_id": "c"}, "names one"),
-        ("fork_workflow", {"workflow_id": [f"w{n}" for n in range(21)]}, "at most 20 ids"),
+        ("fork_workflow", {"workflow_id": [f"w{n}" for n in range(501)]}, "at most 500 ids"),
         ("login", {"application_name": None}, "Unknown argument"),
     ],
 )

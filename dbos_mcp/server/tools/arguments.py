@@ -10,7 +10,7 @@ from dbos_mcp.errors import UsageError
 
 ApplicationName = Annotated[str, Field(description="As list_applications shows it")]
 WorkflowId = Annotated[str, Field(description="The workflow's id")]
-WorkflowIds = Annotated[str | list[str], Field(description="One id, or up to 20")]
+WorkflowIds = Annotated[str | list[str], Field(description="One or many ids")]
 Texts = str | list[str] | None
 Time = Annotated[str | None, Field(description="ISO 8601 with a zone: 2026-11-21T06:30:00Z")]
 

@@ -1,73 +1,106 @@
 """Cancel, resume, fork: sent straight to Conductor, and left in the log."""
 
-from typing import Annotated
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any
 
+from mcp.server.mcpserver import Context
+from mcp_types import InputRequiredResult
 from pydantic import Field
 
 from dbos_mcp.conductor.models import ForkRequest
 from dbos_mcp.errors import UsageError
 from dbos_mcp.server import render
-from dbos_mcp.server.context import CurrentRuntime
+from dbos_mcp.server.consent import Subject, consent
+from dbos_mcp.server.context import Sessions, answer_from, runtime_for, session_of
 from dbos_mcp.server.tools import arguments
 from dbos_mcp.server.tools.arguments import ApplicationName, WorkflowIds
-from dbos_mcp.sync.commands import CommandResult
+from dbos_mcp.store.events import CommandName
+from dbos_mcp.sync.commands import CommandResult, Commands, Group, Outcome, Preview, Told
+from dbos_mcp.sync.known import MOST_DESCENDANTS
 
-MOST_AT_ONCE = 20
+MOST_AT_ONCE = 500
+UNASKED = 20
+"""So many are commanded without a preview, but for what cannot be taken back."""
+ALWAYS_ASKED: frozenset[CommandName] = frozenset({"delete"})
+ANSWER_BYTES = 6_000
+PREVIEW_GROUPS = 20
+FIRST_IDS = 3
 UNKNOWN = (
     "An outcome is unknown: the command was sent, no answer came, it may have run. Do not send it"
-    " again; get_workflow shows whether it did, once Conductor answers."
+    " again: status_now is what Conductor showed afterwards, and get_workflow shows it later (a"
+    " fork's new id, or list_workflows with forked_from, whether there is one)."
 )
+WORST_FIRST: tuple[Outcome, ...] = ("unknown", "failed", "not sent", "done")
+
+Caller = Context[Sessions, Any]
+Send = Callable[[Commands, Sequence[str], Told], Awaitable[list[CommandResult]]]
+Confirm = Annotated[
+    str | None, Field(description="Above 20 ids: from the preview, if the user agrees")
+]
 
 
 async def cancel_workflow(
-    runtime: CurrentRuntime,
+    ctx: Caller,
     application_name: ApplicationName,
     workflow_id: WorkflowIds,
     cancel_children: Annotated[bool, Field(description="Also all child workflows")] = False,
-) -> str:
-    """Cancel workflows that are in flight. A running one stops at its next step; a queued one
-    leaves its queue. A cancelled workflow can be resumed from where it stopped."""
-    ids = _ids(workflow_id)
-    commands = runtime.require_commands()
-    return _answer(
+    confirm: Confirm = None,
+) -> str | InputRequiredResult:
+    """Cancel workflows in flight. A running one stops at its next step, a queued one leaves its
+    queue; each can be resumed."""
+    return await carry_out(
+        ctx,
         "cancel",
-        await commands.cancel(application_name, ids, cancel_children=cancel_children),
+        lambda commands, ids, told: commands.cancel(
+            application_name, ids, cancel_children=cancel_children, told=told
+        ),
+        application_name,
+        workflow_id,
+        {"cancel_children": cancel_children},
+        confirm,
     )
 
 
 async def resume_workflow(
-    runtime: CurrentRuntime,
+    ctx: Caller,
     application_name: ApplicationName,
     workflow_id: WorkflowIds,
     queue_name: Annotated[str | None, Field(description="Enqueue there, not at once")] = None,
-) -> str:
+    confirm: Confirm = None,
+) -> str | InputRequiredResult:
     """Resume workflows that are CANCELLED or MAX_RECOVERY_ATTEMPTS_EXCEEDED, from their last
-    completed step; or start an ENQUEUED or DELAYED one now. One that ended as SUCCESS or ERROR
-    cannot be resumed: fork it. A running one would be started again: do not."""
-    ids = _ids(workflow_id)
-    commands = runtime.require_commands()
-    return _answer("resume", await commands.resume(application_name, ids, queue_name=queue_name))
+    completed step; or start an ENQUEUED or DELAYED one now. After SUCCESS or ERROR: fork_workflow.
+    A PENDING one would be started again: do not."""
+    return await carry_out(
+        ctx,
+        "resume",
+        lambda commands, ids, told: commands.resume(
+            application_name, ids, queue_name=queue_name, told=told
+        ),
+        application_name,
+        workflow_id,
+        {"queue_name": queue_name},
+        confirm,
+    )
 
 
 async def fork_workflow(
-    runtime: CurrentRuntime,
+    ctx: Caller,
     application_name: ApplicationName,
     workflow_id: WorkflowIds,
     start_step: Annotated[
         int, Field(ge=0, description="Step id to run again from; 1 is the beginning")
     ] = 1,
-    application_version: Annotated[
-        str | None, Field(description="Version to run on, as one with the fix")
-    ] = None,
+    application_version: Annotated[str | None, Field(description="One with the fix")] = None,
     new_workflow_id: Annotated[str | None, Field(description="For one workflow only")] = None,
     queue_name: str | None = None,
     queue_partition_key: str | None = None,
-) -> str:
-    """Run workflows again from a step, as new workflows that keep the results of the steps before
-    it. The originals stay as they are. list_steps shows the step ids; to retry a failure, fork
-    from the step that failed."""
-    ids = _ids(workflow_id)
-    if new_workflow_id is not None and len(ids) > 1:
+    confirm: Confirm = None,
+) -> str | InputRequiredResult:
+    """Run workflows again from a step, as new workflows that keep the results of earlier steps; the
+    originals stay. To retry a failure, fork from the step that failed (list_steps)."""
+    if new_workflow_id is not None and len(_ids(workflow_id)) > 1:
         raise UsageError("new_workflow_id names one workflow: leave it out for several.")
     request = ForkRequest(
         start_step=start_step,
@@ -76,7 +109,54 @@ async def fork_workflow(
         queue_name=queue_name,
         queue_partition_key=queue_partition_key,
     )
-    return _answer("fork", await runtime.require_commands().fork(application_name, ids, request))
+    return await carry_out(
+        ctx,
+        "fork",
+        lambda commands, ids, told: commands.fork(application_name, ids, request, told=told),
+        application_name,
+        workflow_id,
+        request.model_dump(exclude_none=True),
+        confirm,
+    )
+
+
+async def carry_out(
+    ctx: Caller,
+    command: CommandName,
+    send: Send,
+    application_name: str,
+    workflow_id: str | list[str],
+    options: Mapping[str, object],
+    confirm: str | None,
+) -> str | InputRequiredResult:
+    """Send a command to each workflow, once there is consent where it needs one."""
+    ids = _ids(workflow_id)
+    session = await session_of(ctx)
+    runtime = await runtime_for(ctx, application_name)
+    commands = runtime.require_commands()
+    given = {name: value for name, value in options.items() if value not in (None, False)}
+    if len(ids) > UNASKED or command in ALWAYS_ASKED:
+        subject = Subject(runtime.organization, application_name, command, given, ids)
+
+        async def preview() -> tuple[str, bool]:
+            seen = await commands.preview(
+                application_name,
+                command,
+                ids,
+                with_children=bool(given.keys() & {"cancel_children", "delete_children"}),
+            )
+            return _preview(seen, subject), seen.to_send > 0
+
+        answer = await consent(ctx, session.confirmations, subject, confirm, preview)
+        if answer is not None:
+            return answer
+
+    async def told(done: int, total: int) -> None:
+        await ctx.report_progress(done, total, f"{command}: {done} of {total}")
+
+    results = await send(commands, ids, told)
+    _, freshness = await answer_from(runtime, lambda _connection: None, application_name)
+    return _answer(command, results, freshness)
 
 
 def _ids(workflow_id: str | list[str]) -> tuple[str, ...]:
@@ -93,27 +173,95 @@ def _ids(workflow_id: str | list[str]) -> tuple[str, ...]:
     return ids
 
 
-def _answer(command: str, results: list[CommandResult]) -> str:
-    """Per id what came of it; raises the error of a single command that failed."""
-    if len(results) == 1 and results[0].error is not None and results[0].outcome == "failed":
-        raise results[0].error
-    done = sum(result.outcome == "done" for result in results)
+def _preview(preview: Preview, subject: Subject) -> str:
+    """What would happen, for whoever is to agree to it."""
+    groups = preview.groups[:PREVIEW_GROUPS]
+    rest = sum(len(group.workflow_ids) for group in preview.groups[PREVIEW_GROUPS:])
+    options = ", ".join(f"{name}: {value}" for name, value in subject.arguments.items())
     return render.answer(
-        f"{command}: {done} of {len(results)} done",
+        f"{subject.command}: would act on {preview.to_send} of {len(subject.workflow_ids)}"
+        f" workflows of {render.plain(subject.application_name)}"
+        + (f" ({render.plain(options, limit=300)})" if options else ""),
         render.table(
             [
-                ("workflow_id", lambda result: result.workflow_id),
-                ("outcome", lambda result: result.outcome),
-                ("status_before", lambda result: result.status_before),
-                ("status_now", lambda result: result.status_after),
-                ("new_workflow_id", lambda result: result.new_workflow_id),
-                ("detail", lambda result: result.error),
+                ("workflows", lambda group: str(len(group.workflow_ids))),
+                ("status", lambda group: group.status or "not found"),
+                ("workflow_name", lambda group: group.workflow_name),
+                ("effect", lambda group: group.effect or "none: nothing is sent"),
+                ("first_ids", _first_ids),
             ],
-            results,
-            limit=300,
+            groups,
+            limit=160,
         ),
-        UNKNOWN if any(result.outcome == "unknown" for result in results) else None,
-        "The mirror has read them again: get_workflow shows the new state and the history."
-        if any(result.status_after for result in results)
+        f"And {rest} more in smaller groups." if rest else None,
+        f"And their child workflows: {preview.descendants}"
+        f"{' or more' if preview.descendants == MOST_DESCENDANTS else ''} are known here."
+        if preview.descendants
         else None,
+    )
+
+
+def _first_ids(group: Group) -> str:
+    more = ", …" if len(group.workflow_ids) > FIRST_IDS else ""
+    return ", ".join(group.workflow_ids[:FIRST_IDS]) + more
+
+
+def _answer(command: CommandName, results: Sequence[CommandResult], freshness: str) -> str:
+    """Per id what came of it, failures first; raises the error of a single command that failed."""
+    if len(results) == 1 and results[0].error is not None and results[0].outcome != "unknown":
+        raise results[0].error
+    counts = Counter(result.outcome for result in results)
+    others = "".join(
+        f", {counts[outcome]} {outcome}" for outcome in WORST_FIRST[:-1] if counts[outcome]
+    )
+    ordered = sorted(results, key=lambda result: WORST_FIRST.index(result.outcome))
+    rows, shown = _within_budget(ordered)
+    left = Counter(result.outcome for result in ordered[shown:])
+    return render.answer(
+        f"{command}: {counts['done']} of {len(results)} done{others}",
+        rows,
+        "Not shown: " + ", ".join(f"{count} {outcome}" for outcome, count in left.items()) + "."
+        if left
+        else None,
+        UNKNOWN if counts["unknown"] else None,
+        "The mirror has read them again: get_workflow shows the new state and the history."
+        if any(result.outcome != "not sent" and result.status_after for result in results)
+        else None,
+        freshness,
+    )
+
+
+def _within_budget(results: Sequence[CommandResult]) -> tuple[str, int]:
+    """As many rows as fit into an answer, and how many those are."""
+    shown = len(results)
+    while True:
+        rows = _rows(results, shown)
+        size = len(rows.encode())
+        if size <= ANSWER_BYTES or shown <= 1:
+            return rows, shown
+        shown = max(1, min(shown - 1, shown * ANSWER_BYTES // size))
+
+
+def _rows(results: Sequence[CommandResult], count: int) -> str:
+    """The first so many; an error is told in full once."""
+    told: set[int] = set()
+
+    def detail(result: CommandResult) -> object:
+        if result.error is None:
+            return None
+        again = id(result.error) in told
+        told.add(id(result.error))
+        return "as above" if again else result.error
+
+    return render.table(
+        [
+            ("workflow_id", lambda result: result.workflow_id),
+            ("outcome", lambda result: result.outcome),
+            ("status_before", lambda result: result.status_before),
+            ("status_now", lambda result: result.status_after),
+            ("new_workflow_id", lambda result: result.new_workflow_id),
+            ("detail", detail),
+        ],
+        results[:count],
+        limit=300,
     )

@@ -8,18 +8,17 @@ import anyio
 from mcp import MCPError
 from mcp.server.mcpserver import Context
 from mcp_types import ElicitRequest, ElicitRequestURLParams, ElicitResult, InputRequiredResult
-from mcp_types.version import is_version_at_least
 from pydantic import Field
 
 from dbos_mcp.conductor.device_login import DeviceLogin
 from dbos_mcp.server import render
 from dbos_mcp.server.context import CurrentSession, Sessions, session_of
+from dbos_mcp.server.dialogs import has_back_channel, opens_urls
 
 ANSWER_SECONDS = 60.0
 """How long a client's dialog is waited for; the address is in the tool's answer as well."""
 
 _OPEN = "open"
-_NO_BACK_CHANNEL_SINCE = "2026-07-28"
 
 
 async def login(ctx: Context[Sessions, Any]) -> str | InputRequiredResult:
@@ -31,9 +30,9 @@ async def login(ctx: Context[Sessions, Any]) -> str | InputRequiredResult:
     if device is None:
         device, answered = await session.login.begin(), None
         session.asked_to_open = None
-    if answered is None and _opens_urls(ctx):
+    if answered is None and opens_urls(ctx):
         request = _request(device)
-        if _has_back_channel(ctx):
+        if has_back_channel(ctx):
             session.asked_to_open = request.elicitation_id
             answered = await _ask(ctx, request)
         else:
@@ -78,19 +77,6 @@ async def login_complete(
         if done.problem
         else "Syncing begins now; list_applications shows what there is.",
     )
-
-
-def _opens_urls(ctx: Context[Sessions, Any]) -> bool:
-    """Whether the client can take the user to an address, with the user's consent."""
-    capabilities = ctx.client_capabilities
-    elicitation = capabilities.elicitation if capabilities is not None else None
-    return elicitation is not None and elicitation.url is not None
-
-
-def _has_back_channel(ctx: Context[Sessions, Any]) -> bool:
-    """Whether a request can be sent within the call, or the call is to be answered with it."""
-    version = ctx.protocol_version
-    return version is None or not is_version_at_least(version, _NO_BACK_CHANNEL_SINCE)
 
 
 def _request(device: DeviceLogin) -> ElicitRequestURLParams:

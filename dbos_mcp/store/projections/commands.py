@@ -12,7 +12,8 @@ from dbos_mcp.store.projections.base import Projection
 
 
 class CommandRow(SQLModel, table=True):
-    """A row without an outcome was sent by a process that ended before it heard the answer."""
+    """A row without an outcome was sent by a process that ended before it heard the answer; one
+    without a workflow is about what its arguments name."""
 
     __tablename__ = "command"
     __table_args__ = (Index("ix_command_workflow", "application_name", "workflow_id"),)
@@ -20,7 +21,7 @@ class CommandRow(SQLModel, table=True):
     id: int = Field(primary_key=True)
     command_id: str = Field(unique=True)
     application_name: str
-    workflow_id: str
+    workflow_id: str | None = None
     command: str
     arguments: str
     issued_at: int
