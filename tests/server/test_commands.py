@@ -1,96 +1,14 @@
 """Commands on many workflows: shown first, agreed to, and told one by one."""
 
-import re
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
 
-import httpx
 import pytest
-from mcp import Client
-from mcp.client.context import ClientRequestContext
-from mcp_types import ElicitRequestFormParams, ElicitRequestParams, ElicitResult
 
 from dbos_mcp.demo.tour import rows
 from dbos_mcp.domain import now_ms
-from dbos_mcp.local_conductor.app import create_app
-from dbos_mcp.local_conductor.system_database import SystemDatabase
-from dbos_mcp.server.app import build_server
-from dbos_mcp.settings import Settings
-from tests.server.conftest import Ask, ToolFailedError, asking
-from tests.upstream import APP, Tables, Wire, problem, workflow
-
-IDS = [f"job-{n:03}" for n in range(30)]
-
-
-@dataclass
-class User:
-    """Answers the client's dialogs."""
-
-    action: str = "accept"
-    content: Mapping[str, object] | None = field(default_factory=lambda: {"agree": True})
-    shown: list[str] = field(default_factory=list)
-
-    async def __call__(
-        self, context: ClientRequestContext, params: ElicitRequestParams
-    ) -> ElicitResult:
-        assert isinstance(params, ElicitRequestFormParams)
-        self.shown.append(params.message)
-        return ElicitResult.model_validate({"action": self.action, "content": self.content})
-
-
-@dataclass
-class Place:
-    """A shop with thirty jobs in a queue, and the way to its Conductor."""
-
-    settings: Settings
-    wire: Wire
-    tables: Tables
-
-    @asynccontextmanager
-    async def asking(self, era: str = "auto", user: User | None = None) -> AsyncIterator[Ask]:
-        server = build_server(self.settings, transport=self.wire)
-        async with Client(server, mode=era, elicitation_callback=user) as client:
-            yield asking(client)
-
-    def sent(self) -> list[str]:
-        """The ids of the workflows that a command was sent to, in order."""
-        commands = ("cancel", "resume", "fork")
-        return [
-            asked.path.split("/")[-1 if asked.method == "DELETE" else -2]
-            for asked in self.wire.asked
-            if asked.method == "DELETE" or asked.path.endswith(commands)
-        ]
-
-    def statuses(self, ids: Sequence[str]) -> dict[str, int]:
-        marks = ", ".join("?" * len(ids))
-        return dict(
-            self.tables.rows(
-                "SELECT status, count(*) FROM workflow_status"
-                f" WHERE workflow_uuid IN ({marks}) GROUP BY status",
-                *ids,
-            )
-        )
-
-
-@pytest.fixture
-async def place(shop_database: Path, tmp_path: Path) -> AsyncIterator[Place]:
-    tables = Tables(shop_database)
-    tables.add(*(workflow(i, now_ms(), "ENQUEUED", queue_name="emails", name="job") for i in IDS))
-    database = SystemDatabase(tables.url, [APP])
-    wire = Wire(httpx.ASGITransport(create_app(database)))
-    settings = Settings.from_env(
-        {"HOME": str(tmp_path), "DBOS_SYSTEM_DATABASE_URL": tables.url}, toolsets="all"
-    )
-    yield Place(settings, wire, tables)
-    database.close()
-
-
-def confirmation_in(answer: str) -> str:
-    found = re.search(r"confirm=([\w-]+),", answer)
-    assert found is not None, answer
-    return found[1]
+from tests.server.conftest import JOBS as IDS
+from tests.server.conftest import Place, ToolFailedError, User, confirmation_in
+from tests.upstream import APP, problem, workflow
 
 
 async def test_many_are_shown_first_and_commanded_once_the_agent_confirms(

@@ -7,28 +7,36 @@ import json
 import os
 from pathlib import Path
 
+import pytest
 from mcp import Client
 
 from dbos_mcp.server.app import build_server
 from dbos_mcp.settings import Settings
 
-SNAPSHOT = Path(__file__).parent / "snapshots" / "tools.json"
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+TOOLSETS = {"tools.json": "default", "admin.json": "admin"}
 DEFINITIONS_BYTES = 16 * 1024
 
 
-async def listed(era: str, home: Path) -> list[dict[str, object]]:
-    settings = Settings(home=home, offline=True, cache=home / "none.sqlite")
+async def listed(era: str, home: Path, toolsets: str = "default") -> list[dict[str, object]]:
+    settings = Settings.from_env(
+        {"HOME": str(home)}, offline=True, cache=home / "none.sqlite", toolsets=toolsets
+    )
     async with Client(build_server(settings), mode=era) as client:
         result = await client.list_tools()
     return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in result.tools]
 
 
-async def test_the_definitions_are_as_they_were_accepted(era: str, tmp_path: Path) -> None:
-    tools = await listed(era, tmp_path)
+@pytest.mark.parametrize("name", TOOLSETS)
+async def test_the_definitions_are_as_they_were_accepted(
+    era: str, tmp_path: Path, name: str
+) -> None:
+    tools = await listed(era, tmp_path, TOOLSETS[name])
+    snapshot = SNAPSHOTS / name
     if os.environ.get("UPDATE_SNAPSHOTS"):
-        SNAPSHOT.parent.mkdir(exist_ok=True)
-        SNAPSHOT.write_text(json.dumps(tools, indent=1, ensure_ascii=False) + "\n")
-    assert json.loads(SNAPSHOT.read_text()) == tools
+        SNAPSHOTS.mkdir(exist_ok=True)
+        snapshot.write_text(json.dumps(tools, indent=1, ensure_ascii=False) + "\n")
+    assert json.loads(snapshot.read_text()) == tools
 
 
 async def test_the_definitions_stay_within_their_budget(tmp_path: Path) -> None:
@@ -37,5 +45,5 @@ async def test_the_definitions_stay_within_their_budget(tmp_path: Path) -> None:
 
 
 async def test_clients_cut_no_description(tmp_path: Path) -> None:
-    for tool in await listed("auto", tmp_path):
+    for tool in await listed("auto", tmp_path, "all"):
         assert len(str(tool["description"]).encode()) < 2000

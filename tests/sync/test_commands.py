@@ -8,7 +8,7 @@ import anyio
 import httpx
 import pytest
 
-from dbos_mcp.conductor.models import ForkRequest
+from dbos_mcp.conductor.models import BackfillRequest, BulkForkFromFailureRequest, ForkRequest
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import (
     AuthenticationError,
@@ -18,9 +18,10 @@ from dbos_mcp.errors import (
     UnavailableError,
     UsageError,
 )
+from dbos_mcp.store import projector
 from dbos_mcp.store.events import CommandIssued, CommandSettled
 from dbos_mcp.store.projections.commands import CommandRow
-from dbos_mcp.sync.commands import CommandResult, Commands
+from dbos_mcp.sync.commands import GONE, CommandResult, Commands
 from tests.upstream import APP, Asked, Site, below, open_site, problem, workflow
 
 Command = Callable[[Commands, list[str]], Awaitable[list[CommandResult]]]
@@ -262,3 +263,134 @@ async def test_commands_reach_an_application_that_runs(
         (forked,) = await site.commands.fork(APP, ["order-1005"], ForkRequest(start_step=3))
         assert (forked.outcome, forked.status_before) == ("done", "ERROR")
         assert forked.new_workflow_id in site.mirrored()
+
+
+async def test_a_cancelled_workflow_is_not_cancelled_again_but_for_its_children(
+    site: Site,
+) -> None:
+    await site.commands.cancel(APP, ["reconcile-1"])
+    (again,) = await site.commands.cancel(APP, ["reconcile-1"])
+    assert (again.outcome, again.status_after) == ("not sent", "CANCELLED")
+    assert isinstance(again.error, UsageError)
+    (with_children,) = await site.commands.cancel(APP, ["reconcile-1"], cancel_children=True)
+    assert with_children.outcome == "done"
+    assert len(sent(site)) == 2
+
+
+async def test_children_that_a_command_takes_along_are_read_again(site: Site) -> None:
+    site.tables.add(
+        workflow("parent", now_ms(), "PENDING"),
+        workflow("child", now_ms(), "PENDING", parent_workflow_id="parent"),
+        workflow("grandchild", now_ms(), "ENQUEUED", parent_workflow_id="child"),
+    )
+    await site.sync()
+    await site.commands.cancel(APP, ["parent"], cancel_children=True)
+    states = {i: site.mirrored()[i]["status"] for i in ("parent", "child", "grandchild")}
+    assert set(states.values()) == {"CANCELLED"}
+    assert site.differences() == {}
+
+
+async def test_a_deletion_is_recorded_and_what_is_gone_is_marked(site: Site) -> None:
+    await site.sync()
+    site.news()
+    (result,) = await site.commands.delete(APP, ["order-1001"])
+    assert (result.outcome, result.status_before, result.status_after) == ("done", "SUCCESS", GONE)
+    assert site.news() == [
+        ("CommandIssued", "order-1001"),
+        ("CommandSettled", "order-1001"),
+        ("WorkflowDeleted", "order-1001"),
+    ]
+    (row,) = site.table(CommandRow)
+    assert (row["command"], row["outcome"]) == ("delete", "done")
+
+
+async def test_a_fork_from_the_failure_knows_which_new_workflow_is_of_which(site: Site) -> None:
+    await site.sync()
+    request = BulkForkFromFailureRequest(workflow_ids=(), from_last_failure=True)
+    ids = ["order-1005-5-4", "order-1010-5-4"]
+    results = await site.commands.fork_from_failure(APP, ids, request)
+    for result in results:
+        assert site.mirrored()[result.new_workflow_id or ""]["forked_from"] == result.workflow_id
+    rows = site.table(CommandRow)
+    assert {row["new_workflow_id"] for row in rows} == {r.new_workflow_id for r in results}
+    assert rows[0]["arguments"] == '{"from_last_failure": true}'
+    assert site.differences() == {}
+
+
+async def test_after_three_without_an_answer_the_rest_is_not_sent(site: Site) -> None:
+    def time_out(asked: Asked) -> None:
+        if asked.path.endswith("/cancel") and len(sent(site)) > 1:
+            raise httpx.ReadTimeout("slow")
+
+    site.wire.heard = time_out
+    ids = ["reconcile-1", "restock-1", "pick-shelf-1", "pick-shelf-2", "pick-shelf-3"]
+    results = await site.commands.cancel(APP, ids)
+    assert [result.outcome for result in results] == ["done", *["unknown"] * 3, "not sent"]
+    assert isinstance(results[-1].error, UnavailableError)
+    assert results[-1].status_after == "ENQUEUED"
+    assert len(sent(site)) == 4
+
+
+async def test_a_read_that_fails_between_batches_tells_what_was_done(site: Site) -> None:
+    ids = [f"job-{n}" for n in range(45)]
+    site.tables.add(*(workflow(i, now_ms(), "ENQUEUED", queue_name="emails") for i in ids))
+    told: list[tuple[int, int]] = []
+
+    async def hear(done: int, total: int) -> None:
+        told.append((done, total))
+        site.wire.fault = below("/search", lambda: problem(503))
+
+    results = await site.commands.cancel(APP, ids, told=hear)
+    assert [result.outcome for result in results] == ["done"] * 20 + ["not sent"] * 25
+    assert told == [(20, 45), (40, 45), (45, 45)]
+    assert len(sent(site)) == 20
+
+
+async def test_commands_without_a_workflow_are_kept_with_what_they_name(
+    site: Site, cache_path: Path
+) -> None:
+    await site.commands.pause_schedule(APP, "nightly-report")
+    triggered = await site.commands.trigger_schedule(APP, "nightly-report")
+    nights = BackfillRequest(start_time=1_767_236_400_000, end_time=1_767_495_600_000)
+    backfilled = await site.commands.backfill_schedule(APP, "nightly-report", nights)
+    rows = site.table(CommandRow)
+    assert [(row["command"], row["workflow_id"], row["outcome"]) for row in rows] == [
+        ("pause_schedule", None, "done"),
+        ("trigger_schedule", None, "done"),
+        ("backfill_schedule", None, "done"),
+    ]
+    assert rows[0]["arguments"] == '{"schedule_name": "nightly-report"}'
+    assert (rows[1]["new_workflow_id"],) == triggered.made
+    settled = [e.event for e in site.new_events() if isinstance(e.event, CommandSettled)]
+    assert settled[-1].new_workflow_ids == backfilled.made
+    assert len(backfilled.made) > 1
+    assert {*triggered.made, *backfilled.made} <= site.mirrored().keys()
+    with site.cache.write() as connection:
+        assert all(table.equal for table in projector.rebuild(connection))
+
+
+async def test_a_command_on_a_schedule_that_is_refused_is_settled_and_raised(site: Site) -> None:
+    with pytest.raises(NotFoundError):
+        await site.commands.pause_schedule(APP, "no-such-schedule")
+    (row,) = site.table(CommandRow)
+    assert (row["command"], row["outcome"]) == ("pause_schedule", "failed")
+
+
+async def test_a_preview_changes_nothing_and_sees_what_the_mirror_has_not_seen_yet(
+    site: Site,
+) -> None:
+    await site.sync()
+    site.tables.end("reconcile-1", now_ms())
+    ids = ["reconcile-1", "pick-shelf-2", "pick-shelf-3", "nobody"]
+    preview = await site.commands.preview(APP, "cancel", ids)
+    assert [
+        (group.status, group.workflow_name, group.effect, list(group.workflow_ids))
+        for group in preview.groups
+    ] == [
+        ("ENQUEUED", "pick_items", "leaves its queue", ["pick-shelf-2", "pick-shelf-3"]),
+        ("SUCCESS", "reconcile_payments", None, ["reconcile-1"]),
+        (None, None, None, ["nobody"]),
+    ]
+    assert preview.to_send == 2
+    assert sent(site) == []
+    assert site.table(CommandRow) == []

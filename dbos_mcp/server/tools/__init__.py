@@ -4,6 +4,16 @@ from collections.abc import Collection
 
 from mcp.server.mcpserver.tools import Tool
 
+from dbos_mcp.server.tools.admin import (
+    delete_workflow,
+    fork_from_failure,
+    get_workflow_data,
+    list_application_versions,
+    list_queues,
+    list_schedules,
+    manage_schedule,
+    set_latest_application_version,
+)
 from dbos_mcp.server.tools.applications import list_applications, list_executors
 from dbos_mcp.server.tools.commands import cancel_workflow, fork_workflow, resume_workflow
 from dbos_mcp.server.tools.define import CommandTool, command_tool, login_tool, read_tool
@@ -32,7 +42,16 @@ TOOLSETS: dict[Toolset, tuple[Tool, ...]] = {
         read_tool(sync_status),
         read_tool(sync_now, open_world=True),
     ),
-    Toolset.ADMIN: (),
+    Toolset.ADMIN: (
+        command_tool(delete_workflow, destructive=True, idempotent=True),
+        command_tool(fork_from_failure, destructive=False, idempotent=False),
+        read_tool(list_queues, open_world=True),
+        read_tool(list_schedules, open_world=True),
+        command_tool(manage_schedule, destructive=True, idempotent=False),
+        read_tool(list_application_versions, open_world=True),
+        command_tool(set_latest_application_version, destructive=True, idempotent=True),
+        read_tool(get_workflow_data, open_world=True),
+    ),
 }
 
 
