@@ -248,7 +248,7 @@ async def test_a_logout_ends_the_login_here_and_at_the_issuer_and_leaves_the_nam
     login = await place.log_in()
     cache = locate_cache(place.settings)
     gone = await log_out(place.settings)
-    assert (gone.who, gone.revoked) == (login, True)
+    assert (gone.who, gone.revoked, gone.borrowed) == (login, True, False)
     (asked,) = (asked for asked in place.issuer.requests if asked.path == REVOKE)
     assert asked.form["token"] == login.refresh_token
     kept = place.kept()
@@ -300,7 +300,7 @@ async def test_dbosctls_login_is_not_used_after_a_logout_and_left_as_it_is(place
     assert (await who_am_i(settings)).organization == "acme"
     gone = await log_out(settings)
     assert gone.who is not None
-    assert (gone.who.token, gone.revoked) == (token, False)
+    assert (gone.who.token, gone.revoked, gone.borrowed) == (token, False, True)
     assert json.loads((folder / "credentials.json").read_text()) == {"sso": entry}
     with pytest.raises(AuthenticationError, match="Nobody is logged in"):
         await who_am_i(settings)
@@ -316,7 +316,7 @@ async def test_a_user_is_told_by_conductors_own_word(place: Place) -> None:
     await place.log_in()
     account = await who_am_i(place.settings)
     assert account.user is not None
-    assert (account.user.name, account.organization, account.warnings) == ("alice", "acme", ())
+    assert (account.user.name, account.organization, account.error) == ("alice", "acme", None)
     assert (account.profile, account.url) == (None, place.settings.address)
     assert account.authentication == "alice of acme, renewed by itself"
 
@@ -345,14 +345,15 @@ async def test_a_login_whose_organization_is_unknown_learns_it(
 async def test_a_user_who_is_not_registered_is_told_so(place: Place) -> None:
     await place.log_in("bob")
     account = await who_am_i(place.settings)
-    assert (account.user, account.organization, account.warnings) == (None, None, (NOT_REGISTERED,))
+    assert (account.user, account.organization, account.error) == (None, None, None)
+    assert account.warnings == (NOT_REGISTERED,)
     assert account.authentication == "a user of an unknown organization, renewed by itself"
 
 
 async def test_an_api_key_has_no_user_and_is_tried(place: Place) -> None:
     settings = place.with_(token=SecretStr(KEY), organization="acme")
     account = await who_am_i(settings)
-    assert (account.user, account.organization, account.warnings) == (None, "acme", ())
+    assert (account.user, account.organization, account.error) == (None, "acme", None)
     assert account.authentication == "an API key of acme"
     assert place.asked() == [("/v2/orgs/acme/apps", 200)]
     deleted = place.with_(token=SecretStr(KEY + "2"), organization="acme")
@@ -361,8 +362,9 @@ async def test_an_api_key_has_no_user_and_is_tried(place: Place) -> None:
     assert "The API key in DBOS_TOKEN may have been deleted" in caught.value.hint
     assert KEY not in str(caught.value)
     place.conductor.keys[KEY] = Identity("acme", frozenset())
-    with pytest.raises(PermissionDeniedError, match=r"application\.read in organization 'acme'"):
-        await who_am_i(settings)
+    account = await who_am_i(settings)
+    assert isinstance(account.error, PermissionDeniedError)
+    assert "application.read in organization 'acme'" in account.error.message
 
 
 async def test_a_users_token_that_is_set_tells_its_organization(place: Place) -> None:
@@ -403,9 +405,12 @@ async def test_a_conductor_or_an_issuer_that_is_away_is_told_as_such(place: Plac
     login = await place.log_in()
     await login_store(place.settings).save(replace(login, expires_at=1))
     place.issuer.faults[TOKEN].append(Drop())
-    with pytest.raises(UnavailableError, match="The login server"):
-        await who_am_i(place.settings)
+    account = await who_am_i(place.settings)
+    assert isinstance(account.error, UnavailableError)
+    assert "The login server" in account.error.message
+    assert (account.checked, account.organization) == (False, "acme")
     away = place.with_(url="http://127.0.0.1:1")
     await CredentialStore(away.credentials_path, away.address).save(replace(login, url=away.url))
-    with pytest.raises(UnavailableError, match="Conductor at"):
-        await who_am_i(away)
+    account = await who_am_i(away)
+    assert isinstance(account.error, UnavailableError)
+    assert "Conductor at 127.0.0.1:1" in account.error.message
