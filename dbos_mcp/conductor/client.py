@@ -607,7 +607,8 @@ class _Asked:
             return self._forbidden(response, because)
         if status == 404 and _media_type(response) != "application/problem+json":
             return ResponseError(
-                f"{answered} ({_media_type(response)}): it has no API v2 at this address.",
+                f"{answered} ({self._shown(_media_type(response))}): it has no API v2 at this"
+                " address.",
                 hint="A self-hosted Conductor needs image 0.17.0 or later; else DBOS_URL may miss "
                 "its prefix, such as /conductor.",
             )
@@ -639,7 +640,7 @@ class _Asked:
             return RejectedError(f"{answered}{because}.")
         if response.next_request is not None:
             return ResponseError(
-                f"{answered}, to {response.next_request.url.host}.",
+                f"{answered}, to {self._shown(response.next_request.url.host)}.",
                 hint="Redirects are not followed: set DBOS_URL to where Conductor is.",
             )
         return ResponseError(f"{answered}{because}.", hint=hint, outcome_unknown=unknown)
@@ -648,7 +649,7 @@ class _Asked:
         """A success that is not one of API v2."""
         return ResponseError(
             f"Conductor at {self._host} answered {response.status_code} with "
-            f"{_media_type(response)} that is not of API v2{self._because(fault)}.",
+            f"{self._shown(_media_type(response))} that is not of API v2{self._because(fault)}.",
             hint=_MAY_HAVE_RUN if self.command else _NOT_CONDUCTOR,
             outcome_unknown=self.command,
         )
@@ -708,11 +709,15 @@ class _Asked:
         return quote(value, safe="")
 
     def _because(self, *reasons: str) -> str:
-        """`: reason; reason`, each clipped, and without the token should the server repeat it."""
-        if self.token:
-            reasons = tuple(reason.replace(self.token, "[token]") for reason in reasons)
-        said = "; ".join(filter(None, map(one_line, reasons))).rstrip(".")
+        """`: reason; reason`, each clipped."""
+        said = "; ".join(filter(None, map(self._shown, reasons))).rstrip(".")
         return f": {said}" if said else ""
+
+    def _shown(self, text: str) -> str:
+        """Text of the server's, without the token should it repeat that, also in lower case."""
+        if self.token:
+            text = re.sub(re.escape(self.token), "[token]", text, flags=re.IGNORECASE)
+        return one_line(text)
 
 
 class _Bearer(httpx.Auth):

@@ -905,7 +905,8 @@ async def test_no_error_and_no_log_holds_the_token_or_a_password(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     base_url = "https://proxy:hunter2@conductor.test"
-    answers = [ECHO, HTML, *(answer for answer, *_ in REFUSALS)]
+    media_type = Response(TOKEN, media_type=f"text/{TOKEN}")
+    answers = [ECHO, media_type, HTML, *(answer for answer, *_ in REFUSALS)]
     failures = [httpx.ReadError(f"Illegal header Bearer {TOKEN}"), *SENT]
     upstreams: list[Upstream | Failing] = [*map(Upstream, answers), *map(Failing, failures)]
     for upstream in upstreams:
