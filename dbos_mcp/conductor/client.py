@@ -452,7 +452,6 @@ class ConductorClient:
         command: bool = False,
     ) -> T:
         """`answer` is the shape of a success; `object` where it says nothing."""
-
         ask_as = partial(
             self._request_as, method, template, names, answer, params, body, command=command
         )
@@ -668,11 +667,7 @@ class _Asked:
                 f"Conductor does not allow this{said}.", hint="An API key has no user: log in."
             )
         permission = "application.write" if self.command else "application.read"
-        where = (
-            f"on application {_quoted(name)}"
-            if (name := self.names.get("application"))
-            else (f"in organization {_quoted(self.names['organization'])}")
-        )
+        kind = "application" if "application" in self.names else "organization"
         hint = (
             f"The API key lacks {permission}, or is limited to other applications. Whoever may make"
             f" keys can make one that has {permission}; set it as DBOS_TOKEN."
@@ -681,7 +676,8 @@ class _Asked:
             " can grant a role that has it."
         )
         return PermissionDeniedError(
-            f"Conductor does not allow this without the permission {permission} {where}{said}.",
+            f"Conductor does not allow this without the permission {permission} in {kind}"
+            f" {_quoted(self.names[kind])}{said}.",
             hint=hint,
         )
 
