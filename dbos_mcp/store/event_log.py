@@ -90,6 +90,43 @@ def read_workflow(
     return [_recorded(row) for row in rows]
 
 
+def count_of_workflow(connection: Connection, application_name: str, workflow_id: str) -> int:
+    """How many events `read_workflow` would read."""
+    return connection.execute(
+        select(func.count())
+        .select_from(EventRow)
+        .where(
+            col(EventRow.workflow_id) == workflow_id,
+            col(EventRow.application_name) == application_name,
+        )
+    ).scalar_one()
+
+
+def position_before(connection: Connection, moment: int) -> int:
+    """The last position that was recorded before a moment of our clock, 0 if none was.
+
+    Found by halving: the times are in order, but where the clock was set back.
+    """
+    low, high = 0, last_position(connection)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if recorded_at(connection, middle) < moment:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def recorded_at(connection: Connection, position: int) -> int:
+    """When the event at a position was recorded, or the next one behind it."""
+    return connection.execute(
+        select(col(EventRow.recorded_at))
+        .where(col(EventRow.position) >= position)
+        .order_by(col(EventRow.position))
+        .limit(1)
+    ).scalar_one()
+
+
 def _columns() -> Select[int, str, str | None, str, int | None, int, str]:
     return select(
         col(EventRow.position),
