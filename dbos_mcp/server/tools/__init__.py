@@ -5,7 +5,7 @@ from mcp.server.mcpserver.tools import Tool
 from dbos_mcp.server.tools.applications import list_applications, list_executors
 from dbos_mcp.server.tools.commands import cancel_workflow, fork_workflow, resume_workflow
 from dbos_mcp.server.tools.define import command_tool, login_tool, read_tool
-from dbos_mcp.server.tools.history import get_workflow_history
+from dbos_mcp.server.tools.history import get_workflow_history, list_changes
 from dbos_mcp.server.tools.login import login, login_complete
 from dbos_mcp.server.tools.sync import sync_now, sync_status
 from dbos_mcp.server.tools.workflow import get_workflow, list_steps
@@ -18,6 +18,7 @@ TOOLS: tuple[Tool, ...] = (
     read_tool(get_workflow),
     read_tool(list_steps),
     read_tool(get_workflow_history),
+    read_tool(list_changes),
     read_tool(sync_status),
     read_tool(sync_now, open_world=True),
     command_tool(cancel_workflow, destructive=True, idempotent=True),
