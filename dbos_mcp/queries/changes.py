@@ -41,9 +41,11 @@ OUTCOMES = (
     "succeeded",
     "changed otherwise",
     "only commanded",
-    "steps read",
+    "ran on",
 )
 """What may come of a workflow, in the order in which it is shown; each has exactly one."""
+STEPS_READ = "steps read"
+"""Of one that had ended before: it is news to the mirror alone, so it is counted and not shown."""
 
 
 @dataclass(slots=True)
@@ -84,12 +86,15 @@ class WorkflowChange:
             return "started again" if self.before in TERMINAL else "in flight"
         if self.states:
             return "changed otherwise"
-        return "only commanded" if self.commands else "steps read"
+        if self.commands:
+            return "only commanded"
+        return "ran on" if self.before in IN_FLIGHT else STEPS_READ
 
 
 @dataclass(frozen=True)
 class OtherChange:
-    """The last status of an application or executor that was observed."""
+    """The last status of an application or executor that was observed, or a command of ours that
+    was about no workflow."""
 
     kind: str
     application_name: str
@@ -112,6 +117,8 @@ class Changes:
     outcomes: Mapping[str, int]
     """How many workflows came to each, by outcome."""
     first_seen: int
+    steps_read: int
+    """How many workflows had nothing but their steps read; they are in no other count."""
     workflows: Sequence[WorkflowChange]
     """The first ones, failures first, the newest first; with name and error."""
     others: Sequence[OtherChange]
@@ -144,6 +151,7 @@ def list_changes(
     until = min(end, after + most)
     found: dict[tuple[str, str], WorkflowChange] = {}
     others: dict[tuple[str, str, str], OtherChange] = {}
+    commands: dict[str, dict[str, str]] = {}
     events, began = 0, None
     for brief in event_log.read_briefly(connection, after, until, application_name):
         events += 1
@@ -153,13 +161,22 @@ def list_changes(
             if key not in found:
                 found[key] = WorkflowChange(*key)
             _count(found[key], brief)
+        elif brief.kind in _COMMANDS:
+            _count_command(commands.setdefault(brief.application_name, {}), brief)
         else:
             other = _other(brief)
             others[other.kind, other.application_name, other.name] = other
     _look_before(connection, found.values(), after)
-    shown = sorted(
-        found.values(), key=lambda change: (OUTCOMES.index(change.outcome), -change.position)
-    )[:MOST_SHOWN]
+    outcomes = {key: change.outcome for key, change in found.items()}
+    news = [change for key, change in found.items() if outcomes[key] != STEPS_READ]
+    order = {outcome: number for number, outcome in enumerate(OUTCOMES)}
+    news.sort(
+        key=lambda change: (
+            order[outcomes[change.application_name, change.workflow_id]],
+            -change.position,
+        )
+    )
+    shown = news[:MOST_SHOWN]
     _name(connection, shown)
     return Changes(
         after=after,
@@ -167,10 +184,18 @@ def list_changes(
         remaining=end - until,
         events=events,
         since=began,
-        outcomes=Counter(change.outcome for change in found.values()),
+        outcomes=Counter(outcomes[c.application_name, c.workflow_id] for c in news),
         first_seen=sum(change.first_seen for change in found.values()),
+        steps_read=len(found) - len(news),
         workflows=shown,
-        others=list(others.values()),
+        others=[
+            *others.values(),
+            *(
+                OtherChange("our command", name, told, None)
+                for name, of_it in commands.items()
+                for told in of_it.values()
+            ),
+        ],
     )
 
 
@@ -182,11 +207,17 @@ def _count(change: WorkflowChange, brief: Brief) -> None:
         change.status, change.deleted = brief.status, False
     elif brief.kind == WorkflowDeleted.__name__:
         change.deleted = True
-    elif brief.kind in _COMMANDS and brief.command_id is not None:
-        asked = change.commands.get(brief.command_id, "command").split()[0]
-        change.commands[brief.command_id] = (
-            f"{brief.command} asked for" if brief.command else f"{asked} {brief.outcome}"
-        )
+    elif brief.kind in _COMMANDS:
+        _count_command(change.commands, brief)
+
+
+def _count_command(commands: dict[str, str], brief: Brief) -> None:
+    """One that was asked for before has no name here."""
+    command_id = brief.command_id or ""
+    asked = commands.get(command_id, "command").split()[0]
+    commands[command_id] = (
+        f"{brief.command} asked for" if brief.command else f"{asked} {brief.outcome}"
+    )
 
 
 def _other(brief: Brief) -> OtherChange:

@@ -301,7 +301,7 @@ def _fits(command: str, old: WorkflowState | None, new: WorkflowState) -> bool:
             return moved and new.status == WorkflowStatus.CANCELLED
         case "resume":
             return moved and old.status not in _ENDED_FOR_GOOD
-        case "fork":
+        case "fork" | "fork_from_failure":
             return new.was_forked_from and not old.was_forked_from
     return False
 

@@ -15,6 +15,7 @@ from dbos_mcp.errors import NotFoundError, UsageError
 from dbos_mcp.queries.changes import MOST_SHOWN, OUTCOMES, Changes, WorkflowChange, list_changes
 from dbos_mcp.store import event_log
 from dbos_mcp.store.event_log import EventRow
+from dbos_mcp.store.events import CommandIssued, CommandSettled
 from tests.upstream import APP, Site, open_site, pickled, workflow
 
 
@@ -74,14 +75,26 @@ async def test_each_workflow_is_told_once_with_its_first_and_last_state(site: Si
     assert (found.until, found.remaining) == (end_of(site), 0)
 
 
-async def test_failures_come_first_and_what_is_only_read_comes_last(site: Site) -> None:
+async def test_failures_come_first(site: Site) -> None:
     await site.sync()
     before = end_of(site)
     await a_night(site)
     outcomes = [change.outcome for change in changes(site, after=before).workflows]
     assert outcomes == sorted(outcomes, key=OUTCOMES.index)
     assert outcomes[0] == "failed"
-    assert outcomes[-1] == "steps read"
+
+
+async def test_steps_are_news_of_a_workflow_that_runs(site: Site) -> None:
+    await site.sync()
+    before = end_of(site)
+    site.tables.add_step("reconcile-1", 7, "export_again")
+    site.tables.add_step("order-1002", 99, "late")
+    for workflow_id in ("reconcile-1", "order-1002"):
+        await site.mirror.refresh_steps(APP, workflow_id)
+    found = changes(site, after=before)
+    (ran,) = found.workflows
+    assert (ran.workflow_id, ran.outcome, ran.events) == ("reconcile-1", "ran on", 1)
+    assert (found.steps_read, found.events, found.outcomes) == (1, 2, {"ran on": 1})
 
 
 async def test_what_was_gone_and_is_back_is_not_new(site: Site) -> None:
@@ -144,6 +157,10 @@ async def test_one_answer_after_the_other_tells_the_whole_log_once(site: Site, m
         assert found.remaining == end - found.until
         assert sum(found.outcomes.values()) == len(found.workflows) <= MOST_SHOWN
         events += found.events
+        told = len(found.workflows) + found.steps_read
+        with site.cache.read() as connection:
+            part = [*event_log.read_briefly(connection, after, found.until)]
+        assert told == len({brief.workflow_id for brief in part if brief.workflow_id})
         for change in found.workflows:
             counted[change.workflow_id] += change.events
             assert change.before == last.get(change.workflow_id)
@@ -156,7 +173,10 @@ async def test_one_answer_after_the_other_tells_the_whole_log_once(site: Site, m
     with site.cache.read() as connection:
         recorded = [entry for batch in event_log.read(connection) for entry in batch]
     assert events == end == len(recorded)
-    assert counted == Counter(e.event.workflow_id for e in recorded if e.event.workflow_id)
+    everything = Counter(e.event.workflow_id for e in recorded if e.event.workflow_id)
+    steps = Counter(e.event.workflow_id for e in recorded if e.event.kind == "StepsObserved")
+    assert counted <= everything
+    assert everything - counted <= steps  # alone in a part, they are counted and not listed
     assert len(first_seen) == len(set(first_seen))
     live = {key: row["status"] for key, row in site.mirrored().items()}
     assert {key: status for key, status in last.items() if status is not None} == live
@@ -181,6 +201,22 @@ async def test_counts_are_exact_also_of_what_is_not_shown(
     }
     assert found.first_seen == 1300
     assert [(other.kind, other.name) for other in found.others] == [("application", APP)]
+
+
+async def test_a_command_about_no_workflow_is_told_beside_them(site: Site) -> None:
+    await site.sync()
+    before = end_of(site)
+    about: dict[str, Any] = {"application_name": APP, "workflow_id": None, "command_id": "c-1"}
+    named: dict[str, Any] = {"command": "pause_schedule", "arguments": {}}
+    asked = CommandIssued.model_construct(**about, **named)
+    done = CommandSettled.model_construct(**about, outcome="done")
+    with site.cache.write() as connection:
+        event_log.append(connection, [asked, done], now_ms())
+    found = changes(site, after=before)
+    assert [(other.kind, other.name) for other in found.others] == [
+        ("our command", "pause_schedule done")
+    ]
+    assert (found.events, found.outcomes) == (2, {})
 
 
 async def test_what_is_not_there_is_refused(site: Site) -> None:

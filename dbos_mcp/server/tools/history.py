@@ -33,6 +33,7 @@ LOOKS_NOTE = (
     " note says so where the fields show it."
 )
 _TIMES = ("delay_until", "deadline")
+_SEEN_IN_STATUS = ("failed", "cancelled", "deleted", "in flight", "succeeded")
 _SAID_OTHERWISE = ("status", "updated_at")
 
 HISTORY_COLUMNS: list[Column[HistoryEntry]] = [
@@ -134,6 +135,9 @@ async def list_changes(
         " them by status and time."
         if total > shown
         else None,
+        f"Of {changes.steps_read} others, which had ended before, nothing but the steps was read."
+        if changes.steps_read
+        else None,
         _others(changes.others),
         f"Not all yet: {changes.remaining} later events of the log remain; pass"
         f" after_position={changes.until} to go on."
@@ -149,7 +153,7 @@ def _changes_columns(application_name: str | None) -> list[Column[WorkflowChange
     columns: list[Column[WorkflowChange]] = [
         ("workflow_id", lambda change: change.workflow_id),
         ("change", _from_to),
-        ("outcome", lambda change: change.outcome),
+        ("outcome", lambda change: None if change.outcome in _SEEN_IN_STATUS else change.outcome),
         ("workflow_name", lambda change: change.workflow_name),
         ("seen_at", lambda change: render.time(change.recorded_at)),
         ("events", lambda change: str(change.events)),
