@@ -111,7 +111,7 @@ async def _act(tour: "_Tour") -> None:
     await tour.ask("cancel_workflow", workflow_id="reconcile-1")
     await tour.ask("resume_workflow", workflow_id="reconcile-1")
     await tour.ask("fork_workflow", workflow_id=FAILED_ORDER, start_step=5)
-    await tour.ask("get_workflow", workflow_id="reconcile-1")
+    await tour.ask("get_workflow_history", workflow_id="reconcile-1")
 
 
 async def _ask_offline(tour: "_Tour") -> None:

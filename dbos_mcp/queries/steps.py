@@ -1,9 +1,9 @@
-"""The steps of one workflow."""
+"""The steps of one workflow, and what they come to."""
 
 from dataclasses import dataclass
 
 from pydantic import BaseModel
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, func, select
 from sqlmodel import col
 
 from dbos_mcp.domain import IN_FLIGHT, EpochMs
@@ -13,6 +13,9 @@ from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.sync_state import StepReadingRow
 from dbos_mcp.store.tables import table_of
+
+FAILURES = 5
+SLEEP = "DBOS.sleep"
 
 
 class StepItem(BaseModel):
@@ -31,6 +34,17 @@ class StepItem(BaseModel):
         if self.started_at is None or self.completed_at is None:
             return None
         return max(0, self.completed_at - self.started_at)
+
+
+@dataclass(frozen=True)
+class StepSummary:
+    count: int
+    failed: int
+    slowest: StepItem | None
+    """None where no step has both its times. A sleep is no work, and not among them."""
+    failures: list[StepItem]
+    """The first few that failed, in order."""
+    read_at: int | None
 
 
 @dataclass(frozen=True)
@@ -73,7 +87,7 @@ def list_steps(connection: Connection, application_name: str, workflow_id: str) 
     )
     return StepList(
         workflow_status=workflow.status,
-        items=[StepItem.model_validate(row, from_attributes=True) for row in rows],
+        items=[_item(row) for row in rows],
         read_at=reading.read_at if reading else None,
         may_have_changed=workflow.deleted_at is None
         and (
@@ -83,3 +97,39 @@ def list_steps(connection: Connection, application_name: str, workflow_id: str) 
             or reading.workflow_updated_at != workflow.updated_at
         ),
     )
+
+
+def summarize_steps(connection: Connection, workflow_key: int) -> StepSummary:
+    """Of the workflow whose row has this key."""
+    of_workflow = col(StepRow.workflow_key) == workflow_key
+    count, failed = connection.execute(
+        select(func.count(), func.count(col(StepRow.error))).where(of_workflow)
+    ).one()
+    failures = connection.execute(
+        select(table_of(StepRow))
+        .where(of_workflow, col(StepRow.error).is_not(None))
+        .order_by(col(StepRow.step_id))
+        .limit(FAILURES)
+    )
+    took = col(StepRow.completed_at) - col(StepRow.started_at)
+    slowest = connection.execute(
+        select(table_of(StepRow))
+        .where(of_workflow, took.is_not(None), col(StepRow.step_name) != SLEEP)
+        .order_by(took.desc(), col(StepRow.step_id))
+        .limit(1)
+    ).first()
+    return StepSummary(
+        count=count,
+        failed=failed,
+        slowest=None if slowest is None else _item(slowest),
+        failures=[_item(row) for row in failures],
+        read_at=connection.execute(
+            select(col(StepReadingRow.read_at)).where(
+                col(StepReadingRow.workflow_key) == workflow_key
+            )
+        ).scalar(),
+    )
+
+
+def _item(row: Row[*tuple[object, ...]]) -> StepItem:
+    return StepItem.model_validate(row, from_attributes=True)

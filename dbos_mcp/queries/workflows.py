@@ -1,4 +1,4 @@
-"""Workflows: a filtered page of them, one with its relatives, and what was observed of it."""
+"""Workflows: a filtered page of them."""
 
 from dataclasses import dataclass
 
@@ -11,22 +11,8 @@ from dbos_mcp.errors import NotFoundError
 from dbos_mcp.queries.applications import require_application
 from dbos_mcp.queries.filters import WorkflowFilter
 from dbos_mcp.queries.paging import Cursor
-from dbos_mcp.store import event_log
-from dbos_mcp.store.event_log import Recorded
-from dbos_mcp.store.events import (
-    CommandIssued,
-    CommandSettled,
-    StepsDiscarded,
-    StepsObserved,
-    WorkflowDeleted,
-    WorkflowState,
-)
-from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.tables import table_of
-
-RELATIVES = 20
-HISTORY_ENTRIES = 20
 
 
 class WorkflowItem(BaseModel):
@@ -86,36 +72,6 @@ class WorkflowPage:
         return Cursor(last.created_at, last.key).encode()
 
 
-@dataclass(frozen=True)
-class Relatives:
-    """The first few, and how many there are."""
-
-    items: list[WorkflowItem]
-    total: int
-
-
-class HistoryEntry(BaseModel):
-    """One thing that was observed of a workflow, or done to it."""
-
-    position: int
-    recorded_at: EpochMs
-    occurred_at: EpochMs | None = None
-    kind: str
-    what: str
-
-
-@dataclass(frozen=True)
-class WorkflowDetail:
-    workflow: WorkflowItem
-    children: Relatives
-    forks: Relatives
-    steps: int
-    failed_steps: int
-    history: list[HistoryEntry]
-    """The newest entries, oldest first."""
-    history_total: int
-
-
 def list_workflows(
     connection: Connection, question: WorkflowFilter, *, limit: int, cursor: str | None = None
 ) -> WorkflowPage:
@@ -150,57 +106,6 @@ def list_workflows(
     return WorkflowPage([_item(row) for row in rows[:limit]], total, more=len(rows) > limit)
 
 
-def get_workflow(connection: Connection, application_name: str, workflow_id: str) -> WorkflowDetail:
-    """A workflow, also one that is gone upstream.
-
-    Raises:
-        NotFoundError: the mirror has never seen it.
-    """
-    require_application(connection, application_name)
-    row = connection.execute(
-        select(table_of(WorkflowRow)).where(
-            col(WorkflowRow.application_name) == application_name,
-            col(WorkflowRow.workflow_id) == workflow_id,
-        )
-    ).first()
-    if row is None:
-        raise not_mirrored(application_name, workflow_id)
-    children = WorkflowFilter(application_name=application_name, parent_workflow_id=(workflow_id,))
-    forks = WorkflowFilter(application_name=application_name, forked_from=(workflow_id,))
-    steps, failed_steps = connection.execute(
-        select(func.count(), func.count(col(StepRow.error))).where(
-            col(StepRow.workflow_key) == row.id
-        )
-    ).one()
-    history = get_history(connection, application_name, workflow_id)
-    return WorkflowDetail(
-        workflow=_item(row),
-        children=_relatives(connection, children),
-        forks=_relatives(connection, forks),
-        steps=steps,
-        failed_steps=failed_steps,
-        history=history[-HISTORY_ENTRIES:],
-        history_total=len(history),
-    )
-
-
-def get_history(
-    connection: Connection, application_name: str, workflow_id: str
-) -> list[HistoryEntry]:
-    """Everything the log holds of a workflow, oldest first."""
-    recorded = event_log.read_workflow(connection, application_name, workflow_id)
-    return [
-        HistoryEntry(
-            position=entry.position,
-            recorded_at=entry.recorded_at,
-            occurred_at=entry.event.occurred_at,
-            kind=entry.event.kind,
-            what=_what(entry),
-        )
-        for entry in recorded
-    ]
-
-
 def holds(connection: Connection, application_name: str, workflow_id: str) -> bool:
     return (
         connection.execute(
@@ -220,45 +125,5 @@ def not_mirrored(application_name: str, workflow_id: str) -> NotFoundError:
     )
 
 
-def _relatives(connection: Connection, question: WorkflowFilter) -> Relatives:
-    conditions = list(question.conditions())
-    total = connection.execute(
-        select(func.count()).select_from(WorkflowRow).where(*conditions)
-    ).scalar_one()
-    rows = connection.execute(
-        select(table_of(WorkflowRow))
-        .where(*conditions)
-        .order_by(col(WorkflowRow.created_at), col(WorkflowRow.id))
-        .limit(RELATIVES)
-    )
-    return Relatives([_item(row) for row in rows], total)
-
-
 def _item(row: Row[*tuple[object, ...]]) -> WorkflowItem:
     return WorkflowItem.model_validate(row, from_attributes=True)
-
-
-def _what(recorded: Recorded) -> str:
-    match recorded.event:
-        case WorkflowState(status=status, queue_name=queue, executor_id=executor):
-            places = [
-                *([f"queue {queue}"] if queue else []),
-                *([f"executor {executor}"] if executor else []),
-            ]
-            return f"{status} ({', '.join(places)})" if places else status
-        case WorkflowDeleted():
-            return "gone upstream"
-        case StepsObserved(steps=steps):
-            failed = sum(step.error is not None for step in steps)
-            return f"{len(steps)} steps" + (f", {failed} failed" if failed else "")
-        case StepsDiscarded(step_ids=ids):
-            return f"steps {', '.join(map(str, ids))} discarded: a rewind"
-        case CommandIssued(command=command):
-            return f"{command} asked for"
-        case CommandSettled(outcome=outcome, new_workflow_id=new_id, detail=detail):
-            return (
-                f"{outcome}"
-                + (f", as {new_id}" if new_id else "")
-                + (f": {detail}" if detail else "")
-            )
-    return ""

@@ -25,6 +25,11 @@ INSTRUCTIONS: tuple[tuple[str, str], ...] = (
         "To explain a failure: list_workflows with status ERROR, then get_workflow, then"
         " list_steps, following child_workflow_id to the deepest failed step.",
     ),
+    (
+        "list_changes get_workflow_history",
+        "list_changes tells what happened since a time, get_workflow_history what led to a"
+        " workflow's state.",
+    ),
     ("", "Every answer ends with how fresh it is."),
     (
         "sync_status sync_now",

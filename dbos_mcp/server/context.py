@@ -194,8 +194,8 @@ async def session_of(ctx: Context[Sessions, Any]) -> Session:
     return ctx.request_context.lifespan_context.current
 
 
-async def _runtime(ctx: Context[Sessions, Any], application_name: str) -> Runtime:
-    return await runtime_for(ctx, application_name)
+async def _runtime(ctx: Context[Sessions, Any], application_name: str | None) -> Runtime:
+    return await runtime_for(ctx, application_name or CONDUCTOR)
 
 
 async def _runtime_for_all(ctx: Context[Sessions, Any]) -> Runtime:
@@ -242,6 +242,7 @@ async def _first_look(runtime: Runtime) -> None:
 
 CurrentSession = Annotated[Session, Resolve(session_of)]
 CurrentRuntime = Annotated[Runtime, Resolve(_runtime)]
-"""For a question about the application that the tool's argument `application_name` names."""
+"""For a question about the application that the tool's argument `application_name` names, or about
+all of them if it names none."""
 RuntimeForAll = Annotated[Runtime, Resolve(_runtime_for_all)]
 """For a question about all of them."""

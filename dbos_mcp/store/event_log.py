@@ -6,10 +6,16 @@ Triggers refuse UPDATE, DELETE and REPLACE, also to tools that open the file by 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Row, Select, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select
 from sqlmodel import Field, SQLModel, col
 
-from dbos_mcp.store.events import Event, from_log
+from dbos_mcp.store.events import (
+    Event,
+    WorkflowChanged,
+    WorkflowDeleted,
+    WorkflowObserved,
+    from_log,
+)
 from dbos_mcp.store.tables import RowStatement
 
 
@@ -31,6 +37,24 @@ class Recorded(NamedTuple):
     position: int
     recorded_at: int
     event: Event
+
+
+_ABOUT_EXISTENCE = (WorkflowObserved, WorkflowChanged, WorkflowDeleted)
+
+
+class Brief(NamedTuple):
+    """The little of an event that tells what happened, without all that Conductor said."""
+
+    position: int
+    recorded_at: int
+    application_name: str
+    workflow_id: str | None
+    kind: str
+    status: str | None
+    executor_id: str | None
+    command_id: str | None
+    command: str | None
+    outcome: str | None
 
 
 _INSERT = RowStatement(insert(EventRow))
@@ -88,6 +112,95 @@ def read_workflow(
         )
     )
     return [_recorded(row) for row in rows]
+
+
+def read_briefly(
+    connection: Connection, after: int, until: int, application_name: str | None = None
+) -> Iterator[Brief]:
+    """The events behind one position, up to and with another, of one application or of all."""
+    statement = select(
+        col(EventRow.position),
+        col(EventRow.recorded_at),
+        col(EventRow.application_name),
+        col(EventRow.workflow_id),
+        col(EventRow.kind),
+        *(_of_data(name) for name in Brief._fields[5:]),
+    ).where(col(EventRow.position) > after, col(EventRow.position) <= until)
+    if application_name is not None:
+        statement = statement.where(col(EventRow.application_name) == application_name)
+    rows = connection.execute(
+        statement.order_by(col(EventRow.position)), execution_options={"yield_per": 1000}
+    )
+    for row in rows:
+        yield Brief._make(row)
+
+
+def statuses_at(
+    connection: Connection, application_name: str, workflow_ids: Sequence[str], position: int
+) -> dict[str, str | None]:
+    """By id, the last status that was seen up to a position, null for those that were gone; without
+    those that had not been seen yet."""
+    rows = connection.execute(
+        select(
+            col(EventRow.workflow_id),
+            func.max(col(EventRow.position)),  # the other columns are those of its row
+            col(EventRow.kind),
+            _of_data("status"),
+        )
+        .where(
+            col(EventRow.workflow_id).in_(workflow_ids),
+            col(EventRow.application_name) == application_name,
+            col(EventRow.kind).in_([kind.__name__ for kind in _ABOUT_EXISTENCE]),
+            col(EventRow.position) <= position,
+        )
+        .group_by(col(EventRow.workflow_id))
+    )
+    return {
+        workflow_id: None if kind == WorkflowDeleted.__name__ else status
+        for workflow_id, _, kind, status in rows
+        if workflow_id is not None
+    }
+
+
+def _of_data(name: str) -> ColumnElement[str | None]:
+    return func.json_extract(col(EventRow.data), f"$.{name}")
+
+
+def count_of_workflow(connection: Connection, application_name: str, workflow_id: str) -> int:
+    """How many events `read_workflow` would read."""
+    return connection.execute(
+        select(func.count())
+        .select_from(EventRow)
+        .where(
+            col(EventRow.workflow_id) == workflow_id,
+            col(EventRow.application_name) == application_name,
+        )
+    ).scalar_one()
+
+
+def position_before(connection: Connection, moment: int) -> int:
+    """The last position that was recorded before a moment of our clock, 0 if none was.
+
+    Found by halving: the times are in order, but where the clock was set back.
+    """
+    low, high = 0, last_position(connection)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if recorded_at(connection, middle) < moment:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def recorded_at(connection: Connection, position: int) -> int:
+    """When the event at a position was recorded, or the next one behind it."""
+    return connection.execute(
+        select(col(EventRow.recorded_at))
+        .where(col(EventRow.position) >= position)
+        .order_by(col(EventRow.position))
+        .limit(1)
+    ).scalar_one()
 
 
 def _columns() -> Select[int, str, str | None, str, int | None, int, str]:

@@ -45,4 +45,6 @@ async def test_listing_get_steps_and_history_outlive_the_application(
             if tool != "list_applications":
                 assert rows(answer) == rows(live[tool])
                 assert "offline since" in answer
-        assert "WorkflowObserved | ERROR" in await ask("get_workflow", **questions["get_workflow"])
+        assert "| ERROR (executor shop-1) | first seen |" in await ask(
+            "get_workflow_history", **questions["get_workflow"]
+        )

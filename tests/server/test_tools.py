@@ -68,20 +68,22 @@ async def test_fifty_rows_fit_into_eight_kilobytes(ask: Ask) -> None:
     assert len(answer.encode()) <= 8192
 
 
-async def test_a_workflow_is_shown_with_its_relatives_and_its_history(ask: Ask) -> None:
+async def test_a_workflow_is_shown_with_its_relatives_and_its_failed_steps(ask: Ask) -> None:
     answer = await ask("get_workflow", application_name="shop", workflow_id="order-1005")
     assert answer.startswith("order-1005: ERROR, place_order of shop\nerror: 'BT'\n")
     assert 'attributes: {"city": "Belfast"' in answer
     assert "children (2 of 2):" in answer
     assert "order-1005-5 | ERROR | fulfil_order" in answer
-    assert "WorkflowObserved | ERROR (executor shop-1)" in answer
-    assert "6 steps, 1 failed" in answer
-    assert "input:" not in answer
+    assert "steps: 6 mirrored, 1 failed, slowest " in answer
+    assert "failed steps (1 of 1):" in answer
+    assert "| DBOS.getResult | " in answer
+    assert "get_workflow_history shows them" in answer
+    assert "input" not in answer
 
 
 async def test_the_payload_is_read_live_when_it_is_asked_for(ask: Ask) -> None:
     answer = await ask(
-        "get_workflow", application_name="shop", workflow_id="order-1001", include_payload=True
+        "get_workflow", application_name="shop", workflow_id="order-1001", include="payload"
     )
     assert "input: {'args': ({'order_id': 'order-1001'" in answer
     assert "output: courier for order-1001 at 395p" in answer
@@ -106,7 +108,7 @@ async def test_steps_of_a_successful_workflow_are_read_when_somebody_asks(ask: A
 async def test_steps_are_paged_by_their_ids(ask: Ask) -> None:
     arguments = {"application_name": "shop", "workflow_id": "order-1001"}
     first = await ask("list_steps", **arguments, limit=4)
-    assert "More: pass after_step_id=4." in first
+    assert "2 more: pass after_step_id=4." in first
     second = await ask("list_steps", **arguments, after_step_id=4)
     assert [row["step_id"] for row in rows(first) + rows(second)] == ["1", "2", "3", "4", "5", "6"]
 
@@ -117,12 +119,18 @@ async def test_cancel_and_resume_go_through_and_show_at_once(ask: Ask) -> None:
     assert (cancelled["status_before"], cancelled["status_now"]) == ("PENDING", "CANCELLED")
     (resumed,) = rows(await ask("resume_workflow", **arguments))
     assert (resumed["status_before"], resumed["status_now"]) == ("CANCELLED", "ENQUEUED")
-    history = await ask("get_workflow", **arguments)
-    assert [line.split(" | ")[-1] for line in history.splitlines() if " | Command" in line] == [
-        "cancel asked for",
-        "done",
-        "resume asked for",
-        "done",
+    told = [
+        (entry["event"], entry.get("cause") or None)
+        for entry in rows(await ask("get_workflow_history", **arguments))
+        if "steps" not in entry["event"]
+    ]
+    assert told[1:] == [
+        ("cancel asked for", None),
+        ("done", None),
+        ("PENDING → CANCELLED", "our cancel"),
+        ("resume asked for", None),
+        ("done", None),
+        ("CANCELLED → ENQUEUED", "our resume"),
     ]
 
 
@@ -162,10 +170,10 @@ async def test_a_workflow_deleted_upstream_can_still_be_explained(
     async with serve(shop_settings) as ask:
         with pytest.raises(ToolFailedError, match="no workflow 'pick-shelf-3'; nothing was sent"):
             await ask("cancel_workflow", **arguments)
-        answer = await ask("get_workflow", **arguments)
+        answer = await ask("get_workflow", **arguments, include="history")
         listed = await ask("list_workflows", application_name="shop", status="ENQUEUED")
     assert "deleted upstream, noticed at: 20" in answer
-    assert "WorkflowDeleted | gone upstream" in answer
+    assert "gone upstream | deleted by somebody" in answer
     assert "pick-shelf-3" not in listed
 
 
@@ -180,10 +188,10 @@ async def test_an_id_that_no_url_can_hold_is_answered_from_the_mirror(
         await mirrored(ask)
         arguments = {"application_name": "shop", "workflow_id": ".."}
         steps = await ask("list_steps", **arguments)
-        shown = await ask("get_workflow", **arguments, include_payload=True)
+        shown = await ask("get_workflow", **arguments, include=["payload"])
     assert steps.startswith("0 of 0 steps of .. (ENQUEUED)")
     assert "Not read afresh: " in steps
-    assert "payload: not to be had: " in shown
+    assert "payload: none was kept, and not to be had live: " in shown
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ import pytest
 from dbos import DBOSClient
 
 from dbos_mcp.domain import now_ms
-from dbos_mcp.queries.workflows import WorkflowDetail, WorkflowItem, get_workflow
+from dbos_mcp.queries.history import HistoryEntry, get_history
+from dbos_mcp.queries.workflow import WorkflowDetail, get_workflow
+from dbos_mcp.queries.workflows import WorkflowItem
 from dbos_mcp.settings import DAY_MS
 from dbos_mcp.sync.audit import AUDIT_EVERY_MS, REREAD_EVERY_MS
 from dbos_mcp.sync.recent import FEW_IN_FLIGHT
@@ -121,10 +123,19 @@ class Stage:
     def row(self, workflow_id: str) -> WorkflowItem:
         return self.detail(workflow_id).workflow
 
+    def entries(self, workflow_id: str) -> list[HistoryEntry]:
+        with self.site.cache.read() as connection:
+            return get_history(connection, APP, workflow_id)
+
     def history(self, workflow_id: str) -> list[str]:
         """Of the workflow itself, without its steps."""
-        history = self.detail(workflow_id).history
-        return [entry.what for entry in history if entry.kind.startswith("Workflow")]
+        return [entry.what for entry in self.of_itself(workflow_id)]
+
+    def causes(self, workflow_id: str) -> list[str | None]:
+        return [entry.cause for entry in self.of_itself(workflow_id)]
+
+    def of_itself(self, workflow_id: str) -> list[HistoryEntry]:
+        return [e for e in self.entries(workflow_id) if e.kind.startswith("Workflow")]
 
 
 @pytest.fixture
@@ -156,6 +167,7 @@ async def test_a_direct_start(stage: Stage) -> None:
     assert (row.status, row.workflow_name, row.executor_id) == ("PENDING", "stocktake", EXECUTOR)
     assert (row.queue_name, row.dequeued_at, row.completed_at) == (None, None, None)
     assert stage.history("direct") == [RUNNING]
+    assert stage.causes("direct") == ["first seen"]
 
 
 async def test_an_enqueue(stage: Stage) -> None:
@@ -242,6 +254,7 @@ async def test_a_dequeue(stage: Stage, crowd: int) -> None:
     assert row.updated_at > before.updated_at
     place = f"(queue {SINGLE}, executor {EXECUTOR})"
     assert stage.history("queued") == [f"ENQUEUED {place}", f"PENDING {place}"]
+    assert stage.causes("queued") == ["first seen", "dequeued"]
 
 
 @crowds
@@ -258,6 +271,7 @@ async def test_a_delay_that_is_over(stage: Stage, crowd: int) -> None:
     assert (row.status, row.dequeued_at) == ("ENQUEUED", None)
     assert row.updated_at == before.updated_at
     assert stage.history("later") == [WAITING.replace("ENQUEUED", "DELAYED"), WAITING]
+    assert stage.causes("later") == ["first seen", "its delay was over"]
 
 
 async def test_a_delay_that_is_changed(stage: Stage) -> None:
@@ -271,6 +285,7 @@ async def test_a_delay_that_is_changed(stage: Stage) -> None:
     assert row.status == "DELAYED"
     assert (row.delay_until or 0) > (before.delay_until or 0)
     assert stage.history("later") == [WAITING.replace("ENQUEUED", "DELAYED")] * 2
+    assert stage.causes("later") == ["first seen", "delay changed"]
 
 
 async def test_a_delay_that_is_changed_among_many_is_found_while_few_are_delayed(
@@ -306,6 +321,11 @@ async def test_a_debounce(stage: Stage) -> None:
     assert (row.status, row.deduplication_id) == ("ENQUEUED", None)
     assert row.updated_at == debounced.updated_at
     assert stage.history("first") == [*[WAITING.replace("ENQUEUED", "DELAYED")] * 2, WAITING]
+    assert stage.causes("first") == [
+        "first seen",
+        "delay changed, or debounced",
+        "its delay was over",
+    ]
 
 
 # Ends
@@ -323,6 +343,7 @@ async def test_a_success(stage: Stage, crowd: int) -> None:
     assert (row.status, row.deduplication_id) == ("SUCCESS", None)
     assert row.completed_at == row.updated_at
     assert stage.history("once") == [TAKEN, TAKEN.replace("PENDING", "SUCCESS")]
+    assert stage.causes("once") == ["first seen", "succeeded"]
 
 
 @crowds
@@ -335,13 +356,14 @@ async def test_an_error(stage: Stage, crowd: int) -> None:
     detail = stage.detail("failing")
     assert (detail.workflow.status, detail.workflow.error) == ("ERROR", "a difference of 6")
     assert detail.workflow.completed_at == detail.workflow.updated_at
-    assert (detail.steps, detail.failed_steps) == (3, 1)
-    assert [entry.what for entry in detail.history] == [
+    assert (detail.steps.count, detail.steps.failed) == (3, 1)
+    assert [entry.what for entry in stage.entries("failing")] == [
         RUNNING,
         "2 steps",
         RUNNING.replace("PENDING", "ERROR"),
         "3 steps, 1 failed",
     ]
+    assert stage.causes("failing") == ["first seen", "failed"]
 
 
 @crowds
@@ -357,6 +379,7 @@ async def test_a_cancel(stage: Stage, status: str, crowd: int) -> None:
     assert (row.status, row.queue_name, row.dequeued_at) == ("CANCELLED", None, None)
     assert row.completed_at == row.updated_at
     assert [what.split()[0] for what in stage.history("stopped")] == [status, "CANCELLED"]
+    assert stage.causes("stopped") == ["first seen", "cancelled by somebody"]
 
 
 async def test_a_cancel_of_a_cancelled_workflow(stage: Stage) -> None:
@@ -371,6 +394,7 @@ async def test_a_cancel_of_a_cancelled_workflow(stage: Stage) -> None:
     row = stage.row("stopped")
     assert (row.completed_at or 0) > (before.completed_at or 0)
     assert stage.history("stopped") == [RUNNING.replace("PENDING", "CANCELLED")] * 2
+    assert stage.causes("stopped") == ["first seen", "cancelled again"]
 
 
 async def test_a_timeout(stage: Stage) -> None:
@@ -386,6 +410,7 @@ async def test_a_timeout(stage: Stage) -> None:
     assert (row.status, row.deadline) == ("CANCELLED", before.created_at)
     assert row.completed_at == row.updated_at
     assert stage.history("slow") == [RUNNING, RUNNING.replace("PENDING", "CANCELLED")]
+    assert stage.causes("slow") == ["first seen", "timed out"]
 
 
 # Once more
@@ -415,6 +440,7 @@ async def test_a_resume_of_a_cancelled_workflow(stage: Stage, crowd: int) -> Non
         f"ENQUEUED {place}",
         f"PENDING {place}",
     ]
+    assert stage.causes("again") == ["first seen", "resumed", "dequeued"]
 
 
 @pytest.mark.parametrize("status", ["PENDING", "ENQUEUED", "DELAYED"])
@@ -431,6 +457,9 @@ async def test_a_resume_of_a_workflow_in_flight(stage: Stage, status: str) -> No
     assert (row.status, row.queue_name, row.dequeued_at) == ("ENQUEUED", CLOSED, None)
     assert row.updated_at > before.updated_at
     assert [what.split()[0] for what in stage.history("again")] == [status, "ENQUEUED"]
+    # Of one that waits in that queue already nothing but `updated_at` tells.
+    cause = "changed upstream" if status == "ENQUEUED" else "resumed"
+    assert stage.causes("again") == ["first seen", cause]
 
 
 @pytest.mark.parametrize("outcome", ["ok", "fail"])
@@ -450,15 +479,16 @@ async def test_a_rewind(stage: Stage, outcome: str) -> None:
     stage.finish("undone")
     await stage.begin()
     before = stage.row("undone")
-    assert stage.detail("undone").steps == 3
+    assert stage.detail("undone").steps.count == 3
     stage.do("rewind", "undone", start_step=2, queue_name=CLOSED)
 
     assert await stage.look() == [("WorkflowChanged", "undone")]
     row = stage.row("undone")
     assert (row.status, row.queue_name, row.completed_at) == ("ENQUEUED", CLOSED, None)
     assert row.error is None
-    assert stage.detail("undone").steps == 1
+    assert stage.detail("undone").steps.count == 1
     assert stage.history("undone") == [f"{before.status} (executor {EXECUTOR})", WAITING]
+    assert stage.causes("undone") == ["first seen", "rewound"]
 
 
 @crowds
@@ -472,12 +502,12 @@ async def test_steps_that_a_rewind_discarded_and_ids_that_are_used_again(
     stage.do("await_running", "undone")
 
     assert await stage.look() == [("WorkflowChanged", "undone")]
-    assert stage.detail("undone").steps == 2
+    assert stage.detail("undone").steps.count == 2
     stage.finish("undone")
     assert await stage.look() == [("WorkflowChanged", "undone")]
     detail = stage.detail("undone")
-    assert (detail.steps, detail.failed_steps) == (3, 1)
-    assert [(entry.kind, entry.what) for entry in detail.history] == [
+    assert (detail.steps.count, detail.steps.failed) == (3, 1)
+    assert [(entry.kind, entry.what) for entry in stage.entries("undone")] == [
         ("WorkflowObserved", RUNNING.replace("PENDING", "ERROR")),
         ("StepsObserved", "3 steps, 1 failed"),
         ("WorkflowChanged", TAKEN),
@@ -486,6 +516,8 @@ async def test_steps_that_a_rewind_discarded_and_ids_that_are_used_again(
         ("WorkflowChanged", TAKEN.replace("PENDING", "ERROR")),
         ("StepsObserved", "3 steps, 1 failed"),
     ]
+    assert stage.causes("undone") == ["first seen", "rewound", "failed"]
+    assert stage.of_itself("undone")[1].unseen == ("ENQUEUED",)
 
 
 @crowds
@@ -506,6 +538,8 @@ async def test_a_fork_and_its_source(stage: Stage, crowd: int) -> None:
     assert [fork.workflow_id for fork in stage.detail("source").forks.items] == ["fork"]
     assert stage.history("source") == [RUNNING.replace("PENDING", "SUCCESS")] * 2
     assert stage.history("fork") == [f"ENQUEUED (queue {CLOSED})"]
+    assert stage.causes("source") == ["first seen", "forked by somebody"]
+    assert stage.causes("fork") == ["forked"]
 
 
 async def test_a_recovery(stage: Stage) -> None:
@@ -525,6 +559,7 @@ async def test_a_recovery(stage: Stage) -> None:
     assert await stage.look() == [("WorkflowChanged", "survivor")]
     assert stage.row("survivor").dequeued_at is not None
     assert stage.history("survivor") == [TAKEN, TAKEN.replace("PENDING", "ENQUEUED"), TAKEN]
+    assert stage.causes("survivor") == ["first seen", "recovered", "dequeued"]
 
 
 async def test_a_recovery_too_many_and_its_resume(stage: Stage) -> None:
@@ -550,6 +585,7 @@ async def test_a_recovery_too_many_and_its_resume(stage: Stage) -> None:
         RUNNING.replace("PENDING", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"),
         WAITING,
     ]
+    assert stage.causes("fragile") == ["first seen", "recovered too often", "resumed"]
 
 
 # What no filter finds, of those in flight
@@ -564,6 +600,7 @@ async def test_attributes_of_a_workflow_in_flight(stage: Stage) -> None:
     assert await stage.look() == [("WorkflowChanged", "marked")]
     assert json.loads(stage.row("marked").attributes or "") == {"city": "Cardiff"}
     assert stage.history("marked") == [WAITING] * 2
+    assert stage.causes("marked") == ["first seen", "attributes set"]
 
 
 @crowds
@@ -576,8 +613,9 @@ async def test_a_delete_of_a_workflow_in_flight(stage: Stage, crowd: int) -> Non
     detail = stage.detail("gone")
     assert detail.workflow.deleted_at is not None
     assert detail.workflow.status == "PENDING"
-    assert detail.steps == 2
+    assert detail.steps.count == 2
     assert stage.history("gone") == [RUNNING, "gone upstream"]
+    assert stage.causes("gone") == ["first seen", "deleted by somebody"]
 
 
 # What only an audit finds
@@ -605,7 +643,7 @@ async def test_a_delete_of_a_workflow_that_is_over(stage: Stage) -> None:
     assert await stage.audit() == [("WorkflowDeleted", "gone")]
     detail = stage.detail("gone")
     assert detail.workflow.deleted_at is not None
-    assert (detail.workflow.status, detail.steps, detail.failed_steps) == ("ERROR", 3, 1)
+    assert (detail.workflow.status, detail.steps.count, detail.steps.failed) == ("ERROR", 3, 1)
     assert stage.history("gone") == [RUNNING.replace("PENDING", "ERROR"), "gone upstream"]
 
 
@@ -670,3 +708,4 @@ async def test_an_application_that_is_renamed(stage: Stage) -> None:
     for workflow_id, what in (("waiting", WAITING), ("over", ended)):
         assert stage.row(workflow_id).owning_application == "boutique"
         assert stage.history(workflow_id) == [what] * 2
+        assert stage.causes(workflow_id) == ["first seen", "application renamed"]

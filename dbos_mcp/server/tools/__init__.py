@@ -17,9 +17,11 @@ from dbos_mcp.server.tools.admin import (
 from dbos_mcp.server.tools.applications import list_applications, list_executors
 from dbos_mcp.server.tools.commands import cancel_workflow, fork_workflow, resume_workflow
 from dbos_mcp.server.tools.define import CommandTool, command_tool, login_tool, read_tool
+from dbos_mcp.server.tools.history import get_workflow_history, list_changes
 from dbos_mcp.server.tools.login import login, login_complete
 from dbos_mcp.server.tools.sync import sync_now, sync_status
-from dbos_mcp.server.tools.workflows import get_workflow, list_steps, list_workflows
+from dbos_mcp.server.tools.workflow import get_workflow, list_steps
+from dbos_mcp.server.tools.workflows import list_workflows
 from dbos_mcp.settings import DEFAULT_TOOLSETS, Toolset
 
 TOOLSETS: dict[Toolset, tuple[Tool, ...]] = {
@@ -35,7 +37,10 @@ TOOLSETS: dict[Toolset, tuple[Tool, ...]] = {
         login_tool(login),
         login_tool(login_complete),
     ),
-    Toolset.HISTORY: (),
+    Toolset.HISTORY: (
+        read_tool(get_workflow_history),
+        read_tool(list_changes),
+    ),
     Toolset.POSTMORTEM: (),
     Toolset.SQL: (),
     Toolset.SYNC: (

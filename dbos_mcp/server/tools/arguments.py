@@ -1,6 +1,7 @@
 """Arguments that several tools take, and how their texts become values."""
 
 import difflib
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -47,3 +48,16 @@ def time(name: str, value: str | None) -> int | None:
             f"{name}: {value[:80]!r} is not a time with a zone.",
             hint="Give ISO 8601 with a zone, as 2026-11-21T06:30:00Z or 2026-11-21T08:30:00+02:00.",
         ) from error
+
+
+def choices(name: str, value: Texts, known: Sequence[str]) -> frozenset[str]:
+    """Raises UsageError, naming the nearest, for one that is not known."""
+    given = frozenset(item.strip().lower() for item in texts(value))
+    for item in given.difference(known):
+        near = difflib.get_close_matches(item, known, 1)
+        raise UsageError(
+            f"{name}: {item[:80]!r} is none of them"
+            + (f"; did you mean {near[0]}?" if near else "."),
+            hint=f"There are {', '.join(known)}.",
+        )
+    return given

@@ -1,0 +1,229 @@
+"""What happened: to one workflow since it was first seen, or to all since some time."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Annotated
+
+from pydantic import Field
+
+from dbos_mcp.domain import now_ms
+from dbos_mcp.errors import UsageError
+from dbos_mcp.queries import changes as change_queries
+from dbos_mcp.queries import history as queries
+from dbos_mcp.queries.changes import OUTCOMES, OtherChange, WorkflowChange
+from dbos_mcp.queries.history import Change, HistoryEntry
+from dbos_mcp.server import render
+from dbos_mcp.server.budget import table_within
+from dbos_mcp.server.context import CurrentRuntime, answer_from
+from dbos_mcp.server.lookup import look_up
+from dbos_mcp.server.render import CELL_CHARACTERS, Column
+from dbos_mcp.server.tools import arguments
+from dbos_mcp.server.tools.arguments import ApplicationName, Time, WorkflowId
+from dbos_mcp.server.tools.sync import OneApplication
+from dbos_mcp.server.tools.workflows import ANSWER_BYTES, DATA_NOTE
+from dbos_mcp.settings import DAY_MS
+from dbos_mcp.store.sync_state import CONDUCTOR
+
+HISTORY_CHARACTERS = 300
+VALUE_CHARACTERS = 80
+MOST_OTHERS = 20
+LOOKS_NOTE = (
+    "States are those seen at looks: one that came and went between two looks is missing, and the"
+    " note says so where the fields show it."
+)
+_TIMES = ("delay_until", "deadline")
+_SEEN_IN_STATUS = ("failed", "cancelled", "deleted", "in flight", "succeeded")
+_SAID_OTHERWISE = ("status", "updated_at")
+
+HISTORY_COLUMNS: list[Column[HistoryEntry]] = [
+    ("recorded_at", lambda entry: render.time(entry.recorded_at)),
+    ("upstream's clock", lambda entry: _upstream(entry)),
+    ("event", lambda entry: _event(entry)),
+    ("cause", lambda entry: entry.cause),
+    ("changed", lambda entry: "; ".join(map(_change, _told(entry)))),
+    ("note", lambda entry: _note(entry)),
+]
+
+
+async def get_workflow_history(
+    runtime: CurrentRuntime,
+    application_name: ApplicationName,
+    workflow_id: WorkflowId,
+    newest_first: bool = False,
+    after_position: Annotated[
+        int | None, Field(description="Continue behind this entry, in the same order")
+    ] = None,
+) -> str:
+    """Tell what happened to one workflow, from the mirror's log: every state that was seen, with
+    the mirror's and upstream's clock, what caused it (a dequeue, an end, recovery, resume, rewind,
+    fork, retention, a command of ours), the fields that changed, commands, steps read, and which
+    states must have been missed between two looks."""
+    note = await look_up(runtime, application_name, workflow_id)
+    entries, freshness = await answer_from(
+        runtime,
+        partial(queries.get_history, application_name=application_name, workflow_id=workflow_id),
+        application_name,
+    )
+    total = len(entries)
+    if newest_first:
+        entries.reverse()
+    if after_position is not None:
+        entries = [
+            entry
+            for entry in entries
+            if (
+                entry.position < after_position if newest_first else entry.position > after_position
+            )
+        ]
+    rows, shown = table_within(ANSWER_BYTES, HISTORY_COLUMNS, entries, limit=HISTORY_CHARACTERS)
+    more = len(entries) - shown
+    order = "newest" if newest_first else "oldest"
+    return render.answer(
+        f"{shown} of {total} entries of {render.plain(workflow_id, limit=300)}, {order} first",
+        rows if shown else "None.",
+        f"{more} more: pass after_position={entries[shown - 1].position}." if more else None,
+        LOOKS_NOTE if shown else None,
+        DATA_NOTE if shown else None,
+        note,
+        freshness,
+    )
+
+
+async def list_changes(
+    runtime: CurrentRuntime,
+    application_name: OneApplication = None,
+    since: Annotated[Time, Field(description="Default: a day ago; ISO 8601, zone")] = None,
+    after_position: Annotated[
+        int | None, Field(ge=0, description="Of the last answer, in place of since")
+    ] = None,
+) -> str:
+    """Tell what happened while you were away: what changed in an application, or all of them, since
+    a time or since the last answer. One line per workflow, from its first state to its last,
+    failures first, under exact counts of what came of all; also executors and our commands."""
+    began = arguments.time("since", since)
+    if began is not None and after_position is not None:
+        raise UsageError("since and after_position are two beginnings: pass one of them.")
+    if began is None and after_position is None:
+        began = now_ms() - DAY_MS
+    changes, freshness = await answer_from(
+        runtime,
+        partial(
+            change_queries.list_changes,
+            application_name=application_name,
+            after=after_position,
+            since=began,
+        ),
+        application_name or CONDUCTOR,
+    )
+    rows, shown = table_within(
+        ANSWER_BYTES, _changes_columns(application_name), changes.workflows, limit=CELL_CHARACTERS
+    )
+    total = sum(changes.outcomes.values())
+    left_out = Counter(changes.outcomes)
+    left_out.subtract(change.outcome for change in changes.workflows[:shown])
+    of_what = f" of {render.plain(application_name)}" if application_name else ""
+    start = (
+        f"since {render.time(began)}" if began is not None else f"behind position {changes.after}"
+    )
+    first_seen = f", {changes.first_seen} first seen" if changes.first_seen else ""
+    return render.answer(
+        f"{total} workflows{of_what} changed {start}, in {changes.events} events{first_seen}"
+        + (f": {_counts(changes.outcomes)}" if total else ""),
+        rows if shown else None,
+        f"{total - shown} more workflows are not shown: {_counts(left_out)}. list_workflows finds"
+        " them by status and time."
+        if total > shown
+        else None,
+        f"Of {changes.steps_read} others, which had ended before, nothing but the steps was read."
+        if changes.steps_read
+        else None,
+        _others(changes.others),
+        f"Not all yet: {changes.remaining} later events of the log remain; pass"
+        f" after_position={changes.until} to go on."
+        if changes.remaining
+        else f"Next time pass after_position={changes.until}.",
+        DATA_NOTE if shown else None,
+        freshness,
+    )
+
+
+def _changes_columns(application_name: str | None) -> list[Column[WorkflowChange]]:
+    """With the application where that may differ."""
+    columns: list[Column[WorkflowChange]] = [
+        ("workflow_id", lambda change: change.workflow_id),
+        ("change", _from_to),
+        ("outcome", lambda change: None if change.outcome in _SEEN_IN_STATUS else change.outcome),
+        ("workflow_name", lambda change: change.workflow_name),
+        ("seen_at", lambda change: render.time(change.recorded_at)),
+        ("events", lambda change: str(change.events)),
+        ("commands", lambda change: ", ".join(change.commands.values())),
+        ("error", lambda change: change.error),
+    ]
+    if application_name is None:
+        columns.insert(1, ("application_name", lambda change: change.application_name))
+    return columns
+
+
+def _from_to(change: WorkflowChange) -> str:
+    before = "new" if change.first_seen else change.before or "gone"
+    after = "deleted" if change.deleted else change.status or before
+    return before if after == before else f"{before} → {after}"
+
+
+def _counts(outcomes: Mapping[str, int]) -> str:
+    return ", ".join(
+        f"{outcomes[outcome]} {outcome}" for outcome in OUTCOMES if outcomes.get(outcome)
+    )
+
+
+def _others(others: Sequence[OtherChange]) -> str | None:
+    if not others:
+        return None
+    told = [
+        f"{other.kind} {render.plain(other.name)}"
+        + (f" {render.plain(other.status)}" if other.status else "")
+        for other in others[:MOST_OTHERS]
+    ]
+    left_out = len(others) - len(told)
+    return f"Also: {', '.join(told)}" + (f", and {left_out} more." if left_out else ".")
+
+
+def _event(entry: HistoryEntry) -> str:
+    """Of a state its status, before and after: the rest is among the changes."""
+    for change in entry.changes:
+        if change.field == "status":
+            return f"{change.old} → {change.new}"
+    return entry.what
+
+
+def _upstream(entry: HistoryEntry) -> str | None:
+    """A change that left `updated_at` as it was happened at some later time."""
+    first = entry.kind != "WorkflowChanged"
+    moved = any(change.field == "updated_at" for change in entry.changes)
+    return render.time(entry.occurred_at) if first or moved else None
+
+
+def _told(entry: HistoryEntry) -> list[Change]:
+    return [change for change in entry.changes if change.field not in _SAID_OTHERWISE]
+
+
+def _change(change: Change) -> str:
+    return f"{change.field}: {_value(change, change.old)} → {_value(change, change.new)}"
+
+
+def _value(change: Change, value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, int) and (change.field.endswith("_at") or change.field in _TIMES):
+        return str(render.time(value))
+    return render.plain(value, limit=VALUE_CHARACTERS)
+
+
+def _note(entry: HistoryEntry) -> str:
+    return "; ".join(
+        [
+            *([f"not seen: {', '.join(entry.unseen)}"] if entry.unseen else []),
+            *([f"seen {render.duration(entry.late_ms)} late"] if entry.late_ms else []),
+        ]
+    )
