@@ -2,6 +2,7 @@
 
 from mcp.server.mcpserver.tools import Tool
 
+from dbos_mcp.server.tools.aggregates import get_workflow_aggregates
 from dbos_mcp.server.tools.applications import list_applications, list_executors
 from dbos_mcp.server.tools.commands import cancel_workflow, fork_workflow, resume_workflow
 from dbos_mcp.server.tools.define import command_tool, login_tool, read_tool
@@ -15,6 +16,7 @@ TOOLS: tuple[Tool, ...] = (
     read_tool(list_workflows),
     read_tool(get_workflow),
     read_tool(list_steps),
+    read_tool(get_workflow_aggregates),
     read_tool(sync_status),
     read_tool(sync_now, open_world=True),
     command_tool(cancel_workflow, destructive=True, idempotent=True),
