@@ -300,7 +300,7 @@ def _read(
         func.count(col(WorkflowRow.deleted_at)),
     ]
     if measured:
-        started = func.coalesce(func.nullif(dequeued, 0), created)
+        started = func.coalesce(dequeued, created)
         values += [
             func.json_group_array(func.max(0, end - begin)).filter(there, end.is_not(None))
             for begin, end in ((started, completed), (created, dequeued))

@@ -142,7 +142,7 @@ statuses = st.sampled_from([*(status.value for status in WorkflowStatus), "PAUSE
 @st.composite
 def any_row(draw: st.DrawFn) -> Row:
     created_at = draw(moments)
-    later = st.none() | st.integers(-5, 50).map(lambda ms: max(0, created_at + ms))
+    later = st.none() | st.integers(-5, 50).map(lambda ms: max(1, created_at + ms))
     return row(
         created_at,
         draw(statuses),
@@ -151,7 +151,7 @@ def any_row(draw: st.DrawFn) -> Row:
         executor_id=draw(texts),
         application_version=draw(texts),
         schedule_name=draw(texts),
-        dequeued_at=draw(later | st.just(0)),
+        dequeued_at=draw(later),
         completed_at=draw(later),
         deleted_at=draw(st.none() | st.none() | st.just(NOW)),
     )
