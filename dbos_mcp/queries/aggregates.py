@@ -93,7 +93,7 @@ class Aggregates:
     before: WorkflowFilter | None
     """The same question about the window before."""
     deleted: int
-    """How many are left out, because they are gone upstream."""
+    """How many are left out of both windows, because they are gone upstream."""
     loading: bool
     """The mirror is not complete for any time yet."""
     incomplete_before: int | None
@@ -132,16 +132,16 @@ def get_aggregates(
     groups.sort(key=_order(group_by, order_by))
     (total,) = _compared([{(): _Tally.sum_of(tally.values())} for tally in tallies])
     first, _ = windows[-1]
+    begins = first.start_time
     covered = freshness(connection, question.application_name).covered_since
-    is_behind = bool(covered) and (first.start_time is None or first.start_time < (covered or 0))
     return Aggregates(
         groups=groups,
         total=total,
         measured=measured,
         before=first if first is not question else None,
-        deleted=sum(tally.deleted for tally in tallies[0].values()),
+        deleted=sum(tally.deleted for window in tallies for tally in window.values()),
         loading=covered is None,
-        incomplete_before=covered if is_behind else None,
+        incomplete_before=covered if covered and (begins is None or begins < covered) else None,
     )
 
 

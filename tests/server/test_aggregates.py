@@ -68,7 +68,7 @@ async def test_groups_may_be_of_several_things_and_filtered(ask: Ask) -> None:
 
 async def test_the_total_alone(ask: Ask) -> None:
     answer = await ask(TOOL, application_name="shop", group_by=[])
-    assert answer.startswith("All workflows of shop\ntotal: count 53, ")
+    assert answer.startswith("Workflows of shop\ntotal: count 53, ")
     assert " | " not in answer
 
 

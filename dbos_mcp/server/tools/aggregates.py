@@ -19,6 +19,7 @@ from dbos_mcp.server.tools import arguments
 from dbos_mcp.server.tools.arguments import ApplicationName, Texts, Time
 from dbos_mcp.server.tools.workflows import ANSWER_BYTES, DATA_NOTE
 
+MOST_GROUPS = 200
 _TABLE_BYTES = ANSWER_BYTES - 1_800
 """The rest is for what stands around the table."""
 
@@ -38,11 +39,11 @@ async def get_workflow_aggregates(
     order_by: OrderBy | None = None,
     durations: bool | None = None,
     compare: bool | None = None,
-    limit: Annotated[int, Field(ge=1, le=200)] = 20,
+    limit: Annotated[int, Field(ge=1, le=MOST_GROUPS)] = 20,
 ) -> str:
-    """Count workflows by group: in flight, failed, failure rate, p50/p95/max of
-    durations and of queue waits. With start_time, beside as much time before: is it worse now?
-    hour and day are UTC, of created_at."""
+    """Count workflows by group: in flight, failed, failure rate, p50/p95/max of durations and of
+    queue waits. With start_time, beside as much time before: is it worse now? hour and day are UTC,
+    of created_at."""
     question = WorkflowFilter(
         application_name=application_name,
         status=arguments.statuses(status),
@@ -77,11 +78,12 @@ async def get_workflow_aggregates(
         f" by {', '.join(parts)}"
     )
     return render.answer(
-        title if parts else f"All workflows of {render.plain(application_name)}",
+        title if parts else f"Workflows of {render.plain(application_name)}",
         _window(question, found),
         "total: " + ", ".join(f"{name} {cell}" for name, cell in _cells(numbers, found.total)),
         (rows if shown else "None matches.") if parts else None,
-        f"{left} more groups: narrow the question{', or raise limit' if shown == limit else ''}."
+        f"{left} more groups: narrow the question"
+        f"{', or raise limit' if shown == limit < MOST_GROUPS else ''}."
         if parts and left
         else None,
         *_notes(found, durations),
