@@ -29,6 +29,7 @@ async def test_listing_get_steps_and_history_outlive_the_application(
             "list_workflows": {"application_name": "shop", "status": "ERROR"},
             "get_workflow": {"application_name": "shop", "workflow_id": "order-1005"},
             "list_steps": {"application_name": "shop", "workflow_id": "order-1005"},
+            "get_workflow_aggregates": {"application_name": "shop"},
         }
         live = {tool: await ask(tool, **arguments) for tool, arguments in questions.items()}
         assert all("offline since" not in answer for answer in live.values())

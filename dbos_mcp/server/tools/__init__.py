@@ -14,6 +14,7 @@ from dbos_mcp.server.tools.admin import (
     manage_schedule,
     set_latest_application_version,
 )
+from dbos_mcp.server.tools.aggregates import get_workflow_aggregates
 from dbos_mcp.server.tools.applications import list_applications, list_executors
 from dbos_mcp.server.tools.commands import cancel_workflow, fork_workflow, resume_workflow
 from dbos_mcp.server.tools.define import CommandTool, command_tool, login_tool, read_tool
@@ -31,6 +32,7 @@ TOOLSETS: dict[Toolset, tuple[Tool, ...]] = {
         read_tool(list_workflows),
         read_tool(get_workflow),
         read_tool(list_steps),
+        read_tool(get_workflow_aggregates),
         command_tool(cancel_workflow, destructive=True, idempotent=True),
         command_tool(resume_workflow, destructive=False, idempotent=False),
         command_tool(fork_workflow, destructive=False, idempotent=False),

@@ -1,0 +1,228 @@
+"""Workflows in numbers, from the mirror."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated
+
+from pydantic import Field
+
+from dbos_mcp.domain import FAILED, format_time, now_ms
+from dbos_mcp.errors import UsageError
+from dbos_mcp.queries import aggregates as queries
+from dbos_mcp.queries.aggregates import GROUPINGS, Aggregates, Group, OrderBy, Spread
+from dbos_mcp.queries.filters import WorkflowFilter
+from dbos_mcp.server import render
+from dbos_mcp.server.context import CurrentRuntime, answer_from
+from dbos_mcp.server.render import Column
+from dbos_mcp.server.tools import arguments
+from dbos_mcp.server.tools.arguments import ApplicationName, Texts, Time
+from dbos_mcp.server.tools.workflows import ANSWER_BYTES, DATA_NOTE
+
+MOST_GROUPS = 200
+_TABLE_BYTES = ANSWER_BYTES - 1_800
+"""The rest is for what stands around the table."""
+
+
+async def get_workflow_aggregates(
+    runtime: CurrentRuntime,
+    application_name: ApplicationName,
+    group_by: Annotated[Texts, Field(description=", ".join(GROUPINGS))] = "workflow_name",
+    status: Texts = None,
+    workflow_name: Texts = None,
+    queue_name: Texts = None,
+    executor_id: Texts = None,
+    application_version: Texts = None,
+    schedule_name: Texts = None,
+    start_time: Annotated[Time, Field(description="Created since")] = None,
+    end_time: str | None = None,
+    order_by: OrderBy | None = None,
+    durations: bool | None = None,
+    compare: bool | None = None,
+    limit: Annotated[int, Field(ge=1, le=MOST_GROUPS)] = 20,
+) -> str:
+    """Count workflows by group: in flight, failed, failure rate, p50/p95/max of durations and of
+    queue waits. With start_time, beside as much time before: is it worse now? hour and day are UTC,
+    of created_at."""
+    question = WorkflowFilter(
+        application_name=application_name,
+        status=arguments.statuses(status),
+        workflow_name=arguments.texts(workflow_name),
+        queue_name=arguments.texts(queue_name),
+        executor_id=arguments.texts(executor_id),
+        application_version=arguments.texts(application_version),
+        schedule_name=arguments.texts(schedule_name),
+        start_time=arguments.time("start_time", start_time),
+        end_time=arguments.time("end_time", end_time),
+    )
+    parts = _groupings(group_by)
+    found, freshness = await answer_from(
+        runtime,
+        partial(
+            queries.get_aggregates,
+            question=question,
+            group_by=parts,
+            now=now_ms(),
+            order_by=order_by,
+            durations=durations,
+            compare=compare,
+        ),
+        application_name,
+    )
+    numbers = _columns(found)
+    keys = [_key_column(name, place) for place, name in enumerate(parts)]
+    rows, shown = _within_budget([*keys, *numbers], found.groups[:limit])
+    left = len(found.groups) - shown
+    title = (
+        f"{shown} of {len(found.groups)} groups of {render.plain(application_name)}"
+        f" by {', '.join(parts)}"
+    )
+    return render.answer(
+        title if parts else f"Workflows of {render.plain(application_name)}",
+        _window(question, found),
+        "total: " + ", ".join(f"{name} {cell}" for name, cell in _cells(numbers, found.total)),
+        (rows if shown else "None matches.") if parts else None,
+        f"{left} more groups: narrow the question"
+        f"{', or raise limit' if shown == limit < MOST_GROUPS else ''}."
+        if parts and left
+        else None,
+        *_notes(found, durations),
+        DATA_NOTE if parts and shown else None,
+        freshness,
+    )
+
+
+def _groupings(value: Texts) -> tuple[str, ...]:
+    given = tuple(dict.fromkeys(arguments.texts(value)))
+    for item in given:
+        if item not in GROUPINGS:
+            near = [name for name in GROUPINGS if item in name]
+            near = near or difflib.get_close_matches(item, GROUPINGS, 1)
+            raise UsageError(
+                f"group_by: {item[:80]!r} is nothing to group by"
+                + (f"; did you mean {near[0]}?" if near else "."),
+                hint=f"Give one or several of {', '.join(GROUPINGS)}; [] for the total alone.",
+            )
+    return given
+
+
+def _key_column(name: str, place: int) -> Column[Group]:
+    def read(group: Group) -> str:
+        part = group.key[place]
+        match name, part:
+            case "hour", int(start):
+                return f"{format_time(start)[:16]}Z"
+            case "day", int(start):
+                return format_time(start)[:10]
+            case _, None:
+                return "(none)"
+            case _:
+                return str(part) or "(empty)"
+
+    return name, read
+
+
+def _columns(found: Aggregates) -> list[Column[Group]]:
+    columns: list[Column[Group]] = [
+        ("count", lambda group: str(group.numbers.count)),
+        ("in_flight", lambda group: str(group.numbers.in_flight)),
+        ("failed", lambda group: str(group.numbers.failed)),
+        ("failure_rate", lambda group: _percent(group.numbers.failure_rate)),
+        *_times("duration", lambda group: group.numbers.durations),
+        *_times("queue_wait", lambda group: group.numbers.waits),
+    ]
+    if found.before is not None:
+        columns += [("count_before", _count_before), ("failure_rate_before", _rate_before)]
+        columns += [("duration_p95_before", _p95_before)] if found.measured else []
+    return columns
+
+
+def _times(name: str, spread: Callable[[Group], Spread | None]) -> list[Column[Group]]:
+    def column(which: str) -> Column[Group]:
+        return f"{name}_{which}", lambda group: render.duration(getattr(spread(group), which, None))
+
+    return [column(which) for which in ("p50", "p95", "max")]
+
+
+def _count_before(group: Group) -> str:
+    before = group.before.count if group.before else 0
+    return _changed(str(before), _growth(before, group.numbers.count))
+
+
+def _rate_before(group: Group) -> str | None:
+    before = group.before.failure_rate if group.before else None
+    now = group.numbers.failure_rate
+    if before is None:
+        return None
+    return _changed(
+        _percent(before), None if now is None else f"{(now - before) * 100:+.1f} points"
+    )
+
+
+def _p95_before(group: Group) -> str | None:
+    before = group.before.durations if group.before else None
+    now = group.numbers.durations
+    if before is None:
+        return None
+    return _changed(render.duration(before.p95), _growth(before.p95, now.p95) if now else None)
+
+
+def _changed(before: str | None, change: str | None) -> str:
+    return f"{before} ({change})" if change else f"{before}"
+
+
+def _growth(before: int, now: int) -> str | None:
+    return f"{(now - before) / before:+.0%}" if before else None
+
+
+def _percent(rate: float | None) -> str | None:
+    """Nothing that happened is 0%, and nothing but all is 100%."""
+    if rate is None:
+        return None
+    if 0 < rate < 0.001:
+        return "<0.1%"
+    return ">99.9%" if 0.999 < rate < 1 else f"{rate:.1%}"
+
+
+def _cells(columns: Sequence[Column[Group]], group: Group) -> list[tuple[str, object]]:
+    return [(name, cell) for name, read in columns if (cell := read(group)) is not None]
+
+
+def _window(question: WorkflowFilter, found: Aggregates) -> str | None:
+    if question.start_time is None and question.end_time is None:
+        return None
+    line = f"created {_span(question)}"
+    return line if found.before is None else f"{line}; before: {_span(found.before)}, with change"
+
+
+def _span(question: WorkflowFilter) -> str:
+    begins = render.time(question.start_time) or "the beginning"
+    return f"{begins} to {render.time(question.end_time) or 'now'}"
+
+
+def _notes(found: Aggregates, durations: bool | None) -> list[str]:
+    since = "; duration: from dequeued_at, else created_at" if found.measured else ""
+    notes = [f"failed: {', '.join(FAILED)}; failure_rate: of those that ended{since}."]
+    if not found.measured and durations is None:
+        notes.append(
+            "Durations of so many take seconds: pass durations=true, or a shorter time to look at."
+        )
+    if found.deleted:
+        notes.append(f"{found.deleted} that were deleted upstream are not counted.")
+    if found.loading:
+        notes.append("Incomplete: the mirror is still being loaded.")
+    elif found.incomplete_before is not None:
+        since = format_time(found.incomplete_before)
+        notes.append(f"Incomplete for workflows created before {since}: the mirror lacks some.")
+    return notes
+
+
+def _within_budget(columns: Sequence[Column[Group]], groups: Sequence[Group]) -> tuple[str, int]:
+    """As many rows as fit into an answer, and how many those are."""
+    shown = len(groups)
+    while True:
+        rows = render.table(columns, groups[:shown])
+        size = len(rows.encode())
+        if size <= _TABLE_BYTES or shown <= 1:
+            return rows, shown
+        shown = max(1, min(shown - 1, shown * _TABLE_BYTES // size))
