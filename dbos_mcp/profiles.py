@@ -34,8 +34,8 @@ _Text = Annotated[str | None, BLANK_IS_ABSENT]
 class Oidc:
     """Where a self-hosted Conductor's users log in."""
 
-    issuer: Annotated[str, BLANK_IS_ABSENT]
-    client_id: Annotated[str, BLANK_IS_ABSENT, Field(alias="clientID")]
+    issuer: _Text = None
+    client_id: Annotated[_Text, Field(alias="clientID")] = None
     audience: _Text = None
 
 

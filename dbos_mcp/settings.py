@@ -123,11 +123,11 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _issuer_and_client(self) -> "Settings":
-        if self.issuer_url is not None and self.client_id is None:
+        if self.issuer_url is not None and self.client_id is None and self.token is None:
             raise PydanticCustomError(
                 "client_id",
-                "DBOS_MCP_CLIENT_ID is missing: give the issuer's public client id beside"
-                " DBOS_MCP_ISSUER, which whoever runs that Conductor knows",
+                "DBOS_MCP_CLIENT_ID is missing: give the issuer's public client id beside the"
+                " issuer; whoever runs that Conductor knows it",
             )
         return self
 
@@ -311,18 +311,15 @@ def _of_profile(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
     if profile.domain is not None:
         values["url"] = profile.url or f"https://{profile.domain}/conductor"
         values["auth"] = profile.auth or "bearer"
-    issuer = None
-    if profile.oidc is not None:
-        issuer = Issuer(profile.oidc.issuer, profile.oidc.client_id, profile.oidc.audience)
+    oidc = profile.oidc
+    if oidc is not None and oidc.issuer is not None:
+        issuer, client_id, audience = oidc.issuer, oidc.client_id, oidc.audience
     elif profile.domain not in (None, MANAGED_DOMAIN):
-        issuer = OTHER_DOMAINS_ISSUER
-    if issuer is not None:
-        values |= {
-            "issuer_url": issuer.url,
-            "client_id": issuer.client_id,
-            "audience": issuer.audience,
-        }
-    return values
+        other = OTHER_DOMAINS_ISSUER
+        issuer, client_id, audience = other.url, other.client_id, other.audience
+    else:
+        return values
+    return values | {"issuer_url": issuer, "client_id": client_id, "audience": audience}
 
 
 def _home(environ: Mapping[str, str]) -> Path:

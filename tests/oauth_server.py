@@ -177,6 +177,8 @@ class OAuthServer:
         """By the path that each is for, the next first."""
         self.requests: list[OAuthRequest] = []
         self.families_revoked = 0
+        self.secrets: set[str] = set()
+        """All codes and tokens that it ever gave."""
         self._device_codes: dict[str, _DeviceCode] = {}
         self._refresh_tokens: dict[str, _RefreshToken] = {}
         self._logins: dict[str, _Login] = {}  # by the id of an access token
@@ -299,6 +301,7 @@ class OAuthServer:
             # As Auth0 says it; RFC 8707 has `invalid_target`.
             raise _OAuthError("access_denied", f"Service not found: {audience}", 403)
         device_code, user_code, now = token_urlsafe(32), next(self._user_codes), self.clock()
+        self.secrets.add(device_code)
         self._device_codes[device_code] = _DeviceCode(
             user_code,
             client_id,
@@ -393,6 +396,7 @@ class OAuthServer:
             refresh_token = refresh_token or token_urlsafe(32)
             self._refresh_tokens.setdefault(refresh_token, _RefreshToken(login))
         signed = jwt.encode(claims, _signing_key(), "RS256", {"kid": "tests"})
+        self.secrets.update(filter(None, (signed, refresh_token)))
         return Issued(signed, refresh_token, self.token_lifetime)
 
     def _decode(self, token: str) -> dict[str, Any]:

@@ -138,11 +138,7 @@ def test_a_file_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> Non
 
 DAMAGED = {
     "unknown auth": ("{auth: canary}", "auth: Input should be 'bearer' or 'none'"),
-    "no issuer": ("{oidc: {clientID: canary}}", "oidc.issuer: Field required"),
-    "a blank client": ("{oidc: {issuer: canary, clientID: ''}}", "oidc.clientID: "),
-    "a client by another name": (
-        "{oidc: {issuer: canary, client_id: canary}}", "oidc.clientID: Field required",
-    ),
+    "a list of issuers": ("{oidc: {issuer: [canary]}}", "oidc.issuer: Input should be"),
     "a list": ("[canary]", "line 3: names"),
     "an empty text": ("''", "line 3: names"),
     "an organization of many": ("{org: [canary]}", "org: "),

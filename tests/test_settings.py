@@ -234,7 +234,6 @@ def test_a_system_database_is_asked_without_a_token(environ: Environ) -> None:
 @pytest.mark.parametrize(
     ("config", "variables", "words"),
     [
-        ("", {"DBOS_MCP_ISSUER": "https://x/"}, ["DBOS_MCP_CLIENT_ID is missing"]),
         ("", {"DBOS_URL": "http://cloud.dbos.dev/conductor"}, ["DBOS_URL", "https only"]),
         ("", {"DBOS_URL": "http://CLOUD.dbos.dev.:80"}, ["DBOS_URL", "https only"]),
         ("profiles: {p: {url: 'http://cloud.dbos.dev'}}", {"DBOS_PROFILE": "p"},
@@ -344,3 +343,19 @@ def test_no_profiles_password_is_in_a_repr_or_a_file_name(environ: Environ) -> N
     config = "profiles: {p: {url: 'https://u:canary@one:8090/x', org: acme}}"
     settings = Settings.from_env(environ(config), profile="p")
     assert "canary" not in repr(settings) + settings.address + str(where(settings))
+
+
+def test_an_issuer_without_a_client_will_do_where_there_is_a_token(tmp_path: Path) -> None:
+    folder = tmp_path / ".config" / "dbos"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(
+        "current: a\nprofiles: {a: {auth: bearer, url: 'https://c.test', org: acme,"
+        " oidc: {issuer: 'https://i.test'}}}\n"
+    )
+    environ = {"HOME": str(tmp_path)}
+    no_profile = {"HOME": str(tmp_path / "elsewhere"), "DBOS_MCP_ISSUER": "https://i.test"}
+    for incomplete in (environ, no_profile):
+        with pytest.raises(UsageError, match="DBOS_MCP_CLIENT_ID is missing"):
+            Settings.from_env(incomplete)
+    assert Settings.from_env(environ | {"DBOS_TOKEN": "t"}).known_organization == "acme"
+    assert Settings.from_env(environ | {"DBOS_MCP_CLIENT_ID": "c"}).issuer is not None

@@ -339,7 +339,7 @@ async def open_site(
     try:
         async with ConductorClient(
             "http://local-conductor",
-            FixedIdentity(Credentials("local")),
+            FixedIdentity(Credentials("local"), "Call `login`."),
             transport=wire,
             patience_seconds=0,  # a fault is to be seen, not mended by another try
             reads_per_second=10_000,

@@ -452,7 +452,6 @@ class ConductorClient:
         command: bool = False,
     ) -> T:
         """`answer` is the shape of a success; `object` where it says nothing."""
-
         ask_as = partial(
             self._request_as, method, template, names, answer, params, body, command=command
         )
@@ -607,7 +606,8 @@ class _Asked:
             return self._forbidden(response, because)
         if status == 404 and _media_type(response) != "application/problem+json":
             return ResponseError(
-                f"{answered} ({_media_type(response)}): it has no API v2 at this address.",
+                f"{answered} ({self._shown(_media_type(response))}): it has no API v2 at this"
+                " address.",
                 hint="A self-hosted Conductor needs image 0.17.0 or later; else DBOS_URL may miss "
                 "its prefix, such as /conductor.",
             )
@@ -639,7 +639,7 @@ class _Asked:
             return RejectedError(f"{answered}{because}.")
         if response.next_request is not None:
             return ResponseError(
-                f"{answered}, to {response.next_request.url.host}.",
+                f"{answered}, to {self._shown(response.next_request.url.host)}.",
                 hint="Redirects are not followed: set DBOS_URL to where Conductor is.",
             )
         return ResponseError(f"{answered}{because}.", hint=hint, outcome_unknown=unknown)
@@ -648,7 +648,7 @@ class _Asked:
         """A success that is not one of API v2."""
         return ResponseError(
             f"Conductor at {self._host} answered {response.status_code} with "
-            f"{_media_type(response)} that is not of API v2{self._because(fault)}.",
+            f"{self._shown(_media_type(response))} that is not of API v2{self._because(fault)}.",
             hint=_MAY_HAVE_RUN if self.command else _NOT_CONDUCTOR,
             outcome_unknown=self.command,
         )
@@ -667,11 +667,7 @@ class _Asked:
                 f"Conductor does not allow this{said}.", hint="An API key has no user: log in."
             )
         permission = "application.write" if self.command else "application.read"
-        where = (
-            f"on application {_quoted(name)}"
-            if (name := self.names.get("application"))
-            else (f"in organization {_quoted(self.names['organization'])}")
-        )
+        kind = "application" if "application" in self.names else "organization"
         hint = (
             f"The API key lacks {permission}, or is limited to other applications. Whoever may make"
             f" keys can make one that has {permission}; set it as DBOS_TOKEN."
@@ -680,7 +676,8 @@ class _Asked:
             " can grant a role that has it."
         )
         return PermissionDeniedError(
-            f"Conductor does not allow this without the permission {permission} {where}{said}.",
+            f"Conductor does not allow this without the permission {permission} in {kind}"
+            f" {_quoted(self.names[kind])}{said}.",
             hint=hint,
         )
 
@@ -708,11 +705,15 @@ class _Asked:
         return quote(value, safe="")
 
     def _because(self, *reasons: str) -> str:
-        """`: reason; reason`, each clipped, and without the token should the server repeat it."""
-        if self.token:
-            reasons = tuple(reason.replace(self.token, "[token]") for reason in reasons)
-        said = "; ".join(filter(None, map(one_line, reasons))).rstrip(".")
+        """`: reason; reason`, each clipped."""
+        said = "; ".join(filter(None, map(self._shown, reasons))).rstrip(".")
         return f": {said}" if said else ""
+
+    def _shown(self, text: str) -> str:
+        """Text of the server's, without the token should it repeat that, also in lower case."""
+        if self.token:
+            text = re.sub(re.escape(self.token), "[token]", text, flags=re.IGNORECASE)
+        return one_line(text)
 
 
 class _Bearer(httpx.Auth):

@@ -854,7 +854,7 @@ async def test_a_403_names_the_permission_that_is_missing_and_the_way_to_it(
             await read(client)
         with pytest.raises(PermissionDeniedError) as caught:
             await call(client)
-    assert f"the permission {missing} on application 'shop'" in caught.value.message
+    assert f"the permission {missing} in application 'shop'" in caught.value.message
     if who == "a key":
         assert f"The API key lacks {missing}, or is limited to other applications" in (
             caught.value.hint
@@ -879,7 +879,7 @@ async def test_a_key_that_is_limited_to_other_applications_is_told_so(guarded: G
     guarded.conductor.keys[TOKEN] = Allowed("acme", applications=frozenset({"billing"}))
     async with guarded.client(FixedIdentity(Credentials("acme", TOKEN), LOG_IN)) as client:
         await client.get_workflow("billing", "w-1")
-        with pytest.raises(PermissionDeniedError, match="on application 'shop'") as caught:
+        with pytest.raises(PermissionDeniedError, match="in application 'shop'") as caught:
             await read(client)
     assert "limited to other applications" in caught.value.hint
 
@@ -905,7 +905,8 @@ async def test_no_error_and_no_log_holds_the_token_or_a_password(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     base_url = "https://proxy:hunter2@conductor.test"
-    answers = [ECHO, HTML, *(answer for answer, *_ in REFUSALS)]
+    media_type = Response(TOKEN, media_type=f"text/{TOKEN}")
+    answers = [ECHO, media_type, HTML, *(answer for answer, *_ in REFUSALS)]
     failures = [httpx.ReadError(f"Illegal header Bearer {TOKEN}"), *SENT]
     upstreams: list[Upstream | Failing] = [*map(Upstream, answers), *map(Failing, failures)]
     for upstream in upstreams:
