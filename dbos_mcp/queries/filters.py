@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select, union_all
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from dbos_mcp.domain import IN_FLIGHT
@@ -135,9 +136,10 @@ class WorkflowFilter(BaseModel):
                     "ux_workflow" if name == "workflow_id" else _index_of(name),
                     in_order=len(values) == 1,
                 )
-        if self.workflow_id_prefix:
-            ranges = or_(*map(_starts_with, self.workflow_id_prefix))
-            yield Condition(ranges, "ux_workflow")
+        if len(self.workflow_id_prefix) == 1:
+            yield Condition(_starts_with(self.workflow_id_prefix[0]), "ux_workflow")
+        elif self.workflow_id_prefix:
+            yield self._starts_with_one()
         for name, column, side in _BOUNDS:
             bound = getattr(self, name)
             if bound is not None:
@@ -158,6 +160,19 @@ class WorkflowFilter(BaseModel):
             yield Condition(_column("queue_name").is_not(None), _index_of("queue_name"))
             if not self.status:
                 yield Condition(_column("status").in_(IN_FLIGHT), _index_of("status"))
+
+    def _starts_with_one(self) -> Condition:
+        """SQLite goes through an index by several ranges only to look up each row that it finds."""
+        other = aliased(WorkflowRow)
+        ranges = [
+            select(col(other.id)).where(
+                col(other.application_name) == self.application_name,
+                _starts_with(prefix, col(other.workflow_id)),
+            )
+            for prefix in self.workflow_id_prefix
+        ]
+        keys = union_all(*ranges).subquery().c[0]
+        return Condition(or_(*map(_starts_with, self.workflow_id_prefix)), keys=select(keys))
 
     def _of_steps(self) -> Iterator[Condition]:
         if self.has_failed_step is not None:
@@ -190,9 +205,9 @@ QUEUE_WAIT: ColumnElement[int] = func.max(0, _column("dequeued_at") - _column("c
 _BOUND = {"duration": DURATION, "queue_wait": QUEUE_WAIT}
 
 
-def _starts_with(prefix: str) -> ColumnElement[bool]:
+def _starts_with(prefix: str, workflow_id: Any = None) -> ColumnElement[bool]:
     """As a range, which an index finds; upper and lower case differ, as they do in PostgreSQL."""
-    workflow_id = _column("workflow_id")
+    workflow_id = _column("workflow_id") if workflow_id is None else workflow_id
     end = _successor(prefix)
     at_least: ColumnElement[bool] = workflow_id >= prefix
     return at_least if end is None else and_(at_least, workflow_id < end)

@@ -64,10 +64,29 @@ class Found:
 
 
 @dataclass(frozen=True)
+class _Way:
+    """`index` None: through the table, or by the keys that another table knows."""
+
+    index: str | None
+    conditions: Sequence[ColumnElement[bool]]
+    narrow: bool = False
+
+    def select(self, *columns: ColumnElement[Any]) -> Select[Any]:
+        hint = f"INDEXED BY {self.index}" if self.index else "NOT INDEXED"
+        return (
+            select(*columns)
+            .select_from(_WORKFLOW)
+            .where(*self.conditions)
+            .with_hint(_WORKFLOW, hint)
+        )
+
+
+@dataclass(frozen=True)
 class _Matches:
     total: int
     few: Sequence[Place] | None
     """All of them, in order, where they are few."""
+    way: _Way
 
 
 def find(
@@ -93,6 +112,7 @@ def find(
     if matches is None:
         matches = search.match()
         _memory.put(connection.engine, subject, matches)
+    search.way = matches.way
     if matches.few is not None:
         left = [place for place in matches.few if after is None or _is_behind(place, after, order)]
         return Found(left[:limit], matches.total, len(left))
@@ -103,24 +123,6 @@ def find(
 def _is_behind(place: Place, after: Cursor, order: Order) -> bool:
     last = (after.value, after.key)
     return place < last if order.descending else place > last
-
-
-@dataclass(frozen=True)
-class _Way:
-    """`index` None: through the table, or by the keys that another table knows."""
-
-    index: str | None
-    conditions: Sequence[ColumnElement[bool]]
-    narrow: bool = False
-
-    def select(self, *columns: ColumnElement[Any]) -> Select[Any]:
-        hint = f"INDEXED BY {self.index}" if self.index else "NOT INDEXED"
-        return (
-            select(*columns)
-            .select_from(_WORKFLOW)
-            .where(*self.conditions)
-            .with_hint(_WORKFLOW, hint)
-        )
 
 
 class _Search:
@@ -146,17 +148,17 @@ class _Search:
 
     def match(self) -> _Matches:
         few = self._connection.execute(
-            self._way.select(self._value, _KEY).limit(self._few + 1)
+            self.way.select(self._value, _KEY).limit(self._few + 1)
         ).all()
         if len(few) > self._few:
-            return _Matches(self.count(), None)
+            return _Matches(self.count(), None, self.way)
         places = sorted(((value, key) for value, key in few), reverse=self._order.descending)
-        return _Matches(len(places), places)
+        return _Matches(len(places), places, self.way)
 
     def count(self, after: Cursor | None = None) -> int:
         # Many keys are better collected once than looked for one by one.
         others = [p.expression if p.keys is None else _KEY.in_(p.keys) for p in self._parts]
-        way = self._way if self._way.narrow else _Way(self._way.index, others)
+        way = self.way if self.way.narrow else _Way(self.way.index, others)
         counted = way.select(func.count()).where(*self._behind(after))
         return int(self._connection.execute(counted).scalar_one())
 
@@ -182,7 +184,7 @@ class _Search:
             yield or_(self._value > after.value, after.key < _KEY)
 
     @cached_property
-    def _way(self) -> _Way:
+    def way(self) -> _Way:
         """To find or count all matches."""
         helping = {str(part.index) for part in self._parts if part.index in self.there}
         keyed = [(part, part.keys) for part in self._parts if part.keys is not None]
@@ -202,7 +204,7 @@ class _Search:
 
     def _way_along(self, total: int) -> _Way:
         """To list the first matches in order: sorting few, or reading until there are enough."""
-        way = self._way
+        way = self.way
         if way.narrow or self._order.by in (OrderBy.DURATION, OrderBy.QUEUE_WAIT):
             return way
         along = BY_CREATION if self._order.by is OrderBy.CREATED else BY_END

@@ -358,6 +358,15 @@ def test_one_id_goes_by_its_index(some_of_everything: Cache) -> None:
     assert all("ux_workflow" in steps[0] for steps in plans.values() if len(steps) == 1)
 
 
+def test_each_start_of_an_id_is_a_range_of_the_index(some_of_everything: Cache) -> None:
+    plans = plans_of(some_of_everything, workflow_id_prefix=("a", "b"))
+    for steps in plans.values():
+        ranges = [
+            step for step in steps if "ux_workflow (application_name=? AND workflow_id>" in step
+        ]
+        assert len(ranges) == 2, steps
+
+
 def test_everything_is_counted_by_an_index_alone(some_of_everything: Cache) -> None:
     for steps in plans_of(some_of_everything).values():
         assert "COVERING INDEX ix_workflow_created_at" in steps[0]

@@ -294,6 +294,17 @@ async def test_json_is_the_same_in_both_channels_and_leaves_nulls_out(client: Cl
     assert ": " not in text.split('"note"')[0].replace("KeyError: ", "")
 
 
+async def test_json_names_the_profile_where_there_are_several(
+    sent: Path, tmp_path: Path, era: str
+) -> None:
+    several = [
+        Settings(home=tmp_path, cache=sent, offline=True, profile=name) for name in ("prod", "dev")
+    ]
+    async with Client(build_server(*several), mode=era) as client:
+        answer = await json_of(client, limit=1, profile="dev")
+    assert (answer["profile"], answer["shown"]) == ("dev", 1)
+
+
 async def test_columns_may_be_chosen_and_are_spelt_as_the_filters(client: Client) -> None:
     text = await text_of(client, columns=["workflow_id", "attributes", "queue_wait"], limit=2)
     assert text.splitlines()[1] == "workflow_id | attributes | queue_wait"
