@@ -1,24 +1,58 @@
-"""Pages and their cursors. A cursor is a place in the order, so it holds while the mirror grows."""
+"""Orders, pages and their cursors. A cursor is a place in an order, so it holds while the mirror
+grows, and it knows which question it belongs to."""
 
 import base64
 import binascii
 import json
 from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import blake2b
+
+from pydantic import BaseModel
 
 from dbos_mcp.errors import InvalidCursorError
 
 _INT64 = 2**63 - 1
 
 
+class OrderBy(StrEnum):
+    CREATED = "created"
+    COMPLETED = "completed"
+    DURATION = "duration"
+    QUEUE_WAIT = "queue_wait"
+
+
+@dataclass(frozen=True)
+class Order:
+    """Rows without the value that it goes by are left out; ties go by the row's key."""
+
+    by: OrderBy = OrderBy.CREATED
+    descending: bool = True
+
+
+NEWEST_FIRST = Order()
+
+
+def name_of(question: BaseModel, order: Order) -> str:
+    """The same for the same question alone."""
+    text = f"{question.model_dump_json()} {order.by} {order.descending}"
+    return blake2b(text.encode(), digest_size=9).hexdigest()
+
+
 @dataclass(frozen=True)
 class Cursor:
-    """The last row of a page: what the order goes by, and the row's id for the ties."""
+    """The last row of a page: what the order goes by, and the row's key for the ties."""
 
-    created_at: int
-    id: int
+    value: int
+    key: int
+    question: str
+    """See `name_of`."""
+    asked_at: int
+    """When the first page was asked for, epoch ms: the `now` of the relative times of all."""
 
     def encode(self) -> str:
-        text = json.dumps([self.created_at, self.id], separators=(",", ":"))
+        parts = [self.value, self.key, self.question, self.asked_at]
+        text = json.dumps(parts, separators=(",", ":"))
         return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
     @classmethod
@@ -30,12 +64,23 @@ class Cursor:
         """
         try:
             padded = text + "=" * (-len(text) % 4)
-            created_at, row_id = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-            if all(type(n) is int and abs(n) <= _INT64 for n in (created_at, row_id)):
-                return cls(created_at, row_id)
+            parts = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+            value, key, question, asked_at = parts
+            numbers = all(type(n) is int and abs(n) <= _INT64 for n in (value, key, asked_at))
+            if numbers and type(question) is str:
+                return cls(value, key, question, asked_at)
         except (ValueError, TypeError, binascii.Error, RecursionError):
             pass
         raise InvalidCursorError(
             f"{text[:80]!r} is not a cursor of this server.",
             hint="Pass the cursor of the last answer as it was, or leave it out to begin afresh.",
         )
+
+    def require(self, question: str) -> None:
+        """Raises InvalidCursorError for a cursor that belongs to another question."""
+        if self.question != question:
+            raise InvalidCursorError(
+                "This cursor belongs to another question.",
+                hint="Repeat the filters and the order of the answer that it is from, or leave"
+                " the cursor out to begin afresh. columns, detail, format and limit may change.",
+            )

@@ -1,16 +1,18 @@
 """Workflows: a filtered page of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, Field
-from sqlalchemy import Connection, Row, and_, func, or_, select
+from sqlalchemy import Connection, Row, select
 from sqlmodel import col
 
 from dbos_mcp.domain import EpochMs
 from dbos_mcp.errors import NotFoundError
+from dbos_mcp.queries import search
 from dbos_mcp.queries.applications import require_application
 from dbos_mcp.queries.filters import WorkflowFilter
-from dbos_mcp.queries.paging import Cursor
+from dbos_mcp.queries.paging import NEWEST_FIRST, Cursor, Order, name_of
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.tables import table_of
 
@@ -55,55 +57,64 @@ class WorkflowItem(BaseModel):
     def duration_ms(self) -> int | None:
         if self.completed_at is None:
             return None
-        return max(0, self.completed_at - (self.dequeued_at or self.created_at))
+        start = self.created_at if self.dequeued_at is None else self.dequeued_at
+        return max(0, self.completed_at - start)
+
+    @property
+    def queue_wait_ms(self) -> int | None:
+        """From the creation to the start, of those that were dequeued."""
+        return None if self.dequeued_at is None else max(0, self.dequeued_at - self.created_at)
 
 
 @dataclass(frozen=True)
 class WorkflowPage:
-    items: list[WorkflowItem]
+    items: Sequence[WorkflowItem]
     total: int
     """How many workflows match, on all pages."""
-    more: bool
-    """Whether there is a page behind this one."""
+    left: int
+    """How many of them the pages before did not show, those of this one included."""
+    cursors: Sequence[Cursor]
+    """One for each item: where to go on when it was the last one shown."""
 
-    def cursor_after(self, count: int) -> str:
-        """Where to go on when only the first `count` items were shown."""
-        last = self.items[count - 1]
-        return Cursor(last.created_at, last.key).encode()
+    def more_than(self, shown: int) -> int:
+        """How many are behind the first `shown` items."""
+        return self.left - shown
 
 
 def list_workflows(
-    connection: Connection, question: WorkflowFilter, *, limit: int, cursor: str | None = None
+    connection: Connection,
+    question: WorkflowFilter,
+    *,
+    limit: int,
+    order: Order = NEWEST_FIRST,
+    cursor: Cursor | None = None,
+    asked_at: int = 0,
 ) -> WorkflowPage:
-    """The newest first. Workflows that are gone upstream are left out.
+    """A page of the workflows that match; `asked_at` is when its first page was asked for.
 
     Raises:
         NotFoundError: an application that was never listed.
-        InvalidCursorError: not a cursor of an earlier page.
+        InvalidCursorError: a cursor of another question.
     """
     require_application(connection, question.application_name)
-    conditions = [*question.conditions(), col(WorkflowRow.deleted_at).is_(None)]
-    total = connection.execute(
-        select(func.count()).select_from(WorkflowRow).where(*conditions)
-    ).scalar_one()
+    name = name_of(question, order)
     if cursor is not None:
-        place = Cursor.decode(cursor)
-        conditions.append(
-            or_(
-                col(WorkflowRow.created_at) < place.created_at,
-                and_(
-                    col(WorkflowRow.created_at) == place.created_at,
-                    col(WorkflowRow.id) < place.id,
-                ),
-            )
+        cursor.require(name)
+        asked_at = cursor.asked_at
+    found = search.find(connection, question, order, limit=limit, after=cursor)
+    keys = [key for _, key in found.places]
+    rows = {
+        row.id: row
+        for row in connection.execute(
+            select(table_of(WorkflowRow)).where(col(WorkflowRow.id).in_(keys))
         )
-    rows = connection.execute(
-        select(table_of(WorkflowRow))
-        .where(*conditions)
-        .order_by(col(WorkflowRow.created_at).desc(), col(WorkflowRow.id).desc())
-        .limit(limit + 1)
-    ).all()
-    return WorkflowPage([_item(row) for row in rows[:limit]], total, more=len(rows) > limit)
+    }
+    return WorkflowPage(
+        items=[_item(rows[key]) for key in keys],
+        total=found.total,
+        left=found.left,
+        cursors=[Cursor(value, key, name, asked_at) for value, key in found.places],
+    )
 
 
 def holds(connection: Connection, application_name: str, workflow_id: str) -> bool:

@@ -217,12 +217,19 @@ async def answer_from(
     runtime: Runtime, query: Callable[[Connection], T], application_name: str = CONDUCTOR
 ) -> tuple[T, str]:
     """What a query finds, and the line that says how fresh it is, of one snapshot."""
+    result, state = await found_by(runtime, query, application_name)
+    return result, freshness_line(state, now=now_ms(), offline=runtime.live is None)
+
+
+async def found_by(
+    runtime: Runtime, query: Callable[[Connection], T], application_name: str = CONDUCTOR
+) -> tuple[T, Freshness]:
+    """What a query finds, and how fresh it is, of one snapshot."""
 
     def work(connection: Connection) -> tuple[T, Freshness]:
         return query(connection), freshness(connection, application_name)
 
-    result, state = await runtime.read(work)
-    return result, freshness_line(state, now=now_ms(), offline=runtime.live is None)
+    return await runtime.read(work)
 
 
 async def _first_look(runtime: Runtime) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.exc import DatabaseError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
@@ -241,6 +242,13 @@ def size_bytes(connection: Connection) -> int:
     return int(pages * connection.exec_driver_sql("PRAGMA page_size").scalar_one())
 
 
+class _Compiler(SQLiteCompiler):
+    """Knows `with_hint`, for SQLite's INDEXED BY."""
+
+    def get_from_hint_text(self, table: object, text: str | None) -> str | None:
+        return text
+
+
 def _engine(path: Path, *, read_only: bool) -> Engine:
     uri = f"{path.as_uri()}?mode={'ro' if read_only else 'rw'}"
 
@@ -256,6 +264,7 @@ def _engine(path: Path, *, read_only: bool) -> Engine:
         pool_timeout=LOCK_TIMEOUT_SECONDS,
         hide_parameters=True,  # in errors and logs: they are the application's data
     )
+    engine.dialect.statement_compiler = _Compiler
     own = (
         ("PRAGMA query_only = ON",)
         if read_only

@@ -1,4 +1,5 @@
-"""Every filter finds what the same filter finds upstream."""
+"""Every filter finds what the same filter finds upstream; those that upstream lacks, what a walk
+over all rows finds."""
 
 from itertools import combinations
 from typing import Any
@@ -10,11 +11,12 @@ from dbos_mcp.conductor.models import WorkflowSearch
 from dbos_mcp.queries.filters import WorkflowFilter
 from dbos_mcp.queries.workflows import list_workflows
 from tests.queries.conftest import NOON
+from tests.queries.predicates import PREDICATES, VALUES
 from tests.upstream import APP, Site
 
 CASES: dict[str, list[Any]] = {
     "workflow_id": [("order-1001",), ("order-1001", "Tie_3", "nobody"), ("ORDER-1001",)],
-    "workflow_id_prefix": [("order-",), ("Tie_", "child"), ("tie_",), ("tie%",), ("%",), ("o",)],
+    "workflow_id_prefix": [("order-",), ("Tie_", "child"), ("tie%",), ("%",), ("o",)],
     "workflow_name": [("place_order",), ("place_order", "restock"), ("place",)],
     "status": [("SUCCESS",), ("ERROR", "CANCELLED"), ("PENDING", "ENQUEUED", "DELAYED"), ("odd",)],
     "queue_name": [("emails",), ("emails", "warehouse"), ("nowhere",)],
@@ -34,11 +36,18 @@ CASES: dict[str, list[Any]] = {
     "was_forked_from": [True, False],
     "queues_only": [True, False],
 }
+OF_THE_MIRROR = {
+    *("attributes", "active_at", "error_contains", "min_duration", "max_duration"),
+    *("min_queue_wait", "max_queue_wait", "has_failed_step", "step_name", "deleted_upstream"),
+}
+"""Their cases are in test_search.py. Upstream has `attributes` too, but not on SQLite."""
 NOTHING_FOUND = [("status", ("odd",)), ("queue_name", ("nowhere",)), ("end_time", NOON - 1)]
 
 
 def test_every_filter_has_a_case() -> None:
-    assert CASES.keys() == WorkflowFilter.model_fields.keys() - {"application_name"}
+    fields = WorkflowFilter.model_fields.keys() - {"application_name"}
+    assert CASES.keys() | OF_THE_MIRROR == fields
+    assert PREDICATES.keys() == VALUES.keys() == fields
 
 
 async def assert_same(both: Site, **filters: Any) -> set[str]:
@@ -61,6 +70,13 @@ async def test_a_filter_finds_what_it_finds_upstream(both: Site, name: str, valu
     found = await assert_same(both, **{name: value})
     if value == CASES[name][0] and (name, value) not in NOTHING_FOUND:
         assert found
+
+
+async def test_the_start_of_an_id_minds_the_case_as_it_does_on_postgresql(both: Site) -> None:
+    with both.cache.read() as connection:
+        for prefix, count in (("Tie_", 9), ("tie_", 0), ("tie%", 1)):
+            question = WorkflowFilter(application_name=APP, workflow_id_prefix=(prefix,))
+            assert list_workflows(connection, question, limit=1).total == count
 
 
 async def test_any_two_filters_together_find_what_they_find_upstream(both: Site) -> None:

@@ -12,17 +12,22 @@ from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import InvalidCursorError, NotFoundError
 from dbos_mcp.queries.applications import list_applications, list_executors
 from dbos_mcp.queries.filters import WorkflowFilter
-from dbos_mcp.queries.paging import Cursor
+from dbos_mcp.queries.paging import Cursor, Order, OrderBy, name_of
 from dbos_mcp.queries.steps import list_steps
 from dbos_mcp.queries.workflow import RELATIVES, get_workflow
-from dbos_mcp.queries.workflows import WorkflowPage, holds, list_workflows
+from dbos_mcp.queries.workflows import (
+    WorkflowItem,
+    WorkflowPage,
+    holds,
+    list_workflows,
+)
 from dbos_mcp.store.projections.steps import StepRow
 from tests.upstream import APP, Site, open_site, pickled, workflow
 
-EVERYTHING = WorkflowFilter(application_name=APP)
+EVERYTHING = WorkflowFilter(application_name=APP, deleted_upstream=False)
 
 
-def page_of(site: Site, cursor: str | None = None, limit: int = 3) -> WorkflowPage:
+def page_of(site: Site, cursor: Cursor | None = None, limit: int = 3) -> WorkflowPage:
     with site.cache.read() as connection:
         return list_workflows(connection, EVERYTHING, limit=limit, cursor=cursor)
 
@@ -33,12 +38,14 @@ def page_of(site: Site, cursor: str | None = None, limit: int = 3) -> WorkflowPa
 @pytest.mark.parametrize("limit", [1, 4, 9, 1000])
 def test_pages_show_every_workflow_once_newest_first(connection: Connection, limit: int) -> None:
     """Also the ten of one millisecond."""
-    shown, cursor, more = [], None, True
+    shown: list[WorkflowItem] = []
+    cursor, more = None, 1
     while more:
         page = list_workflows(connection, EVERYTHING, limit=limit, cursor=cursor)
         assert len(page.items) <= limit
+        assert page.left == page.total - len(shown)
         shown += page.items
-        more, cursor = page.more, page.cursor_after(len(page.items))
+        more, cursor = page.more_than(len(page.items)), page.cursors[-1]
     assert len(shown) == len({item.workflow_id for item in shown}) == page.total
     assert shown == sorted(shown, key=lambda item: (-item.created_at, -item.key))
 
@@ -47,11 +54,11 @@ async def test_pages_hold_while_new_workflows_arrive_and_others_go(site: Site) -
     await site.sync()
     before = [item.workflow_id for item in page_of(site, limit=1000).items]
     shown: list[str] = []
-    cursor, more, count = None, True, 0
+    cursor, more, count = None, 1, 0
     while more:
         page = page_of(site, cursor)
         shown += [item.workflow_id for item in page.items]
-        more, cursor = page.more, page.cursor_after(len(page.items))
+        more, cursor = page.more_than(len(page.items)), page.cursors[-1]
         count += 1
         if count % 5 == 0:
             site.tables.add(workflow(f"new-{count}", now_ms()))
@@ -63,40 +70,64 @@ async def test_pages_hold_while_new_workflows_arrive_and_others_go(site: Site) -
 async def test_a_page_can_be_continued_from_any_of_its_rows(site: Site) -> None:
     await site.sync()
     whole = [item.workflow_id for item in page_of(site, limit=10).items]
-    start = page_of(site, limit=10).cursor_after(4)
+    start = page_of(site, limit=10).cursors[3]
     assert [item.workflow_id for item in page_of(site, start, limit=6).items] == whole[4:]
+
+
+def test_a_cursor_of_another_question_or_order_is_refused(connection: Connection) -> None:
+    cursor = list_workflows(connection, EVERYTHING, limit=1).cursors[0]
+    failed = EVERYTHING.model_copy(update={"status": ("ERROR",)})
+    for question, order in (
+        (failed, Order()),
+        (EVERYTHING, Order(descending=False)),
+        (EVERYTHING, Order(OrderBy.COMPLETED)),
+    ):
+        with pytest.raises(InvalidCursorError, match="belongs to another question"):
+            list_workflows(connection, question, order=order, limit=1, cursor=cursor)
+
+
+def test_a_cursor_keeps_when_its_question_was_first_asked(connection: Connection) -> None:
+    first = list_workflows(connection, EVERYTHING, limit=1, asked_at=1234)
+    second = list_workflows(
+        connection, EVERYTHING, limit=1, cursor=first.cursors[0], asked_at=999_999
+    )
+    assert {cursor.asked_at for cursor in (*first.cursors, *second.cursors)} == {1234}
 
 
 GARBAGE = [
     "", " ", "x", "!!!!", "[]", "W10", "bnVsbA", "WzEsMl0=x", "é", "\ud800", "e30", "A" * 10_000,
-    "MQ", "W3RydWUsMV0", "WzEuNSwxXQ", "WzFd", "WzEsMiwzXQ",
+    "MQ", "W3RydWUsMV0", "WzEuNSwxXQ", "WzFd", "WzEsMiwzXQ", "WzEsMl0", "WzEsMiwzLDRd",
+    "WzEsMiwieCIsbnVsbF0",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", GARBAGE)
-def test_what_is_no_cursor_is_refused(connection: Connection, text: str) -> None:
+def test_what_is_no_cursor_is_refused(text: str) -> None:
     with pytest.raises(InvalidCursorError):
-        list_workflows(connection, EVERYTHING, limit=1, cursor=text)
+        Cursor.decode(text)
 
 
 def test_no_garbage_does_worse_than_being_refused(connection: Connection) -> None:
     dice = random.Random(20261121)
-    valid = Cursor(1_790_000_000_000, 7).encode()
+    name = name_of(EVERYTHING, Order())
+    valid = Cursor(1_790_000_000_000, 7, name, 0).encode()
     for _ in range(300):
         text = list(valid)
         for _ in range(dice.randint(1, 4)):
             text[dice.randrange(len(text))] = chr(dice.choice([dice.randrange(33, 127), 0x2028]))
-        numbers = [dice.choice([-1, 1]) * 10 ** dice.randrange(40) for _ in range(2)]
-        huge = base64.urlsafe_b64encode(json.dumps(numbers).encode()).decode()
-        for cursor in ("".join(text), huge.rstrip("="), huge):
+        numbers = [dice.choice([-1, 1]) * 10 ** dice.randrange(40) for _ in range(3)]
+        parts = [*numbers[:2], name, numbers[2]]
+        huge = base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
+        for encoded in ("".join(text), huge.rstrip("="), huge):
             try:
+                cursor = Cursor.decode(encoded)
                 list_workflows(connection, EVERYTHING, limit=1, cursor=cursor)
             except InvalidCursorError as error:
                 assert len(str(error)) < 400
 
 
 def test_a_cursor_is_the_place_it_was_made_of() -> None:
-    for place in (Cursor(0, 1), Cursor(-5, 2**63 - 1), Cursor(1_790_000_000_000, 123)):
+    for place in (Cursor(0, 1, "a", 2), Cursor(-5, 2**63 - 1, "", 0), Cursor(10**12, 123, "b", 1)):
         assert Cursor.decode(place.encode()) == place
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from dbos_mcp.demo.tour import rows
 from dbos_mcp.domain import format_time
-from dbos_mcp.server.tools.workflows import ANSWER_BYTES
+from dbos_mcp.server.workflow_rows import ANSWER_BYTES
 from dbos_mcp.settings import Settings
 from dbos_mcp.store import projector, sync_state
 from dbos_mcp.store.events import ApplicationObserved, Event

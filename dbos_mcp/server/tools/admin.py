@@ -371,7 +371,9 @@ def _interval(
     action: Action, start_time: str | None, end_time: str | None
 ) -> BackfillRequest | None:
     """What a backfill is of; no other action takes times."""
-    start, end = arguments.time("start_time", start_time), arguments.time("end_time", end_time)
+    now = now_ms()
+    start = arguments.time("start_time", start_time, now=now)
+    end = arguments.time("end_time", end_time, now=now)
     if action != "backfill":
         if start is not None or end is not None:
             raise UsageError(f"start_time and end_time are for a backfill, not for {action}.")

@@ -17,7 +17,7 @@ from dbos_mcp.server.context import CurrentRuntime, answer_from
 from dbos_mcp.server.render import Column
 from dbos_mcp.server.tools import arguments
 from dbos_mcp.server.tools.arguments import ApplicationName, Texts, Time
-from dbos_mcp.server.tools.workflows import ANSWER_BYTES, DATA_NOTE
+from dbos_mcp.server.workflow_rows import ANSWER_BYTES, DATA_NOTE
 
 MOST_GROUPS = 200
 _TABLE_BYTES = ANSWER_BYTES - 1_800
@@ -44,6 +44,7 @@ async def get_workflow_aggregates(
     """Count workflows by group: in flight, failed, failure rate, p50/p95/max of durations and of
     queue waits. With start_time, beside as much time before: is it worse now? hour and day are UTC,
     of created_at."""
+    now = now_ms()
     question = WorkflowFilter(
         application_name=application_name,
         status=arguments.statuses(status),
@@ -52,8 +53,8 @@ async def get_workflow_aggregates(
         executor_id=arguments.texts(executor_id),
         application_version=arguments.texts(application_version),
         schedule_name=arguments.texts(schedule_name),
-        start_time=arguments.time("start_time", start_time),
-        end_time=arguments.time("end_time", end_time),
+        start_time=arguments.time("start_time", start_time, now=now),
+        end_time=arguments.time("end_time", end_time, now=now),
     )
     parts = _groupings(group_by)
     found, freshness = await answer_from(
@@ -62,7 +63,7 @@ async def get_workflow_aggregates(
             queries.get_aggregates,
             question=question,
             group_by=parts,
-            now=now_ms(),
+            now=now,
             order_by=order_by,
             durations=durations,
             compare=compare,

@@ -19,9 +19,13 @@ from pydantic import ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from dbos_mcp.server.context import speaking_to_agents
-from dbos_mcp.server.render import plain
+from dbos_mcp.server.render import compact_json, plain
 
-Handler = Callable[..., Awaitable[str]] | Callable[..., Awaitable[str | InputRequiredResult]]
+Handler = (
+    Callable[..., Awaitable[str]]
+    | Callable[..., Awaitable[str | InputRequiredResult]]
+    | Callable[..., Awaitable[str | CallToolResult]]
+)
 About = Callable[[str], AbstractContextManager[None]]
 
 
@@ -57,6 +61,13 @@ def login_tool(function: Handler) -> Tool:
             idempotent_hint=False,
             open_world_hint=True,
         ),
+    )
+
+
+def structured(content: dict[str, Any]) -> CallToolResult:
+    """An answer for programs, the same in both channels: clients hand on one or the other."""
+    return CallToolResult(
+        content=[TextContent(text=compact_json(content))], structured_content=content
     )
 
 
@@ -99,6 +110,8 @@ class _OfProfile(Tool):
         with self.about(profile):
             result = await super().run(others, context, convert_result)
         if isinstance(result, CallToolResult):
+            if result.structured_content is not None:
+                return structured({**result.structured_content, "profile": profile})
             for content in result.content:
                 if isinstance(content, TextContent):
                     content.text += f"\nProfile: {profile}."
@@ -136,6 +149,13 @@ def _known_arguments_only(name: str, arguments: type[ArgModelBase]) -> type[ArgM
                             "known": ", ".join(known),
                         },
                     )
+            try:
+                compact_json(values).encode()
+            except UnicodeEncodeError as error:
+                raise PydanticCustomError(
+                    "no_text",
+                    "A lone surrogate (\\ud800 to \\udfff) is no character: leave it out.",
+                ) from error
             return values
 
     return create_model(name, __base__=KnownArguments)

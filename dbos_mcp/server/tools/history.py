@@ -21,7 +21,7 @@ from dbos_mcp.server.render import CELL_CHARACTERS, Column
 from dbos_mcp.server.tools import arguments
 from dbos_mcp.server.tools.arguments import ApplicationName, Time, WorkflowId
 from dbos_mcp.server.tools.sync import OneApplication
-from dbos_mcp.server.tools.workflows import ANSWER_BYTES, DATA_NOTE
+from dbos_mcp.server.workflow_rows import ANSWER_BYTES, DATA_NOTE
 from dbos_mcp.settings import DAY_MS
 from dbos_mcp.store.sync_state import CONDUCTOR
 
@@ -93,7 +93,7 @@ async def get_workflow_history(
 async def list_changes(
     runtime: CurrentRuntime,
     application_name: OneApplication = None,
-    since: Annotated[Time, Field(description="Default: a day ago; ISO 8601, zone")] = None,
+    since: Annotated[Time, Field(description="Default: a day ago; as -2h or ISO 8601")] = None,
     after_position: Annotated[
         int | None, Field(ge=0, description="Of the last answer, in place of since")
     ] = None,
@@ -101,11 +101,12 @@ async def list_changes(
     """Tell what happened while you were away: what changed in an application, or all of them, since
     a time or since the last answer. One line per workflow, from its first state to its last,
     failures first, under exact counts of what came of all; also executors and our commands."""
-    began = arguments.time("since", since)
+    now = now_ms()
+    began = arguments.time("since", since, now=now)
     if began is not None and after_position is not None:
         raise UsageError("since and after_position are two beginnings: pass one of them.")
     if began is None and after_position is None:
-        began = now_ms() - DAY_MS
+        began = now - DAY_MS
     changes, freshness = await answer_from(
         runtime,
         partial(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import NotFoundError, UsageError
 from dbos_mcp.queries import history as history_queries
 from dbos_mcp.queries import steps as step_queries
@@ -23,7 +24,7 @@ from dbos_mcp.server.render import Column
 from dbos_mcp.server.tools import arguments
 from dbos_mcp.server.tools.arguments import ApplicationName, Texts, Time, WorkflowId
 from dbos_mcp.server.tools.history import HISTORY_CHARACTERS, HISTORY_COLUMNS
-from dbos_mcp.server.tools.workflows import ANSWER_BYTES, DATA_NOTE, LIST_ERROR_CHARACTERS
+from dbos_mcp.server.workflow_rows import ANSWER_BYTES, CONCISE_ERROR_CHARACTERS, DATA_NOTE
 from dbos_mcp.sync.diff import MAX_PAYLOAD_CHARACTERS
 
 SECTION_BYTES = 3_000
@@ -41,7 +42,7 @@ _RELATIVES: list[Column[WorkflowItem]] = [
     ("workflow_name", lambda item: item.workflow_name),
     ("created_at", lambda item: render.time(item.created_at)),
     ("duration", lambda item: render.duration(item.duration_ms)),
-    ("error", lambda item: item.error and render.plain(item.error, limit=LIST_ERROR_CHARACTERS)),
+    ("error", lambda item: item.error and render.plain(item.error, limit=CONCISE_ERROR_CHARACTERS)),
 ]
 _STEPS: list[Column[StepItem]] = [
     ("step_id", lambda step: str(step.step_id)),
@@ -73,7 +74,7 @@ async def get_workflow(
     from, failed and slowest steps. From the mirror, also when it was deleted upstream; one that the
     mirror lacks is looked up. The payload (input and output) is read live."""
     wanted = arguments.choices("include", include, INCLUDED)
-    instant = arguments.time("as_of", as_of)
+    instant = arguments.time("as_of", as_of, now=now_ms())
     if instant is not None and wanted & {"children", "payload"}:
         raise UsageError(
             "The log tells the row, the steps and the history of an instant, nothing else.",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, Index, bindparam, delete, insert, select, text
 from sqlmodel import Field, SQLModel, col
 
 from dbos_mcp.store.event_log import Recorded
@@ -16,7 +16,11 @@ class StepRow(SQLModel, table=True):
     """`workflow_key` is the workflow row's id. Times are epoch milliseconds."""
 
     __tablename__ = "step"
-    __table_args__ = {"sqlite_with_rowid": False}
+    __table_args__ = (
+        Index("ix_step_step_name", "step_name", "workflow_key"),
+        Index("ix_step_error", "workflow_key", sqlite_where=text("error IS NOT NULL")),
+        {"sqlite_with_rowid": False},
+    )
 
     workflow_key: int = Field(primary_key=True, foreign_key="workflow.id")
     step_id: int = Field(primary_key=True)

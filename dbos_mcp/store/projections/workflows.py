@@ -14,6 +14,12 @@ from dbos_mcp.store.projections.base import Projection
 from dbos_mcp.store.tables import RowStatement
 
 
+def _index(column: str) -> Index:
+    """Rows of one value by their creation. `deleted_at` is in it so that the rows that are left
+    need not be read to be counted; being mostly null it costs a byte."""
+    return Index(f"ix_workflow_{column}", "application_name", column, "created_at", "deleted_at")
+
+
 def _sparse_index(column: str) -> Index:
     """For a column that is mostly null: only the rows that have it cost space."""
     return Index(
@@ -21,6 +27,18 @@ def _sparse_index(column: str) -> Index:
         "application_name",
         column,
         "created_at",
+        "deleted_at",
+        sqlite_where=text(f"{column} IS NOT NULL"),
+    )
+
+
+def _index_of_few(column: str) -> Index:
+    """The few rows that have a value, whatever it is, by their creation."""
+    return Index(
+        f"ix_workflow_{column}",
+        "application_name",
+        "created_at",
+        *(() if column == "deleted_at" else ("deleted_at",)),
         sqlite_where=text(f"{column} IS NOT NULL"),
     )
 
@@ -32,12 +50,21 @@ class WorkflowRow(SQLModel, table=True):
     __tablename__ = "workflow"
     __table_args__ = (
         Index("ux_workflow", "application_name", "workflow_id", unique=True),
-        Index("ix_workflow_created_at", "application_name", "created_at"),
-        Index("ix_workflow_status", "application_name", "status", "created_at"),
-        Index("ix_workflow_workflow_name", "application_name", "workflow_name", "created_at"),
+        Index("ix_workflow_created_at", "application_name", "created_at", "deleted_at"),
+        # With all that durations and waits are made of.
+        Index(
+            "ix_workflow_completed_at",
+            *("application_name", "completed_at", "created_at", "dequeued_at", "deleted_at"),
+        ),
+        _index("status"),
+        _index("workflow_name"),
         _sparse_index("queue_name"),
         _sparse_index("parent_workflow_id"),
         _sparse_index("forked_from"),
+        _sparse_index("authenticated_user"),
+        _sparse_index("schedule_name"),
+        _index_of_few("error"),
+        _index_of_few("deleted_at"),
     )
 
     id: int = Field(primary_key=True)
