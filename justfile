@@ -12,7 +12,7 @@ lint:
 
 # All tests
 test *arguments:
-    uv run pytest {{ arguments }}
+    uv run pytest -n auto {{ arguments }}
 
 # What a formatter can mend
 fix:

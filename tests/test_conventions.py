@@ -14,7 +14,7 @@ from dbos_mcp.settings import ENVIRONMENT, SEVERAL, Settings
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 DEMO = "uv run --extra local dbos-mcp demo"
-TEST = "uv run pytest"
+TEST = "uv run pytest -n auto"
 
 
 def first_cells(heading: str) -> list[str]:
