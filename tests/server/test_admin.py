@@ -23,7 +23,7 @@ async def test_a_deletion_is_always_shown_first(place: Place, era: str) -> None:
         done = await ask("delete_workflow", **call, confirm=confirmation_in(shown))
         (row,) = rows(done)
         assert (row["outcome"], row["status_now"]) == ("done", "gone upstream")
-        history = await ask("get_workflow", **call)
+        history = await ask("get_workflow_history", **call)
         listed = await ask("list_workflows", **SHOP, workflow_name="job")
     assert "delete asked for" in history
     assert "gone upstream" in history
