@@ -224,7 +224,7 @@ def _answer(command: CommandName, results: Sequence[CommandResult], freshness: s
         if left
         else None,
         UNKNOWN if counts["unknown"] else None,
-        "The mirror has read them again: get_workflow shows the new state and the history."
+        "The mirror has read them again: get_workflow shows the new state."
         if any(result.outcome != "not sent" and result.status_after for result in results)
         else None,
         freshness,
