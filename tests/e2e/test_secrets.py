@@ -201,7 +201,7 @@ async def ask_everything(say: Say) -> None:
     await say("list_applications")
     await say("list_executors", **shop)
     await say("list_workflows", **shop, status="ERROR")
-    await say("get_workflow", **shop, workflow_id="order-1005", include_payload=True)
+    await say("get_workflow", **shop, workflow_id="order-1005", include="payload")
     await say("list_steps", **shop, workflow_id="order-1005")
     await say("sync_now", **shop)
     await say("sync_status")

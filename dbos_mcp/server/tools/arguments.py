@@ -69,7 +69,7 @@ def columns(value: Texts, known: Sequence[str]) -> tuple[str, ...]:
     for item in given:
         if item in ("input", "output"):
             raise UsageError(
-                f"{item} is in no list.", hint="get_workflow shows it with include_payload."
+                f"{item} is in no list.", hint="get_workflow shows it with include=payload."
             )
         if item not in known:
             raise UsageError(
@@ -102,10 +102,8 @@ def choices(name: str, value: Texts, known: Sequence[str]) -> frozenset[str]:
     """Raises UsageError, naming the nearest, for one that is not known."""
     given = frozenset(item.strip().lower() for item in texts(value))
     for item in given.difference(known):
-        near = difflib.get_close_matches(item, known, 1)
         raise UsageError(
-            f"{name}: {item[:80]!r} is none of them"
-            + (f"; did you mean {near[0]}?" if near else "."),
+            f"{name}: {_quoted(item)} is none of them{_did_you_mean(item, known)}",
             hint=f"There are {', '.join(known)}.",
         )
     return given
