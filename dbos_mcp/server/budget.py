@@ -1,6 +1,6 @@
 """As much of an answer as fits: clients pay for every byte, and some cut what is too long."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from dbos_mcp.server.render import CELL_CHARACTERS, Column, plain, table
@@ -8,17 +8,28 @@ from dbos_mcp.server.render import CELL_CHARACTERS, Column, plain, table
 T = TypeVar("T")
 
 
+def fitting(count: int, budget: int, render: Callable[[int], str]) -> tuple[str, int]:
+    """The first rows of `count` that fit into so many bytes, and how many they are; one at least,
+    if there is one. `render` makes the text of that many."""
+    whole = render(count)
+    if count <= 1 or len(whole.encode()) <= budget:
+        return whole, count
+    fit, text, too_many = 1, render(1), count
+    while too_many - fit > 1:
+        middle = (fit + too_many) // 2
+        tried = render(middle)
+        if len(tried.encode()) <= budget:
+            fit, text = middle, tried
+        else:
+            too_many = middle
+    return text, fit
+
+
 def table_within(
     budget: int, columns: Sequence[Column[T]], rows: Sequence[T], *, limit: int = CELL_CHARACTERS
 ) -> tuple[str, int]:
     """A table of as many rows as fit into so many bytes, but at least one; and how many it has."""
-    shown = len(rows)
-    while True:
-        text = table(columns, rows[:shown], limit=limit)
-        size = len(text.encode())
-        if size <= budget or shown <= 1:
-            return text, shown
-        shown = max(1, min(shown - 1, shown * budget // size))
+    return fitting(len(rows), budget, lambda shown: table(columns, rows[:shown], limit=limit))
 
 
 def part_of(text: str, offset: int, budget: int) -> tuple[str, int]:

@@ -57,23 +57,6 @@ def _line(cells: list[str]) -> str:
     return " | ".join(cells)
 
 
-def fitting(count: int, budget: int, render: Callable[[int], str]) -> tuple[str, int]:
-    """The first rows of `count` that fit into so many bytes, and how many they are; one at least,
-    if there is one. `render` makes the text of that many."""
-    whole = render(count)
-    if count <= 1 or len(whole.encode()) <= budget:
-        return whole, count
-    fit, text, too_many = 1, render(1), count
-    while too_many - fit > 1:
-        middle = (fit + too_many) // 2
-        tried = render(middle)
-        if len(tried.encode()) <= budget:
-            fit, text = middle, tried
-        else:
-            too_many = middle
-    return text, fit
-
-
 def compact_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 

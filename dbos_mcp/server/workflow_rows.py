@@ -7,6 +7,7 @@ from dbos_mcp.queries.freshness import Freshness
 from dbos_mcp.queries.paging import NEWEST_FIRST, Order, OrderBy
 from dbos_mcp.queries.workflows import WorkflowItem, WorkflowPage
 from dbos_mcp.server import render
+from dbos_mcp.server.budget import fitting
 from dbos_mcp.server.render import Column
 
 ANSWER_BYTES = 8_192
@@ -84,7 +85,7 @@ def as_text(
     if not page.items:
         nothing = "None matches." if not page.total else "None is left behind the cursor."
         return render.answer(f"0 of {page.total} {header}", nothing, freshness_line)
-    text, shown = render.fitting(len(page.items), ANSWER_BYTES, answer_of)
+    text, shown = fitting(len(page.items), ANSWER_BYTES, answer_of)
     if len(text.encode()) > ANSWER_BYTES:
         text = answer_of(shown, CROWDED_CELL_CHARACTERS)
     return text
@@ -118,7 +119,7 @@ def as_json(
     def size_of(shown: int) -> str:
         return render.compact_json(answer_of(shown))
 
-    text, shown = render.fitting(len(page.items), ANSWER_BYTES, size_of)
+    text, shown = fitting(len(page.items), ANSWER_BYTES, size_of)
     crowded = len(text.encode()) > ANSWER_BYTES
     return answer_of(shown, CROWDED_CELL_CHARACTERS if crowded else CELL_CHARACTERS)
 

@@ -13,6 +13,7 @@ from dbos_mcp.queries import aggregates as queries
 from dbos_mcp.queries.aggregates import GROUPINGS, Aggregates, Group, OrderBy, Spread
 from dbos_mcp.queries.filters import WorkflowFilter
 from dbos_mcp.server import render
+from dbos_mcp.server.budget import table_within
 from dbos_mcp.server.context import CurrentRuntime, answer_from
 from dbos_mcp.server.render import Column
 from dbos_mcp.server.tools import arguments
@@ -72,7 +73,7 @@ async def get_workflow_aggregates(
     )
     numbers = _columns(found)
     keys = [_key_column(name, place) for place, name in enumerate(parts)]
-    rows, shown = _within_budget([*keys, *numbers], found.groups[:limit])
+    rows, shown = table_within(_TABLE_BYTES, [*keys, *numbers], found.groups[:limit])
     left = len(found.groups) - shown
     title = (
         f"{shown} of {len(found.groups)} groups of {render.plain(application_name)}"
@@ -216,14 +217,3 @@ def _notes(found: Aggregates, durations: bool | None) -> list[str]:
         since = format_time(found.incomplete_before)
         notes.append(f"Incomplete for workflows created before {since}: the mirror lacks some.")
     return notes
-
-
-def _within_budget(columns: Sequence[Column[Group]], groups: Sequence[Group]) -> tuple[str, int]:
-    """As many rows as fit into an answer, and how many those are."""
-    shown = len(groups)
-    while True:
-        rows = render.table(columns, groups[:shown])
-        size = len(rows.encode())
-        if size <= _TABLE_BYTES or shown <= 1:
-            return rows, shown
-        shown = max(1, min(shown - 1, shown * _TABLE_BYTES // size))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context
@@ -11,6 +12,7 @@ from pydantic import Field
 from dbos_mcp.conductor.models import ForkRequest
 from dbos_mcp.errors import UsageError
 from dbos_mcp.server import render
+from dbos_mcp.server.budget import fitting
 from dbos_mcp.server.consent import Subject, consent
 from dbos_mcp.server.context import Sessions, answer_from, runtime_for, session_of
 from dbos_mcp.server.tools import arguments
@@ -215,7 +217,7 @@ def _answer(command: CommandName, results: Sequence[CommandResult], freshness: s
         f", {counts[outcome]} {outcome}" for outcome in WORST_FIRST[:-1] if counts[outcome]
     )
     ordered = sorted(results, key=lambda result: WORST_FIRST.index(result.outcome))
-    rows, shown = _within_budget(ordered)
+    rows, shown = fitting(len(ordered), ANSWER_BYTES, partial(_rows, ordered))
     left = Counter(result.outcome for result in ordered[shown:])
     return render.answer(
         f"{command}: {counts['done']} of {len(results)} done{others}",
@@ -229,17 +231,6 @@ def _answer(command: CommandName, results: Sequence[CommandResult], freshness: s
         else None,
         freshness,
     )
-
-
-def _within_budget(results: Sequence[CommandResult]) -> tuple[str, int]:
-    """As many rows as fit into an answer, and how many those are."""
-    shown = len(results)
-    while True:
-        rows = _rows(results, shown)
-        size = len(rows.encode())
-        if size <= ANSWER_BYTES or shown <= 1:
-            return rows, shown
-        shown = max(1, min(shown - 1, shown * ANSWER_BYTES // size))
 
 
 def _rows(results: Sequence[CommandResult], count: int) -> str:
