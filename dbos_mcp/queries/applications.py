@@ -87,17 +87,16 @@ def list_applications(connection: Connection) -> list[ApplicationItem]:
 
 def require_application(connection: Connection, application_name: str) -> None:
     """Raises NotFoundError, with the names that there are, for an application never listed."""
-    names = connection.execute(
-        select(col(ApplicationRow.application_name)).order_by(col(ApplicationRow.application_name))
-    ).scalars()
-    known = list(names)
-    if application_name not in known:
-        if not known:
-            _refuse_to_call_unseen_empty(connection)
-        raise NotFoundError(
-            f"No application {application_name!r} is known here.",
-            hint=f"Known: {', '.join(known[:20]) or 'none'}.",
-        )
+    name = col(ApplicationRow.application_name)
+    if connection.execute(select(name).where(name == application_name)).first() is not None:
+        return
+    known = connection.execute(select(name).order_by(name)).scalars().all()
+    if not known:
+        _refuse_to_call_unseen_empty(connection)
+    raise NotFoundError(
+        f"No application {application_name!r} is known here.",
+        hint=f"Known: {', '.join(known[:20]) or 'none'}.",
+    )
 
 
 def list_executors(connection: Connection, application_name: str) -> list[ExecutorItem]:

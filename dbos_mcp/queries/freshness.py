@@ -7,7 +7,7 @@ from sqlmodel import col
 
 from dbos_mcp.store import sync_state
 from dbos_mcp.store.projections.applications import ApplicationRow
-from dbos_mcp.store.sync_state import CONDUCTOR
+from dbos_mcp.store.sync_state import CONDUCTOR, SyncStateRow
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,16 @@ class Freshness:
 
 def freshness(connection: Connection, application_name: str = CONDUCTOR) -> Freshness:
     """Of one application, or of the list of applications."""
-    state = sync_state.load(connection, application_name)
-    return Freshness(
-        as_of=state.succeeded_at,
-        covered_since=state.covered_since,
-        history_complete=state.history_complete,
-        offline_since=state.offline_since,
-        reason=state.last_error,
-    )
+    state = connection.execute(
+        select(
+            col(SyncStateRow.succeeded_at),
+            col(SyncStateRow.covered_since),
+            col(SyncStateRow.history_complete),
+            col(SyncStateRow.offline_since),
+            col(SyncStateRow.last_error),
+        ).where(col(SyncStateRow.application_name) == application_name)
+    ).first()
+    return Freshness(None, None, False, None, None) if state is None else Freshness(*state)
 
 
 def looked_at_conductor(connection: Connection) -> bool:
