@@ -42,3 +42,7 @@ demo:
 # How fast, how large and how polite sync is, beside the design's targets; `--rows 1000000`
 bench-sync *arguments:
     uv run python -m benchmarks.sync {{ arguments }}
+
+# How fast, how large and how right answers are, beside SQLite's own time; `--only filters`
+bench-query *arguments:
+    uv run python -m benchmarks.query {{ arguments }}

@@ -1,0 +1,55 @@
+"""A client of an MCP server, and how long the answers took."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from mcp import Client
+from mcp.server.mcpserver import MCPServer
+from mcp_types import CallToolResult, TextContent
+
+
+@dataclass(frozen=True)
+class Answer:
+    seconds: float
+    result: CallToolResult
+
+    @property
+    def text(self) -> str:
+        return "\n".join(
+            content.text for content in self.result.content if isinstance(content, TextContent)
+        )
+
+    @property
+    def error(self) -> str | None:
+        return self.text if self.result.is_error else None
+
+    @property
+    def text_bytes(self) -> int:
+        return len(self.text.encode())
+
+    @property
+    def bytes_on_wire(self) -> int:
+        return len(self.result.model_dump_json(by_alias=True, exclude_none=True).encode())
+
+
+async def ask(client: Client, tool: str, arguments: Mapping[str, Any]) -> Answer:
+    started = perf_counter()
+    result = await client.call_tool(tool, dict(arguments))
+    return Answer(perf_counter() - started, result)
+
+
+async def floor(size: int, calls: int) -> list[float]:
+    """What a call costs of a tool that does nothing but return a text of that size."""
+    text = "x" * size
+    server: MCPServer[Any] = MCPServer(name="bare", log_level="WARNING")
+
+    @server.tool(structured_output=False)
+    async def constant(application_name: str, limit: int = 50) -> str:
+        return text
+
+    async with Client(server) as client:
+        arguments = {"application_name": "shop", "limit": 50}
+        await ask(client, "constant", arguments)
+        return [(await ask(client, "constant", arguments)).seconds for _ in range(calls)]
