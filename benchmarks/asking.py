@@ -7,7 +7,7 @@ from typing import Any
 
 from mcp import Client
 from mcp.server.mcpserver import MCPServer
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult, ListToolsResult, TextContent
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,12 @@ async def ask(client: Client, tool: str, arguments: Mapping[str, Any]) -> Answer
     started = perf_counter()
     result = await client.call_tool(tool, dict(arguments))
     return Answer(perf_counter() - started, result)
+
+
+def definitions_bytes(listed: ListToolsResult) -> int:
+    """What a client is told of the tools, as compact JSON."""
+    tools = [tool.model_dump_json(by_alias=True, exclude_none=True) for tool in listed.tools]
+    return len(f"[{','.join(tools)}]".encode())
 
 
 async def floor(size: int, calls: int) -> list[float]:

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from benchmarks.changes import apply_changes
 from benchmarks.generate import Population, database_of, kept
 from dbos_mcp.demo.tour import APPLICATION_NAME
+from dbos_mcp.domain import FAILED
 from dbos_mcp.runtime import Runtime, open_runtime
 from dbos_mcp.settings import Settings
 from dbos_mcp.store.migrate import HEAD
@@ -45,6 +46,7 @@ async def _mirror(system: Path, cache: Path) -> None:
     )
     async with open_runtime(settings) as runtime:
         await _sync(runtime)
+        await _read_failed(runtime)
         apply_changes(system)
         for _ in range(3):  # a cycle looks at a part of what is in flight
             await _sync(runtime)
@@ -52,9 +54,19 @@ async def _mirror(system: Path, cache: Path) -> None:
 
 
 async def _sync(runtime: Runtime) -> None:
-    for report in await runtime.require_live().worker.run_until_read():
+    for report in await runtime.require_live().worker.run_once():
         if report.error is not None:
             raise report.error
+
+
+async def _read_failed(runtime: Runtime) -> None:
+    """The steps that hundreds of cycles would read, a few in each."""
+    with runtime.cache.read() as connection:
+        failed = connection.exec_driver_sql(
+            "SELECT workflow_id FROM workflow WHERE status IN (?, ?)", FAILED
+        ).all()
+    for (workflow_id,) in failed:
+        await runtime.require_live().mirror.refresh_steps(APPLICATION_NAME, workflow_id)
 
 
 def warm(path: Path) -> None:

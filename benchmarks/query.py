@@ -176,7 +176,7 @@ async def run(
                 findings.asked += await combined(bench, combinations)
             if "tools" in parts:
                 await other_tools(bench)
-                await start(tools, start_seconds)
+                start(tools, start_seconds)
     return findings
 
 
@@ -336,12 +336,11 @@ def _tool_questions(connection: sqlite3.Connection) -> ToolQuestions:
     yield "list_applications", "list_applications", [{}] * CALLS, None
 
 
-async def start(tools: ListToolsResult, seconds: float) -> None:
-    listed = [tool.model_dump_json(by_alias=True, exclude_none=True) for tool in tools.tools]
-    size = len(("[" + ",".join(listed) + "]").encode())
+def start(tools: ListToolsResult, seconds: float) -> None:
+    size = asking.definitions_bytes(tools)
     report = Report("The start")
     met = size <= DEFINITIONS_BYTES
-    report.add(f"tools/list, {len(listed)} tools", f"{size:,} bytes", "<= 16,384", met)
+    report.add(f"tools/list, {len(tools.tools)} tools", f"{size:,} bytes", "<= 16,384", met)
     report.add("initialize and tools/list, in this process", f"{milliseconds(seconds)} ms")
     report.print()
 
