@@ -46,16 +46,22 @@ def definitions_bytes(listed: ListToolsResult) -> int:
     return len(f"[{','.join(tools)}]".encode())
 
 
-async def floor(size: int, calls: int) -> list[float]:
-    """What a call costs of a tool that does nothing but return a text of that size."""
-    text = "x" * size
+def bare_server() -> MCPServer[Any]:
+    """Its one tool does nothing but return a text of some size."""
     server: MCPServer[Any] = MCPServer(name="bare", log_level="WARNING")
 
     @server.tool(structured_output=False)
-    async def constant(application_name: str, limit: int = 50) -> str:
-        return text
+    async def constant(size: int) -> str:
+        return "x" * size
 
-    async with Client(server) as client:
-        arguments = {"application_name": "shop", "limit": 50}
-        await ask(client, "constant", arguments)
-        return [(await ask(client, "constant", arguments)).seconds for _ in range(calls)]
+    return server
+
+
+async def ask_constant(client: Client, size: int, calls: int) -> list[float]:
+    """What a call costs of that tool; of a client in front of a bare server."""
+    await ask(client, "constant", {"size": size})
+    return [(await ask(client, "constant", {"size": size})).seconds for _ in range(calls)]
+
+
+if __name__ == "__main__":
+    bare_server().run()

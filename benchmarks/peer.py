@@ -7,7 +7,8 @@ Conductor instead, with a login in a home of its own that nobody looks at. Nothi
 changed, and nothing stands in between: no TLS, no login, no way across the internet.
 
 Both servers are processes that one client asks over stdio, in turns; ours is in its default mode,
-over a mirror that it keeps in sync meanwhile. Then ours is asked by a client in memory.
+over a mirror that it keeps in sync meanwhile. Then ours is asked by a client in memory. What they
+write to stderr (the peer logs every request) goes into a file.
 """
 
 import argparse
@@ -26,11 +27,11 @@ from time import perf_counter
 from typing import Any
 
 import anyio
-from mcp import Client, StdioServerParameters
+from mcp import Client, StdioServerParameters, stdio_client
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.asking import Answer, ask, definitions_bytes
+from benchmarks.asking import Answer, ask, ask_constant, definitions_bytes
 from benchmarks.generate import Population, database_of, kept
 from benchmarks.load import settings_for
 from benchmarks.report import Report, machine, milliseconds, out, percentile, show, table, verdict
@@ -91,7 +92,10 @@ async def run(population: Population) -> None:
         f"The peer is {PEER} with mcp {_version(peer, 'mcp')} and httpx {_version(peer, 'httpx')},"
         " its Conductor's URL replaced by that of a local Conductor on loopback."
     )
-    with tempfile.TemporaryDirectory(prefix="dbos-mcp-benchmark-") as name:
+    with (
+        tempfile.TemporaryDirectory(prefix="dbos-mcp-benchmark-") as name,
+        (Path(name) / "stderr.log").open("w") as errors,
+    ):
         folder = Path(name)
         cache = folder / "cache.sqlite"
         system = Path(shutil.copy(database_of(population), folder))
@@ -100,24 +104,32 @@ async def run(population: Population) -> None:
             questions = questions_about(cache)
             compared = [Comparison(question) for question in questions]
             started = perf_counter()
-            async with Client(_peer(peer, url, folder / "peer")) as theirs:
+            async with Client(stdio_client(_peer(peer, url, folder / "peer"), errors)) as theirs:
                 peer_size = definitions_bytes(await theirs.list_tools())
                 peer_start, started = perf_counter() - started, perf_counter()
-                async with Client(_ours(url, cache)) as ours:
+                async with Client(stdio_client(_ours(url, cache), errors)) as ours:
                     size = definitions_bytes(await ours.list_tools())
                     start = perf_counter() - started
                     for each in compared:
                         await _ask_both(each, theirs, ours)
+            started = perf_counter()
+            async with Client(stdio_client(_bare(), errors)) as bare:
+                await bare.list_tools()
+                bare_start = perf_counter() - started
+                floor = await ask_constant(bare, ANSWER_BYTES, 100)
             async with Client(build_server(settings_for(url, cache))) as client:
                 for each in compared:
                     question = each.question
                     each.in_memory = await _ask(client, question, question.ours)
     _print(compared)
-    report = Report("The start of a process")
+    report = Report("The start of a process, and the floor")
     report.add("tools/list of the peer", f"{peer_size:,} bytes")
     report.add("tools/list of ours", f"{size:,} bytes", "<= 16,384", size <= 16 * 1024)
     report.add("initialize and tools/list of the peer", f"{milliseconds(peer_start)} ms")
-    report.add("initialize and tools/list of ours", f"{milliseconds(start)} ms")
+    report.add("… of ours", f"{milliseconds(start)} ms")
+    report.add("… of a bare server", f"{milliseconds(bare_start)} ms")
+    constant = f"{ANSWER_BYTES:,} constant bytes from a bare server over stdio, p50"
+    report.add(constant, f"{milliseconds(percentile(floor, 50))} ms")
     report.print()
 
 
@@ -156,6 +168,10 @@ def _peer(python: Path, url: str, home: Path) -> StdioServerParameters:
     # Isolated: else this checkout, where it starts, would be the dbos_mcp that it imports.
     command = ["-I", "-c", _START_PEER]
     return StdioServerParameters(command=str(python), args=command, env=variables, cwd=home)
+
+
+def _bare() -> StdioServerParameters:
+    return StdioServerParameters(command=sys.executable, args=["-m", "benchmarks.asking"])
 
 
 def _ours(url: str, cache: Path) -> StdioServerParameters:
@@ -237,6 +253,13 @@ def questions_about(cache: Path) -> list[Question]:
         Question("get_workflow", "get_workflow", of("workflow_id", any_ids)),
         Question("get_workflow, failed", "get_workflow", of("workflow_id", failed)),
         Question("list_steps, of failed ones", "list_steps", of("workflow_id", failed)),
+        Question(
+            "aggregates by status, counts alone",
+            "get_workflow_aggregates",
+            [_APPLICATION],
+            ours={"group_by": "status", "durations": False},
+            peers={"group_by_status": True, "select_count": True},
+        ),
         *(
             Question(
                 f"aggregates by {group}",

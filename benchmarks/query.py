@@ -264,7 +264,8 @@ def _summary(
 
 async def _floor(every: Sequence[Asked]) -> None:
     size = int(percentile([each.first.text_bytes for each in every], 50))
-    times = await asking.floor(size, 200)
+    async with Client(asking.bare_server()) as client:
+        times = await asking.ask_constant(client, size, 200)
     report = Report("The floor (ms: p50, p95, max)")
     report.add(f"a tool of a bare server that answers {size:,} constant bytes", _three(times))
     report.print()
