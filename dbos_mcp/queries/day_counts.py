@@ -1,12 +1,14 @@
 """What the counts of workflows say, which the store keeps of every day and kind."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, select
 from sqlmodel import col
 
+from dbos_mcp.queries.filters import WorkflowFilter
 from dbos_mcp.store.projections import workflow_counts
-from dbos_mcp.store.projections.workflow_counts import WorkflowCountRow
+from dbos_mcp.store.projections.workflow_counts import NULL, WorkflowCountRow
 
 MOST_ROWS = 100_000
 """More than these are not read: an application that makes up a new name for everything has nearly
@@ -45,3 +47,23 @@ def total(
     if days is not None:
         counted = counted.where(_DAY.between(*days))
     return int(connection.execute(counted).scalar_one())
+
+
+def by_kind(
+    connection: Connection, question: WorkflowFilter, names: Sequence[str], days: range
+) -> Iterator[tuple[Sequence[Any], str, bool, int]]:
+    """How many workflows of whole days there are of each kind, which the columns `names` make: with
+    its status, and whether they are deleted."""
+    kind = [col(getattr(WorkflowCountRow, name)) for name in names]
+    others = [col(WorkflowCountRow.status), col(WorkflowCountRow.deleted)]
+    conditions = [
+        part.counted for part in question.indexed_conditions() if part.counted is not None
+    ]
+    rows = connection.execute(
+        select(*kind, *others, func.sum(_COUNT))
+        .where(*conditions, _DAY.between(days.start, days.stop - 1))
+        .group_by(*kind, *others)
+    )
+    for row in rows.all():
+        *parts, status, deleted, count = row
+        yield [None if part == NULL else part for part in parts], status, deleted, count

@@ -89,8 +89,8 @@ class _Way:
 class _Matches:
     search: "_Search"
     total: int
-    few: Sequence[Place] | None = None
-    """All of them, in order, where they are few."""
+    first: Sequence[Place] = ()
+    """As many as are known, in order: all, where they are few."""
     page: "_Page | None" = None
     """The last that was asked for."""
 
@@ -128,17 +128,17 @@ def find(
     matches = _memory.recall(
         connection.engine,
         (*state, name_of(question, order), few, narrow),
-        lambda: _Search(connection, state, question, order, narrow).match(connection, few),
+        lambda: _Search(connection, state, question, order, few, narrow).match(connection, few),
     )
-    if matches.few is not None:
-        rest = [place for place in matches.few if after is None or _is_behind(place, after, order)]
-        return Found(rest[:limit], matches.total, len(rest))
+    first = [place for place in matches.first if after is None or _is_behind(place, after, order)]
+    if len(first) >= limit or len(matches.first) == matches.total:
+        left = matches.total - (len(matches.first) - len(first))
+        return Found(first[:limit], matches.total, left)
     last, place = matches.page, None if after is None else (after.value, after.key)
     if last is not None and (last.after, last.limit) == (place, limit):
         return last.found
-    left = matches.total if after is None else last.left_behind(place) if last else None
-    if left is None:
-        left = matches.search.count(connection, after)
+    known = matches.total if after is None else last.left_behind(place) if last else None
+    left = matches.search.count(connection, after) if known is None else known
     places = matches.search.page(connection, after, limit, left)
     matches.page = _Page(place, limit, Found(places, matches.total, left))
     return matches.page.found
@@ -158,6 +158,7 @@ class _Search:
         state: tuple[int, int],
         question: WorkflowFilter,
         order: Order,
+        few: int,
         narrow: int,
     ) -> None:
         self._narrow = narrow
@@ -184,23 +185,46 @@ class _Search:
         )
         """How many workflows the application has; None: there are no counts to go by."""
         self._days: Mapping[int, int] | None = None
-        """How many of each day match, or more where not all that is asked is counted."""
+        """How many of each day match, or more where not all that is asked is counted; None: it is
+        not known."""
+        self._is_counted = False
+        way = self._way_to_few(connection, few)
+        if way is not None:  # nothing else needs to be known
+            self._ways = [way]
+            return
         if self._all is not None:
             self._days = day_counts.by_day(connection, _counted(self._parts))
-        self._is_counted = self._days is not None and len(_counted(self._parts)) == len(self._parts)
+            self._is_counted = len(_counted(self._parts)) == len(self._parts)
         self._ways = self._ways_there_are(connection) if self._days != {} else []
 
     def match(self, connection: Connection, few: int) -> _Matches:
         if self._days == {}:
-            return _Matches(self, 0, few=[])
+            return _Matches(self, 0)
         if self._is_counted:
             return _Matches(self, self.count(connection))
+        if self._order.by in (OrderBy.DURATION, OrderBy.QUEUE_WAIT):
+            return self._sort(connection, few)
         some = self._select(self._cheapest, self._value, _KEY).limit(few + 1)
         found = connection.execute(some).all()
         if len(found) > few:
             return _Matches(self, self.count(connection))
         places = sorted(((value, key) for value, key in found), reverse=self._order.descending)
-        return _Matches(self, len(places), few=places)
+        return _Matches(self, len(places), places)
+
+    def _sort(self, connection: Connection, few: int) -> _Matches:
+        """No index is in this order: all are looked at, and at once counted."""
+        ends = (self._value.label("value"), _KEY)
+        matching = self._select(self._cheapest, *ends, of_many=True).cte("matching")
+        rows = connection.execute(
+            select(*matching.c, select(func.count()).select_from(matching).scalar_subquery())
+            .order_by(*self._in_order(*matching.c))
+            .limit(few + 1)
+        ).all()
+        total = rows[0][2] if rows else 0
+        return _Matches(self, total, [(row[0], row[1]) for row in rows])
+
+    def _in_order(self, *ends: ColumnElement[Any]) -> list[ColumnElement[Any]]:
+        return [end.desc() if self._order.descending else end.asc() for end in ends]
 
     def count(self, connection: Connection, after: Cursor | None = None) -> int:
         if self._is_counted:
@@ -228,11 +252,10 @@ class _Search:
         share = min(1.0, limit / max(1, left))
         way = min(self._ways, key=lambda way: way.cost * share if way.in_order else way.cost)
         ends = (self._value, _KEY)
-        in_order = [end.desc() if self._order.descending else end.asc() for end in ends]
         places: list[Place] = []
         for times in self._stretches(after):
             listed = self._select(way, *ends, times=times).where(*self._behind(after))
-            some = listed.order_by(*in_order).limit(limit - len(places))
+            some = listed.order_by(*self._in_order(*ends)).limit(limit - len(places))
             places += [(value, key) for value, key in connection.execute(some)]
             if len(places) == limit:
                 break
@@ -301,17 +324,27 @@ class _Search:
     def _ways_there_are(self, connection: Connection) -> list[_Way]:
         """The first is taken of several that are as good."""
         helping = {str(part.index) for part in self._parts if part.index in self._there}
+        if self._is_counted and not helping - {BY_CREATION}:
+            return [_Way(BY_CREATION, self._rows, in_order=True)]
         ways = [self._way_by(connection, name) for name in sorted(helping | {BY_CREATION})]
         if self._is_counted:
             return ways
         ways += [
-            _Way(None, self._bounded(connection, part.keys), keyed=part)
+            _Way(None, self._bounded(connection, part.keys, self._narrow), keyed=part)
             for part in self._parts
             if part.keys is not None
         ]
         if BY_END in self._there - helping:
             ways.append(self._way_by(connection, BY_END))
         return [*ways, _Way(None, IN_THE_TABLE * self._rows)]
+
+    def _way_to_few(self, connection: Connection, few: int) -> _Way | None:
+        names = {part.index for part in self._parts if part.counted is None and part.index}
+        for name in sorted(names & self._there):
+            rows = self._bounded(connection, self._keys_by(name), few + 1)
+            if rows <= few:
+                return _Way(name, rows)
+        return None
 
     def _way_by(self, connection: Connection, index: str) -> _Way:
         each = IN_AN_INDEX if self._says_all(index) else 1.0
@@ -332,31 +365,39 @@ class _Search:
     def _rows_of(self, connection: Connection, index: str) -> int:
         """How many rows it leads to."""
         by_creation = index == BY_CREATION or self._is_in_order(index)
-        own = [
-            part
-            for part in self._parts[1:]
-            if part.index == index or (by_creation and part.index == BY_CREATION)
-        ]
+        own = self._own_of(index)
         if self._days is not None and len(_counted(own)) == len(own):
             days = (min(self._days), max(self._days)) if by_creation else None
             return day_counts.total(connection, [self._application, *_counted(own)], days)
         if not own:
             return self._rows
-        rows = self._bounded(
-            connection,
+        rows = self._bounded(connection, self._keys_by(index), self._narrow)
+        return self._rows if rows >= self._narrow else rows
+
+    def _own_of(self, index: str) -> list[Condition]:
+        """What it finds rows by."""
+        by_creation = index == BY_CREATION or self._is_in_order(index)
+        return [
+            part
+            for part in self._parts[1:]
+            if part.index == index or (by_creation and part.index == BY_CREATION)
+        ]
+
+    def _keys_by(self, index: str) -> Select[Any]:
+        found_by = (self._parts[0], *self._own_of(index))
+        return (
             select(_KEY)
             .select_from(_WORKFLOW)
-            .where(*(part.expression for part in (self._parts[0], *own)))
-            .with_hint(_WORKFLOW, f"INDEXED BY {index}"),
+            .where(*(part.expression for part in found_by))
+            .with_hint(_WORKFLOW, f"INDEXED BY {index}")
         )
-        return self._rows if rows >= self._narrow else rows
 
     @property
     def _rows(self) -> int:
         return UNKNOWN if self._all is None else self._all
 
-    def _bounded(self, connection: Connection, keys: Select[Any]) -> int:
-        counted = select(func.count()).select_from(keys.limit(self._narrow).subquery())
+    def _bounded(self, connection: Connection, keys: Select[Any], most: int) -> int:
+        counted = select(func.count()).select_from(keys.limit(most).subquery())
         return int(connection.execute(counted).scalar_one())
 
 
