@@ -19,7 +19,7 @@ from sqlalchemy.sql import visitors
 
 from dbos_mcp.queries import day_counts
 from dbos_mcp.queries.filters import DURATION, QUEUE_WAIT, Condition, WorkflowFilter
-from dbos_mcp.queries.paging import Cursor, Order, OrderBy, name_of
+from dbos_mcp.queries.paging import NEWEST_FIRST, Cursor, Order, OrderBy, name_of
 from dbos_mcp.store import event_log, indexes
 from dbos_mcp.store.projections.workflow_counts import DAY_MS
 from dbos_mcp.store.projections.workflows import WorkflowRow
@@ -160,13 +160,18 @@ class _Search:
         order: Order,
         few: int,
         narrow: int,
+        *,
+        also: Condition | None = None,
     ) -> None:
+        self._asked_for = (state, question, order, few, narrow)
         self._narrow = narrow
         self._order = order
         self._value = _VALUES[order.by]
         self._parts = list(question.indexed_conditions())
         if order.by in _REQUIRED:
             self._parts.append(Condition(_REQUIRED[order.by].is_not(None)))
+        if also is not None:
+            self._parts.append(also)
         until = [time for time in (question.end_time, question.active_at) if time is not None]
         self._asked = range(
             _EVER.start if question.start_time is None else question.start_time,
@@ -207,7 +212,7 @@ class _Search:
         some = self._select(self._cheapest, self._value, _KEY).limit(few + 1)
         found = connection.execute(some).all()
         if len(found) > few:
-            return _Matches(self, self.count(connection))
+            return _Matches(self, self._count_many(connection))
         places = sorted(((value, key) for value, key in found), reverse=self._order.descending)
         return _Matches(self, len(places), places)
 
@@ -226,7 +231,26 @@ class _Search:
     def _in_order(self, *ends: ColumnElement[Any]) -> list[ColumnElement[Any]]:
         return [end.desc() if self._order.descending else end.asc() for end in ends]
 
+    def _count_many(self, connection: Connection) -> int:
+        """What the store has counted, without the few that lack something."""
+        state, question, order, few, narrow = self._asked_for
+        all_of_them, lacking, also = question, question, None
+        if question.has_failed_step is False:
+            all_of_them = question.model_copy(update={"has_failed_step": None})
+            lacking = question.model_copy(update={"has_failed_step": True})
+        elif order.by is OrderBy.COMPLETED:
+            order, also = NEWEST_FIRST, Condition(_WORKFLOW.c.completed_at.is_(None), BY_END)
+        else:
+            return self.count(connection)
+        every = _Search(connection, state, all_of_them, order, few, narrow)
+        others = _Search(connection, state, lacking, order, few, narrow, also=also)
+        if not every._is_counted or others._price > self._price:
+            return self.count(connection)
+        return every.count(connection) - others.count(connection)
+
     def count(self, connection: Connection, after: Cursor | None = None) -> int:
+        if self._days == {}:
+            return 0
         if self._is_counted:
             return sum(self._count_days(connection, after))
         counted = self._select(self._cheapest, func.count(), of_many=True)
@@ -320,6 +344,10 @@ class _Search:
     def _cheapest(self) -> _Way:
         """To find or count all matches."""
         return min(self._ways, key=_cost)
+
+    @property
+    def _price(self) -> float:
+        return self._cheapest.cost if self._ways else 0
 
     def _ways_there_are(self, connection: Connection) -> list[_Way]:
         """The first is taken of several that are as good."""
