@@ -8,10 +8,13 @@ from mcp.server.mcpserver.tools import Tool
 
 from dbos_mcp import __version__
 from dbos_mcp.server.context import Sessions
+from dbos_mcp.server.icons import LOOK
 from dbos_mcp.server.resources import resources_of
 from dbos_mcp.server.tools import tools_of
 from dbos_mcp.server.tools.define import CommandTool, of_profile
 from dbos_mcp.settings import Settings
+
+WEBSITE = "https://docs.dbos.dev"
 
 INSTRUCTIONS: tuple[tuple[str, str], ...] = (
     (
@@ -82,6 +85,8 @@ def build_server(
         name="dbos-mcp",
         title="DBOS workflows",
         version=__version__,
+        website_url=WEBSITE,
+        icons=[LOOK],
         instructions=instructions,
         tools=list(tools),
         resources=resources_of(sessions),

@@ -16,6 +16,8 @@ from dbos_mcp.settings import Settings
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 TOOLSETS = {"tools.json": "default", "admin.json": "admin"}
 DEFINITIONS_BYTES = 16 * 1024
+"""Of what is meant for the agent: titles are in it, icons are for people's eyes and beside it."""
+ICON_BYTES = 160
 
 
 async def listed(era: str, home: Path, toolsets: str = "default") -> list[dict[str, object]]:
@@ -39,9 +41,22 @@ async def test_the_definitions_are_as_they_were_accepted(
     assert json.loads(snapshot.read_text()) == tools
 
 
+def size(definition: object) -> int:
+    return len(json.dumps(definition, ensure_ascii=False, separators=(",", ":")).encode())
+
+
 async def test_the_definitions_stay_within_their_budget(tmp_path: Path) -> None:
     tools = await listed("auto", tmp_path)
-    assert len(json.dumps(tools, ensure_ascii=False, separators=(",", ":"))) <= DEFINITIONS_BYTES
+    assert size([{k: v for k, v in tool.items() if k != "icons"} for tool in tools]) <= (
+        DEFINITIONS_BYTES
+    )
+
+
+async def test_each_tool_has_a_title_and_an_icon_of_few_bytes(tmp_path: Path) -> None:
+    for tool in await listed("auto", tmp_path, "all"):
+        assert str(tool["title"])[0].isupper()
+        assert "_" not in str(tool["title"])
+        assert 0 < size({"icons": tool["icons"]}) <= ICON_BYTES
 
 
 async def test_clients_cut_no_description(tmp_path: Path) -> None:

@@ -37,16 +37,14 @@ WORST_FIRST: tuple[Outcome, ...] = ("unknown", "failed", "not sent", "done")
 
 Caller = Context[Sessions, Any]
 Send = Callable[[Commands, Sequence[str], Told], Awaitable[list[CommandResult]]]
-Confirm = Annotated[
-    str | None, Field(description="Above 20 ids: from the preview, if the user agrees")
-]
+Confirm = Annotated[str | None, Field(description="From the preview, if the user agrees")]
 
 
 async def cancel_workflow(
     ctx: Caller,
     application_name: ApplicationName,
     workflow_id: WorkflowIds,
-    cancel_children: Annotated[bool, Field(description="Also all child workflows")] = False,
+    cancel_children: bool = False,
     confirm: Confirm = None,
 ) -> str | InputRequiredResult:
     """Cancel workflows in flight. A running one stops at its next step, a queued one leaves its
