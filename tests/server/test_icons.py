@@ -30,7 +30,7 @@ def test_an_icon_is_one_shape_inside_its_frame(name: str) -> None:
     assert re.fullmatch(r"M[-\d,a-zA-Z]+z|M[-\d,q]+", path.attrib["d"])
     places = corners(path.attrib["d"])
     assert all(0 <= x <= 8 and 0 <= y <= 8 for x, y in places), places
-    assert max(x for x, _ in places) - min(x for x, _ in places) >= 7
+    assert max(x for x, _ in places) - min(x for x, _ in places) >= 4
 
 
 def corners(drawing: str) -> list[tuple[float, float]]:
