@@ -20,6 +20,10 @@ from dbos_mcp.store.tables import RowStatement
 
 
 class EventRow(SQLModel, table=True):
+    """The append-only log that all else is folded from. `data` is JSON: the fields of its kind,
+    defaults left out. `occurred_at` is upstream's clock, `recorded_at` ours, in epoch
+    milliseconds."""
+
     __tablename__ = "event"
 
     position: int = Field(primary_key=True)
