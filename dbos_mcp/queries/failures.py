@@ -100,7 +100,7 @@ def get_failure_group(
 
 def _newest(
     connection: Connection, application_name: str, status: str, since: int | None, limit: int
-) -> Sequence[Row[Any]]:
+) -> Sequence[Any]:
     """One status at a time: then the index holds them in order."""
     columns = _WORKFLOW.c
     statement = (

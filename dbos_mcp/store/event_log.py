@@ -182,6 +182,21 @@ def count_of_workflow(connection: Connection, application_name: str, workflow_id
     ).scalar_one()
 
 
+def last_position_of_workflow(
+    connection: Connection, application_name: str, workflow_id: str
+) -> int | None:
+    """The place of its newest event, found in an index; None: there is none."""
+    return connection.execute(
+        select(col(EventRow.position))
+        .where(
+            col(EventRow.workflow_id) == workflow_id,
+            col(EventRow.application_name) == application_name,
+        )
+        .order_by(col(EventRow.position).desc())
+        .limit(1)
+    ).scalar()
+
+
 def position_before(connection: Connection, moment: int) -> int:
     """The last position that was recorded before a moment of our clock, 0 if none was.
 

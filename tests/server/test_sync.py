@@ -15,8 +15,8 @@ from mcp_types import TextResourceContents
 
 from dbos_mcp.demo.tour import rows
 from dbos_mcp.domain import now_ms
+from dbos_mcp.server.addresses import SYNC_STATUS
 from dbos_mcp.server.app import build_server
-from dbos_mcp.server.resources import SYNC_STATUS
 from dbos_mcp.settings import Settings
 from tests.server.conftest import Ask, Serve, ToolFailedError, asking, mirrored
 from tests.upstream import Tables, workflow
