@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from dbos_mcp.queries import completions
 from dbos_mcp.queries.completions import LOOKED_AT, MOST
-from dbos_mcp.store import projector
+from dbos_mcp.store import event_log, projector
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.events import ApplicationObserved
 from tests.queries.plans import plans_of
@@ -98,3 +98,12 @@ def test_ids_are_found_by_indexes_and_never_sorted_by_the_database(
     for line in plan:
         assert line.startswith("SEARCH workflow USING "), plan
         assert "ux_workflow" in line or "ix_workflow_status" in line or "created_at" in line
+
+
+def test_the_last_event_of_a_workflow_is_found_by_an_index(connection: Connection) -> None:
+    asked = [event_log.last_position_of_workflow(connection, APP, i) for i in ("100%", "job-")]
+    assert asked == [MANY + 3, None]
+    (line,) = plans_of(
+        connection, lambda c: event_log.last_position_of_workflow(c, APP, OLD_FAILURE)
+    )
+    assert line.startswith("SEARCH event USING INDEX ix_event_workflow_id")

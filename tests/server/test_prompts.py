@@ -63,7 +63,7 @@ async def test_without_a_workflow_it_begins_with_the_failures_of_the_last_day(
         text = await told(client, "investigate_failure", application_name="shop")
     assert "shop: 6 of the workflows that were created in the last 24 hours have failed" in text
     assert "2 | place_order | ERROR | 'BT' | " in text
-    assert "| order-1010" in text
+    assert re.search(r"\| order-10(05|10)\n", text)
     assert "old_one" not in text
 
 

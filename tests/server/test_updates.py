@@ -71,7 +71,9 @@ class Watcher:
 @asynccontextmanager
 async def watching(server: MCPServer, era: str, *uris: str) -> AsyncIterator[Watcher]:
     watcher = Watcher(None)  # type: ignore[arg-type] # the client wants its listener first
-    async with Client(server, mode=era, message_handler=watcher) as client:
+    # In the newer era the client hands it what the stream brings, too.
+    handler = watcher if era == "legacy" else None
+    async with Client(server, mode=era, message_handler=handler) as client:
         watcher.client = client
         await mirrored(asking(client))
         if era == "legacy":
