@@ -2,28 +2,28 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Annotated
 
 from pydantic import Field
+from sqlalchemy import Connection
 
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import UsageError
 from dbos_mcp.queries import changes as change_queries
 from dbos_mcp.queries import history as queries
-from dbos_mcp.queries.changes import OUTCOMES, OtherChange, WorkflowChange
+from dbos_mcp.queries.changes import OUTCOMES, Changes, OtherChange, WorkflowChange
+from dbos_mcp.queries.coverage import Gap, gap_of_changes, gap_of_history
 from dbos_mcp.queries.history import Change, HistoryEntry
 from dbos_mcp.server import render
 from dbos_mcp.server.budget import table_within
-from dbos_mcp.server.context import CurrentRuntime, answer_from
-from dbos_mcp.server.lookup import look_up
+from dbos_mcp.server.context import Caller, CurrentRuntime, answer_from
+from dbos_mcp.server.lookup import look_at, look_up
 from dbos_mcp.server.render import CELL_CHARACTERS, Column
 from dbos_mcp.server.tools import arguments
-from dbos_mcp.server.tools.arguments import ApplicationName, Time, WorkflowId
+from dbos_mcp.server.tools.arguments import ApplicationName, MaxAge, Time, WorkflowId
 from dbos_mcp.server.tools.sync import OneApplication
 from dbos_mcp.server.workflow_rows import ANSWER_BYTES, DATA_NOTE
 from dbos_mcp.settings import DAY_MS
-from dbos_mcp.store.sync_state import CONDUCTOR
 
 HISTORY_CHARACTERS = 300
 VALUE_CHARACTERS = 80
@@ -47,6 +47,7 @@ HISTORY_COLUMNS: list[Column[HistoryEntry]] = [
 
 
 async def get_workflow_history(
+    ctx: Caller,
     runtime: CurrentRuntime,
     application_name: ApplicationName,
     workflow_id: WorkflowId,
@@ -54,17 +55,19 @@ async def get_workflow_history(
     after_position: Annotated[
         int | None, Field(description="Continue behind this entry, in the same order")
     ] = None,
+    max_age_seconds: MaxAge = None,
 ) -> str:
     """Tell what happened to one workflow, from the mirror's log: every state that was seen, with
     the mirror's and upstream's clock, what caused it (a dequeue, an end, recovery, resume, rewind,
     fork, retention, a command of ours), the fields that changed, commands, steps read, and which
     states must have been missed between two looks."""
-    note = await look_up(runtime, application_name, workflow_id)
-    entries, freshness = await answer_from(
-        runtime,
-        partial(queries.get_history, application_name=application_name, workflow_id=workflow_id),
-        application_name,
-    )
+    looked = await look_up(ctx, runtime, application_name, workflow_id, max_age_seconds)
+
+    def query(connection: Connection) -> tuple[list[HistoryEntry], Gap | None]:
+        entries = queries.get_history(connection, application_name, workflow_id)
+        return entries, gap_of_history(connection, application_name, workflow_id, entries)
+
+    (entries, gap), freshness = await answer_from(runtime, query, application_name, looked=looked)
     total = len(entries)
     if newest_first:
         entries.reverse()
@@ -85,18 +88,20 @@ async def get_workflow_history(
         f"{more} more: pass after_position={entries[shown - 1].position}." if more else None,
         LOOKS_NOTE if shown else None,
         DATA_NOTE if shown else None,
-        note,
+        render.gap_line(gap),
         freshness,
     )
 
 
 async def list_changes(
+    ctx: Caller,
     runtime: CurrentRuntime,
     application_name: OneApplication = None,
     since: Annotated[Time, Field(description="Default: a day ago; as -2h or ISO 8601")] = None,
     after_position: Annotated[
         int | None, Field(ge=0, description="Of the last answer, in place of since")
     ] = None,
+    max_age_seconds: MaxAge = None,
 ) -> str:
     """Tell what happened while you were away: what changed in an application, or all of them, since
     a time or since the last answer. One line per workflow, from its first state to its last,
@@ -107,16 +112,15 @@ async def list_changes(
         raise UsageError("since and after_position are two beginnings: pass one of them.")
     if began is None and after_position is None:
         began = now - DAY_MS
-    changes, freshness = await answer_from(
-        runtime,
-        partial(
-            change_queries.list_changes,
-            application_name=application_name,
-            after=after_position,
-            since=began,
-        ),
-        application_name or CONDUCTOR,
-    )
+    looked = await look_at(ctx, runtime, application_name, max_age_seconds)
+
+    def query(connection: Connection) -> tuple[Changes, Gap | None]:
+        changes = change_queries.list_changes(
+            connection, application_name=application_name, after=after_position, since=began
+        )
+        return changes, gap_of_changes(connection, application_name, began)
+
+    (changes, gap), freshness = await answer_from(runtime, query, application_name, looked=looked)
     rows, shown = table_within(
         ANSWER_BYTES, _changes_columns(application_name), changes.workflows, limit=CELL_CHARACTERS
     )
@@ -145,6 +149,7 @@ async def list_changes(
         if changes.remaining
         else f"Next time pass after_position={changes.until}.",
         DATA_NOTE if shown else None,
+        render.gap_line(gap),
         freshness,
     )
 
