@@ -137,6 +137,8 @@ async def _why_not(session: Session, look: Callable[[], Awaitable[object]]) -> s
         if isinstance(error, AuthenticationError) and scheduler is not None:
             scheduler.note_refusal()
         return str(error)
+    except OSError as error:  # whose turn it is cannot be seen
+        return str(error)
     return None
 
 

@@ -21,7 +21,7 @@ from dbos_mcp.sync.leadership import Leadership
 from tests.server.conftest import Ask, ToolFailedError, asking
 from tests.upstream import APP, Asked, Tables, Wire, open_site, problem, workflow
 
-SHOP = {"application_name": APP}
+SHOP: dict[str, object] = {"application_name": APP}
 ORDER = {**SHOP, "workflow_id": "order-1005"}
 READS: dict[str, dict[str, object]] = {
     "list_applications": {},
@@ -177,7 +177,7 @@ async def test_an_application_that_nobody_knows_stays_an_error(old: Old, tool: s
 async def test_the_client_is_told_how_far_the_look_is(old: Old) -> None:
     told: list[str | None] = []
 
-    async def note(_progress: float, _total: float | None, message: str | None) -> None:
+    async def note(progress: float, total: float | None, message: str | None) -> None:
         told.append(message)
 
     arguments = {**SHOP, "max_age_seconds": 0}
