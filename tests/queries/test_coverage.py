@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine, event
 
 from dbos_mcp.domain import IN_FLIGHT, format_time
 from dbos_mcp.queries.coverage import (
@@ -147,15 +147,28 @@ def test_a_workflow_that_is_older_than_the_mirror_had_states_that_were_not_seen(
     assert of("new") is None
 
 
-def test_the_log_s_beginning_is_found_by_an_index(connection: Connection) -> None:
-    plan = connection.exec_driver_sql(
-        "EXPLAIN QUERY PLAN SELECT position FROM event WHERE workflow_id IS NULL"
-        " AND application_name = 'shop' ORDER BY position LIMIT 1"
-    )
-    (detail,) = (row[3] for row in plan)
-    assert "USING INDEX ix_event_workflow_id (workflow_id=?)" in detail
-    assert event_log.first_of(connection) == (1, LISTED)
-    assert event_log.first_of(connection, "bank") == (4, LOOKED + 5)
+def test_where_a_log_begins_is_found_without_reading_it(connection: Connection) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        asked.append((statement, parameters))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        assert event_log.first_of(connection) == (1, LISTED)
+        assert event_log.first_of(connection, "bank") == (4, LOOKED + 5)
+        assert event_log.first_of_workflows(connection, "shop", 1) == (2, LOOKED)
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    plans = [
+        [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)]
+        for sql, values in asked
+    ]
+    assert plans == [
+        ["SCAN event"],  # as far as its first row
+        ["SEARCH event USING INDEX ix_event_workflow_id (workflow_id=?)"],
+        ["SEARCH event USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
+    ]
 
 
 @pytest.mark.parametrize("missing", Missing)

@@ -11,7 +11,13 @@ from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import UsageError
 from dbos_mcp.queries import changes as change_queries
 from dbos_mcp.queries import history as queries
-from dbos_mcp.queries.changes import OUTCOMES, Changes, OtherChange, WorkflowChange
+from dbos_mcp.queries.changes import (
+    OUTCOMES,
+    Changes,
+    ChangesCursor,
+    OtherChange,
+    WorkflowChange,
+)
 from dbos_mcp.queries.coverage import Gap, gap_of_changes, gap_of_history
 from dbos_mcp.queries.history import Change, HistoryEntry
 from dbos_mcp.server import render
@@ -101,6 +107,7 @@ async def list_changes(
     after_position: Annotated[
         int | None, Field(ge=0, description="Of the last answer, in place of since")
     ] = None,
+    cursor: Annotated[str | None, Field(description="Of the answer to continue")] = None,
     max_age_seconds: MaxAge = None,
 ) -> str:
     """Tell what happened while you were away: what changed in an application, or all of them, since
@@ -108,15 +115,22 @@ async def list_changes(
     failures first, under exact counts of what came of all; also executors and our commands."""
     now = now_ms()
     began = arguments.time("since", since, now=now)
-    if began is not None and after_position is not None:
-        raise UsageError("since and after_position are two beginnings: pass one of them.")
-    if began is None and after_position is None:
+    if sum(given is not None for given in (began, after_position, cursor)) > 1:
+        raise UsageError("since, after_position and cursor are beginnings: pass one of them.")
+    place = None if cursor is None else ChangesCursor.decode(cursor)
+    if place is not None:
+        began = place.since or None
+    elif began is None and after_position is None:
         began = now - DAY_MS
     looked = await look_at(ctx, runtime, application_name, max_age_seconds)
 
     def query(connection: Connection) -> tuple[Changes, Gap | None]:
         changes = change_queries.list_changes(
-            connection, application_name=application_name, after=after_position, since=began
+            connection,
+            application_name=application_name,
+            after=after_position,
+            since=began,
+            cursor=place,
         )
         return changes, gap_of_changes(connection, application_name, began)
 
@@ -125,8 +139,16 @@ async def list_changes(
         ANSWER_BYTES, _changes_columns(application_name), changes.workflows, limit=CELL_CHARACTERS
     )
     total = sum(changes.outcomes.values())
-    left_out = Counter(changes.outcomes)
+    left_out = Counter(changes.left)
     left_out.subtract(change.outcome for change in changes.workflows[:shown])
+    go_on = None
+    if any(left_out.values()):
+        last = changes.workflows[shown - 1]
+        behind = change_queries.cursor_behind(changes, last, application_name, began)
+        go_on = (
+            f"{left_out.total()} more workflows ({_counts(left_out)}): pass"
+            f" cursor={behind.encode()}."
+        )
     of_what = f" of {render.plain(application_name)}" if application_name else ""
     start = (
         f"since {render.time(began)}" if began is not None else f"behind position {changes.after}"
@@ -136,14 +158,11 @@ async def list_changes(
         f"{total} workflows{of_what} changed {start}, in {changes.events} events{first_seen}"
         + (f": {_counts(changes.outcomes)}" if total else ""),
         rows if shown else None,
-        f"{total - shown} more workflows are not shown: {_counts(left_out)}. list_workflows finds"
-        " them by status and time."
-        if total > shown
-        else None,
+        go_on,
         f"Of {changes.steps_read} others, which had ended before, nothing but the steps was read."
-        if changes.steps_read
+        if changes.steps_read and place is None
         else None,
-        _others(changes.others),
+        _others(changes.others) if place is None else None,
         f"Not all yet: {changes.remaining} later events of the log remain; pass"
         f" after_position={changes.until} to go on."
         if changes.remaining
