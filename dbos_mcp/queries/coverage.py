@@ -45,13 +45,17 @@ def gap_of(connection: Connection, question: WorkflowFilter) -> Gap | None:
     inside = since == 0 or (since is not None and start is not None and start >= since)
     if inside and deleted is False:
         return None
-    looked_at = first_looked_at(connection, question.application_name)
     moments = (question.completed_after, question.dequeued_after, question.active_at)
-    if looked_at is not None and any(m is not None and m >= looked_at for m in moments):
-        return None
-    if deleted or (inside and deleted is None):
-        within = looked_at is not None and start is not None and start >= looked_at
-        return None if within else Gap(Missing.DELETED, looked_at)
+    known = [moment for moment in moments if moment is not None]
+    if known or deleted is not False:
+        looked_at = None
+        if state.succeeded_at is not None:
+            looked_at = first_looked_at(connection, question.application_name)
+        if looked_at is not None and any(moment >= looked_at for moment in known):
+            return None
+        if deleted or inside:
+            within = looked_at is not None and start is not None and start >= looked_at
+            return None if within else Gap(Missing.DELETED, looked_at)
     if since is None:
         return Gap(Missing.ALL)
     return Gap(Missing.ENDED if state.history_complete else Missing.LOADING, since)

@@ -100,6 +100,7 @@ def test_while_the_first_load_goes_on_the_gap_says_how_far_it_is(cache: Cache) -
         sync_state.update(connection, "shop", {"covered_since": None, "succeeded_at": None})
         assert gap(connection, start_time=COVERED) == Gap(Missing.ALL)
         assert gap(connection, status=["PENDING"]) == Gap(Missing.ALL)
+        assert gap(connection, completed_after=LOOKED) == Gap(Missing.ALL)
 
 
 def test_of_everything_nothing_is_missing(cache: Cache) -> None:
