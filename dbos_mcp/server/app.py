@@ -39,7 +39,8 @@ INSTRUCTIONS: tuple[tuple[str, str], ...] = (
     ("", "Every answer ends with how fresh it is."),
     (
         "sync_status sync_now",
-        "sync_status says why it is not fresher, sync_now looks again.",
+        "sync_status says why it is not fresher, sync_now looks again; max_age_seconds=60 looks"
+        " before the answer where that is older than a minute.",
     ),
     (
         "",
