@@ -6,10 +6,10 @@ address that is fixed in its code: here it is started by a line of Python that n
 Conductor instead, with a login in a home of its own that nobody looks at. Nothing else of it is
 changed, and nothing stands in between: no TLS, no login, no way across the internet.
 
-Both servers are processes that one client asks over stdio, in turns; ours is in its default mode,
-over a complete mirror, which it keeps in sync meanwhile. Then ours is asked by a client in memory.
-Its first look at Conductor, a start's work, is over before the first question. What the servers
-write to stderr (the peer logs every request) goes into a file.
+Both servers are processes that one client asks over stdio, in turns; and so is ours by a client in
+memory. Ours is in its default mode, over a complete mirror, which it keeps in sync meanwhile. Its
+first look at Conductor, a start's work, is over before the first question. What the servers write
+to stderr (the peer logs every request) goes into a file.
 """
 
 import argparse
@@ -113,16 +113,13 @@ async def run(population: Population) -> None:
             theirs, ours, bare = servers.values()
             async with (
                 Client(stdio_client(theirs, errors)) as their_client,
-                Client(stdio_client(ours, errors)) as client,
+                Client(stdio_client(ours, errors)) as our_client,
+                Client(build_server(settings_for(url, cache))) as in_memory,
             ):
-                await ask(client, "sync_now", {})
+                for client in (our_client, in_memory):
+                    await ask(client, "sync_now", {})
                 for each in compared:
-                    await _ask_both(each, their_client, client)
-            async with Client(build_server(settings_for(url, cache))) as client:
-                await ask(client, "sync_now", {})
-                for each in compared:
-                    question = each.question
-                    each.in_memory = await _ask(client, question, question.ours)
+                    await _ask_all(each, their_client, our_client, in_memory)
             async with Client(stdio_client(bare, errors)) as client:
                 floor = await ask_constant(client, ANSWER_BYTES, 100)
             report = Report("The start of a process, and the floor")
@@ -199,17 +196,16 @@ def _ours(url: str, cache: Path) -> StdioServerParameters:
     return StdioServerParameters(command=sys.executable, args=command, env=variables)
 
 
-async def _ask_both(compared: Comparison, peer: Client, ours: Client) -> None:
+async def _ask_all(compared: Comparison, peer: Client, ours: Client, in_memory: Client) -> None:
+    """In turns: whatever else the machine does, it does to each of them."""
     question = compared.question
     for call in range(CALLS):
-        arguments = question.asked(call, question.peers)
-        compared.peer.append(await ask(peer, question.tool, arguments))
-        arguments = question.asked(call, question.ours)
-        compared.ours.append(await ask(ours, question.tool, arguments))
-
-
-async def _ask(client: Client, question: Question, own: Mapping[str, Any]) -> list[Answer]:
-    return [await ask(client, question.tool, question.asked(n, own)) for n in range(CALLS)]
+        for answers, client, own in (
+            (compared.peer, peer, question.peers),
+            (compared.ours, ours, question.ours),
+            (compared.in_memory, in_memory, question.ours),
+        ):
+            answers.append(await ask(client, question.tool, question.asked(call, own)))
 
 
 def questions_about(cache: Path) -> list[Question]:
