@@ -298,15 +298,14 @@ class Commands:
         """
         statuses = (await self.mirror.refresh_workflows(application_name, workflow_ids)).statuses
 
-        def work(connection: Connection) -> tuple[dict[str, str | None], list[str]]:
-            return (
-                known.workflow_names(connection, application_name, workflow_ids),
-                known.descendants(connection, application_name, workflow_ids)
-                if with_children
-                else [],
+        names = await self.mirror.read(
+            partial(
+                known.workflow_names, application_name=application_name, workflow_ids=workflow_ids
             )
-
-        names, descendants = await self.mirror.read(work)
+        )
+        descendants = (
+            await self.descendants(application_name, workflow_ids) if with_children else []
+        )
         groups: defaultdict[tuple[str | None, str | None], list[str]] = defaultdict(list)
         for workflow_id in dict.fromkeys(workflow_ids):
             status = statuses.get(workflow_id)
@@ -317,6 +316,14 @@ class Commands:
         ]
         found.sort(key=lambda group: (group.effect is None, -len(group.workflow_ids)))
         return Preview(found, len(descendants))
+
+    async def descendants(
+        self, application_name: str, workflow_ids: Sequence[str]
+    ) -> Sequence[str]:
+        """The children, at any depth, that the mirror knows, or the first of very many."""
+        return await self.mirror.read(
+            partial(known.descendants, application_name=application_name, workflow_ids=workflow_ids)
+        )
 
     async def _each(
         self,
@@ -350,16 +357,14 @@ class Commands:
     ) -> list[CommandResult]:
         ids = list(orders)
         before: Mapping[str, str] = {}
-        children: list[str] = []
+        children: Sequence[str] = []
         if run.stopped_by is None:
             try:
                 before = (await self.mirror.refresh_workflows(application_name, ids)).statuses
             except (ConductorError, NotFoundError) as error:
                 run.stopped_by = error
             if run.with_children:
-                children = await self.mirror.read(
-                    partial(known.descendants, application_name=application_name, workflow_ids=ids)
-                )
+                children = await self.descendants(application_name, ids)
         results: list[CommandResult] = []
         for workflow_id, order in orders.items():
             status = before.get(workflow_id)

@@ -7,7 +7,7 @@ import pytest
 from dbos_mcp.demo.tour import rows
 from dbos_mcp.domain import now_ms
 from tests.server.conftest import JOBS as IDS
-from tests.server.conftest import Place, ToolFailedError, User, confirmation_in
+from tests.server.conftest import Place, ToolFailedError, User, confirmation_in, mirrored
 from tests.upstream import APP, problem, workflow
 
 
@@ -108,6 +108,29 @@ async def test_twenty_need_no_preview_and_more_than_five_hundred_are_refused(pla
             )
     assert done.startswith("cancel: 20 of 20 done\n")
     assert "As of 20" in done.splitlines()[-1]
+
+
+async def test_children_that_are_meant_count_as_well(place: Place) -> None:
+    parent = workflow("parent", now_ms(), "PENDING")
+    place.tables.add(
+        parent,
+        *(
+            workflow(f"child-{n}", now_ms(), "PENDING", parent_workflow_id="parent")
+            for n in range(20)
+        ),
+    )
+    call = {"application_name": APP, "workflow_id": "parent", "cancel_children": True}
+    async with place.asking() as ask:
+        await mirrored(ask)
+        shown = await ask("cancel_workflow", **call)
+        assert place.sent() == []
+        done = await ask("cancel_workflow", **call, confirm=confirmation_in(shown))
+    assert shown.startswith("cancel: would act on 1 of 1 workflows of shop (cancel_children: True)")
+    assert "their child workflows: 20 are known here" in shown
+    assert done.startswith("cancel: 1 of 1 done\n")
+    assert place.tables.rows("SELECT count(*) FROM workflow_status WHERE status = 'CANCELLED'") == [
+        (21,)
+    ]
 
 
 async def test_a_large_set_is_read_in_batches_and_told_within_a_budget(place: Place) -> None:

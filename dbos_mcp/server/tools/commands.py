@@ -23,7 +23,8 @@ from dbos_mcp.sync.known import MOST_DESCENDANTS
 
 MOST_AT_ONCE = 500
 UNASKED = 20
-"""So many are commanded without a preview, but for what cannot be taken back."""
+"""So many are commanded without a preview, their children included where they are meant, but for
+what cannot be taken back."""
 ALWAYS_ASKED: frozenset[CommandName] = frozenset({"delete"})
 ANSWER_BYTES = 6_000
 PREVIEW_GROUPS = 20
@@ -38,7 +39,7 @@ WORST_FIRST: tuple[Outcome, ...] = ("unknown", "failed", "not sent", "done")
 Caller = Context[Sessions, Any]
 Send = Callable[[Commands, Sequence[str], Told], Awaitable[list[CommandResult]]]
 Confirm = Annotated[
-    str | None, Field(description="Above 20 ids: from the preview, if the user agrees")
+    str | None, Field(description="Above 20 workflows: from the preview, if the user agrees")
 ]
 
 
@@ -46,7 +47,7 @@ async def cancel_workflow(
     ctx: Caller,
     application_name: ApplicationName,
     workflow_id: WorkflowIds,
-    cancel_children: Annotated[bool, Field(description="Also all child workflows")] = False,
+    cancel_children: bool = False,
     confirm: Confirm = None,
 ) -> str | InputRequiredResult:
     """Cancel workflows in flight. A running one stops at its next step, a queued one leaves its
@@ -137,7 +138,12 @@ async def carry_out(
     runtime = await runtime_for(ctx, application_name)
     commands = runtime.require_commands()
     given = {name: value for name, value in options.items() if value not in (None, False)}
-    if len(ids) > UNASKED or command in ALWAYS_ASKED:
+    with_children = bool(given.keys() & {"cancel_children", "delete_children"})
+    touched = len(ids)
+    if with_children:
+        touched += len(await commands.descendants(application_name, ids))
+    # Who was asked has answered, whatever the mirror knows by now.
+    if touched > UNASKED or command in ALWAYS_ASKED or ctx.input_responses:
         subject = Subject(runtime.organization, application_name, command, given, ids)
 
         async def preview() -> tuple[str, bool]:
@@ -145,7 +151,7 @@ async def carry_out(
                 application_name,
                 command,
                 ids,
-                with_children=bool(given.keys() & {"cancel_children", "delete_children"}),
+                with_children=with_children,
             )
             return _preview(seen, subject), seen.to_send > 0
 
