@@ -21,7 +21,7 @@ from dbos_mcp.queries.changes import (
 from dbos_mcp.queries.coverage import Gap, gap_of_changes, gap_of_history
 from dbos_mcp.queries.history import Change, HistoryEntry
 from dbos_mcp.server import render
-from dbos_mcp.server.budget import table_within
+from dbos_mcp.server.budget import fitting
 from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, answer_from
 from dbos_mcp.server.lookup import look_at, look_up
 from dbos_mcp.server.render import CELL_CHARACTERS, Column
@@ -85,18 +85,24 @@ async def get_workflow_history(
                 entry.position < after_position if newest_first else entry.position > after_position
             )
         ]
-    rows, shown = table_within(ANSWER_BYTES, HISTORY_COLUMNS, entries, limit=HISTORY_CHARACTERS)
-    more = len(entries) - shown
     order = "newest" if newest_first else "oldest"
-    return render.answer(
-        f"{shown} of {total} entries of {render.plain(workflow_id, limit=300)}, {order} first",
-        rows if shown else "None.",
-        f"{more} more: pass after_position={entries[shown - 1].position}." if more else None,
-        LOOKS_NOTE if shown else None,
-        DATA_NOTE if shown else None,
-        render.gap_line(gap),
-        freshness,
-    )
+
+    def answer_of(shown: int) -> str:
+        more = len(entries) - shown
+        return render.answer(
+            f"{shown} of {total} entries of {render.plain(workflow_id, limit=300)}, {order} first",
+            render.table(HISTORY_COLUMNS, entries[:shown], limit=HISTORY_CHARACTERS)
+            if shown
+            else "None.",
+            f"{more} more: pass after_position={entries[shown - 1].position}." if more else None,
+            LOOKS_NOTE if shown else None,
+            DATA_NOTE if shown else None,
+            render.gap_line(gap),
+            freshness,
+        )
+
+    answer, _ = fitting(len(entries), ANSWER_BYTES, answer_of)
+    return answer
 
 
 async def list_changes(
@@ -135,42 +141,52 @@ async def list_changes(
         return changes, gap_of_changes(connection, application_name, began)
 
     (changes, gap), freshness = await answer_from(runtime, query, application_name, looked=looked)
-    rows, shown = table_within(
-        ANSWER_BYTES, _changes_columns(application_name), changes.workflows, limit=CELL_CHARACTERS
-    )
+    columns = _changes_columns(application_name)
     total = sum(changes.outcomes.values())
-    left_out = Counter(changes.left)
-    left_out.subtract(change.outcome for change in changes.workflows[:shown])
-    go_on = None
-    if any(left_out.values()):
-        last = changes.workflows[shown - 1]
-        behind = change_queries.cursor_behind(changes, last, application_name, began)
-        go_on = (
-            f"{left_out.total()} more workflows ({_counts(left_out)}): pass"
-            f" cursor={behind.encode()}."
-        )
     of_what = f" of {render.plain(application_name)}" if application_name else ""
     start = (
         f"since {render.time(began)}" if began is not None else f"behind position {changes.after}"
     )
     first_seen = f", {changes.first_seen} first seen" if changes.first_seen else ""
-    return render.answer(
+    header = (
         f"{total} workflows{of_what} changed {start}, in {changes.events} events{first_seen}"
-        + (f": {_counts(changes.outcomes)}" if total else ""),
-        rows if shown else None,
-        go_on,
-        f"Of {changes.steps_read} others, which had ended before, nothing but the steps was read."
-        if changes.steps_read and place is None
-        else None,
-        _others(changes.others) if place is None else None,
-        f"Not all yet: {changes.remaining} later events of the log remain; pass"
-        f" after_position={changes.until} to go on."
-        if changes.remaining
-        else f"Next time pass after_position={changes.until}.",
-        DATA_NOTE if shown else None,
-        render.gap_line(gap),
-        freshness,
+        + (f": {_counts(changes.outcomes)}" if total else "")
     )
+
+    def go_on(shown: int) -> str | None:
+        left_out = Counter(changes.left)
+        left_out.subtract(change.outcome for change in changes.workflows[:shown])
+        if not any(left_out.values()):
+            return None
+        last = changes.workflows[shown - 1]
+        behind = change_queries.cursor_behind(changes, last, application_name, began)
+        return (
+            f"{left_out.total()} more workflows ({_counts(left_out)}): pass"
+            f" cursor={behind.encode()}."
+        )
+
+    def answer_of(shown: int) -> str:
+        rows = changes.workflows[:shown]
+        return render.answer(
+            header,
+            render.table(columns, rows, limit=CELL_CHARACTERS) if rows else None,
+            go_on(shown),
+            f"Of {changes.steps_read} others, which had ended before, nothing but the steps was"
+            " read."
+            if changes.steps_read and place is None
+            else None,
+            _others(changes.others) if place is None else None,
+            f"Not all yet: {changes.remaining} later events of the log remain; pass"
+            f" after_position={changes.until} to go on."
+            if changes.remaining
+            else f"Next time pass after_position={changes.until}.",
+            DATA_NOTE if shown else None,
+            render.gap_line(gap),
+            freshness,
+        )
+
+    answer, _ = fitting(len(changes.workflows), ANSWER_BYTES, answer_of)
+    return answer
 
 
 def _changes_columns(application_name: str | None) -> list[Column[WorkflowChange]]:

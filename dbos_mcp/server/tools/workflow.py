@@ -21,7 +21,7 @@ from dbos_mcp.queries.workflow import Ancestors, Relatives, WorkflowDetail
 from dbos_mcp.queries.workflows import WorkflowItem
 from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
-from dbos_mcp.server.budget import part_of, table_within
+from dbos_mcp.server.budget import fitting, part_of, table_within
 from dbos_mcp.server.context import (
     Asker,
     CurrentAsker,
@@ -179,20 +179,28 @@ async def list_steps(
             hint="list_steps without step_id shows their ids.",
         )
         raise resting_on(unknown, runtime, state)
-    rows, shown = table_within(ANSWER_BYTES, _STEPS, asked[:limit], limit=STEP_CHARACTERS)
-    more = len(asked) - shown
     failed = sum(step.error is not None for step in steps.items)
-    return render.answer(
-        f"{shown} of {len(steps.items)} steps of {render.plain(workflow_id, limit=300)}"
-        f" ({render.plain(steps.workflow_status)}), {failed} failed",
-        rows if shown else "None has been read of it yet." if steps.read_at is None else "None.",
-        output,
-        f"{more} more: pass after_step_id={asked[shown - 1].step_id}." if more else None,
-        DATA_NOTE if shown else None,
-        unread,
-        f"Steps read at {render.time(steps.read_at)}." if steps.read_at is not None else None,
-        line_of(runtime, state),
-    )
+
+    def answer_of(shown: int) -> str:
+        more = len(asked) - shown
+        return render.answer(
+            f"{shown} of {len(steps.items)} steps of {render.plain(workflow_id, limit=300)}"
+            f" ({render.plain(steps.workflow_status)}), {failed} failed",
+            render.table(_STEPS, asked[:shown], limit=STEP_CHARACTERS)
+            if shown
+            else "None has been read of it yet."
+            if steps.read_at is None
+            else "None.",
+            output,
+            f"{more} more: pass after_step_id={asked[shown - 1].step_id}." if more else None,
+            DATA_NOTE if shown else None,
+            unread,
+            f"Steps read at {render.time(steps.read_at)}." if steps.read_at is not None else None,
+            line_of(runtime, state),
+        )
+
+    answer, _ = fitting(min(limit, len(asked)), ANSWER_BYTES, answer_of)
+    return answer
 
 
 # What is read
