@@ -1,5 +1,5 @@
-"""A mirror of a population, as sync makes it: a first load, the steps of what failed, and then a
-thousand changes, so that there is something deleted and a history to tell."""
+"""A mirror of a population, as sync makes it: a first load, the steps of what failed, and perhaps
+a thousand changes, so that there is something deleted and a history to tell."""
 
 import shutil
 import tempfile
@@ -31,12 +31,13 @@ async def mirror_of(population: Population, folder: Path | None = None) -> Path:
         system = database_of(population, folder)
         with tempfile.TemporaryDirectory(prefix="mirror-", dir=folder) as name:
             unfinished = Path(name) / "cache.sqlite"
-            await _mirror(Path(shutil.copy(system, name)), unfinished)
+            await make_mirror(Path(shutil.copy(system, name)), unfinished, changed=True)
             unfinished.rename(path)
     return path
 
 
-async def _mirror(system: Path, cache: Path) -> None:
+async def make_mirror(system: Path, cache: Path, *, changed: bool = False) -> None:
+    """Mirror a system database, changed in between or not."""
     settings = Settings(
         home=cache.parent,
         system_database_url=SecretStr(f"sqlite:///{system}"),
@@ -47,7 +48,8 @@ async def _mirror(system: Path, cache: Path) -> None:
     async with open_runtime(settings) as runtime:
         await _sync(runtime)
         await _read_failed(runtime)
-        apply_changes(system)
+        if changed:
+            apply_changes(system)
         for _ in range(3):  # a cycle looks at a part of what is in flight
             await _sync(runtime)
         runtime.cache.checkpoint(wal_limit_bytes=0)

@@ -152,8 +152,7 @@ async def run(
     """`most` is of the values of each filter that are asked by."""
     out.print(machine())
     started = perf_counter()
-    if cache is None:
-        cache = await mirror_of(Population(rows=rows))
+    cache = (cache or await mirror_of(Population(rows=rows))).resolve()
     warm(cache)
     out.print(
         f"The mirror, {cache.stat().st_size / 1e6:,.0f} MB, was made, or found, and read in"

@@ -1,5 +1,6 @@
 """What a change must keep up with: the tables of the README, the checks, the words."""
 
+import json
 import re
 from pathlib import Path
 
@@ -45,6 +46,16 @@ def test_the_readme_has_a_row_for_each_tool() -> None:
     assert first_cells("Tools") == [tool.name for tool in TOOLS]
 
 
+def test_the_readme_has_a_row_for_each_resource_and_prompt() -> None:
+    snapshots = ROOT / "tests" / "server" / "snapshots"
+    keys = {"resources": "uri", "resource_templates": "uriTemplate", "prompts": "name"}
+    assert first_cells("Resources and prompts") == [
+        definition[key]
+        for name, key in keys.items()
+        for definition in json.loads((snapshots / f"{name}.json").read_text())
+    ]
+
+
 def test_the_readme_has_a_row_for_each_command() -> None:
     commands = typer.main.get_command(app)
     assert isinstance(commands, typer.core.TyperGroup)
@@ -63,7 +74,7 @@ def test_each_variable_names_a_setting() -> None:
 def test_the_readme_counts_the_filters() -> None:
     (listing,) = (tool for tool in TOOLS if tool.name == "list_workflows")
     others = {"application_name", "limit", "cursor", "columns", "detail", "format"}
-    others |= {"order_by", "descending"}
+    others |= {"order_by", "descending", "max_age_seconds"}
     filters = set(listing.parameters["properties"]) - others
     assert f"any combination of {len(filters)} filters" in README
 

@@ -29,6 +29,8 @@ class ApplicationItem(BaseModel):
     in_flight: int
     failed: int
     as_of: EpochMs | None = None
+    covered_since: EpochMs | None = None
+    history_complete: bool = False
     offline_since: EpochMs | None = None
 
 
@@ -69,6 +71,8 @@ def list_applications(connection: Connection) -> list[ApplicationItem]:
                 in_flight=sum(count[status] for status in IN_FLIGHT),
                 failed=sum(count[status] for status in FAILED),
                 as_of=state.succeeded_at,
+                covered_since=state.covered_since,
+                history_complete=state.history_complete,
                 offline_since=state.offline_since,
             )
         )

@@ -20,6 +20,10 @@ from dbos_mcp.store.tables import RowStatement
 
 
 class EventRow(SQLModel, table=True):
+    """The append-only log that all else is folded from. `data` is JSON: the fields of its kind,
+    defaults left out. `occurred_at` is upstream's clock, `recorded_at` ours, in epoch
+    milliseconds."""
+
     __tablename__ = "event"
 
     position: int = Field(primary_key=True)
@@ -56,6 +60,9 @@ class Brief(NamedTuple):
     command: str | None
     outcome: str | None
 
+
+_SOON = 20_000
+"""Positions: other applications are loaded at the same time."""
 
 _INSERT = RowStatement(insert(EventRow))
 
@@ -162,6 +169,39 @@ def statuses_at(
     }
 
 
+class Place(NamedTuple):
+    position: int
+    recorded_at: int
+
+
+def first_of(connection: Connection, application_name: str | None = None) -> Place | None:
+    """Where the log begins, or that of one application: with the application itself."""
+    statement = select(col(EventRow.position), col(EventRow.recorded_at))
+    if application_name is not None:
+        statement = statement.where(
+            col(EventRow.workflow_id).is_(None),  # it has an index
+            col(EventRow.application_name) == application_name,
+        )
+    row = connection.execute(statement.order_by(col(EventRow.position)).limit(1)).first()
+    return None if row is None else Place(*row)
+
+
+def first_of_workflows(connection: Connection, application_name: str, after: int) -> Place | None:
+    """The first event of a workflow of an application, if it comes soon behind a position."""
+    row = connection.execute(
+        select(col(EventRow.position), col(EventRow.recorded_at))
+        .where(
+            col(EventRow.position) > after,
+            col(EventRow.position) <= after + _SOON,
+            col(EventRow.workflow_id).is_not(None),
+            col(EventRow.application_name) == application_name,
+        )
+        .order_by(col(EventRow.position))
+        .limit(1)
+    ).first()
+    return None if row is None else Place(*row)
+
+
 def _of_data(name: str) -> ColumnElement[str | None]:
     return func.json_extract(col(EventRow.data), f"$.{name}")
 
@@ -176,6 +216,21 @@ def count_of_workflow(connection: Connection, application_name: str, workflow_id
             col(EventRow.application_name) == application_name,
         )
     ).scalar_one()
+
+
+def last_position_of_workflow(
+    connection: Connection, application_name: str, workflow_id: str
+) -> int | None:
+    """The place of its newest event, found in an index; None: there is none."""
+    return connection.execute(
+        select(col(EventRow.position))
+        .where(
+            col(EventRow.workflow_id) == workflow_id,
+            col(EventRow.application_name) == application_name,
+        )
+        .order_by(col(EventRow.position).desc())
+        .limit(1)
+    ).scalar()
 
 
 def position_before(connection: Connection, moment: int) -> int:
