@@ -352,8 +352,11 @@ class _Search:
     def _ways_there_are(self, connection: Connection) -> list[_Way]:
         """The first is taken of several that are as good."""
         helping = {str(part.index) for part in self._parts if part.index in self._there}
-        if self._is_counted and not helping - {BY_CREATION}:
-            return [_Way(BY_CREATION, self._rows, in_order=True)]
+        others = sorted(helping - {BY_CREATION})
+        if self._is_counted and len(others) <= 1 and all(map(self._is_in_order, others)):
+            # It leads to no more than there are, and in order: nothing is to be weighed.
+            index = others[0] if others else BY_CREATION
+            return [_Way(index, self._rows, in_order=True)]
         ways = [self._way_by(connection, name) for name in sorted(helping | {BY_CREATION})]
         if self._is_counted:
             return ways
