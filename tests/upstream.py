@@ -122,11 +122,21 @@ class Tables:
                 ],
             )
 
-    def add_step(self, workflow_id: str, step_id: int, name: str, error: str | None = None) -> None:
+    def add_step(
+        self,
+        workflow_id: str,
+        step_id: int,
+        name: str,
+        error: str | None = None,
+        *,
+        child: str | None = None,
+    ) -> None:
         self.change(
             "INSERT INTO operation_outputs (workflow_uuid, function_id, function_name, error,"
-            " started_at_epoch_ms, completed_at_epoch_ms) VALUES (?, ?, ?, ?, ?, ?)",
-            *(workflow_id, step_id, name, error and pickled(RuntimeError(error)), 1000, 2000),
+            " child_workflow_id, started_at_epoch_ms, completed_at_epoch_ms)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            *(workflow_id, step_id, name, error and pickled(RuntimeError(error)), child),
+            *(1000, 2000),
         )
 
     def update(self, workflow_id: str, **columns: object) -> None:
