@@ -18,6 +18,8 @@ from dbos_mcp.store.sync_state import StepReadingRow
 
 T = TypeVar("T")
 
+INTERNAL = "DBOS."
+"""The names of DBOS's own steps begin with it."""
 _AT_ONCE = 500
 
 Evidence = Literal["same error", "its error is part of it", "the last step", "an earlier step"]
@@ -49,6 +51,7 @@ class FailedWorkflow:
     workflow_name: str | None
     error: str | None
     created_at: int
+    updated_at: int
     completed_at: int | None
     deadline: int | None
     application_version: str | None
@@ -57,6 +60,11 @@ class FailedWorkflow:
     schedule_name: str | None
     parent_workflow_id: str | None
     deleted_at: int | None
+
+    @property
+    def failed_at(self) -> int:
+        """Old SDKs leave the time of an end out."""
+        return self.updated_at if self.completed_at is None else self.completed_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +94,18 @@ class Link:
         return self.step.error if self.step is not None else self.workflow.error
 
     @property
+    def kind(self) -> str:
+        """What kind of failure has its origin here: of error, or of end."""
+        return kind_of(self.error) if self.error is not None else str(self.end)
+
+    @property
     def fingerprint(self) -> str:
         """Of the failure that has its origin here: its place in the code, and its kind."""
-        place = self.step.step_name if self.step is not None else self.workflow.workflow_name
-        kind = kind_of(self.error) if self.error is not None else self.end
-        return fingerprint(place, kind)
+        step = self.step
+        if step is None or step.step_name.startswith(INTERNAL):
+            internal = None if step is None else step.step_name
+            return fingerprint(self.workflow.workflow_name, internal, self.kind)
+        return fingerprint(step.step_name, self.kind)
 
 
 @dataclass(frozen=True)
@@ -223,7 +238,7 @@ class _Finder:
             if not child.error or kind_of(child.error) != kind_of(parent.error or ""):
                 continue
             best = found.get(parent.key)
-            if best is None or _ended(child) > _ended(best):
+            if best is None or child.failed_at > best.failed_at:
                 found[parent.key] = child
         return found
 
@@ -274,13 +289,9 @@ def _end_of(workflow: FailedWorkflow) -> End | None:
     if workflow.status == WorkflowStatus.MAX_RECOVERY_ATTEMPTS_EXCEEDED:
         return "recovered too often"
     if workflow.status == WorkflowStatus.CANCELLED:
-        due = workflow.deadline is not None and _ended(workflow) >= workflow.deadline
+        due = workflow.deadline is not None and workflow.failed_at >= workflow.deadline
         return "timed out" if due else "cancelled"
     return None
-
-
-def _ended(workflow: FailedWorkflow) -> int:
-    return workflow.created_at if workflow.completed_at is None else workflow.completed_at
 
 
 def _without_circles(links: dict[int, Link]) -> dict[int, Link]:
