@@ -1,5 +1,6 @@
 """What a change must keep up with: the tables of the README, the checks, the words."""
 
+import json
 import re
 from pathlib import Path
 
@@ -43,6 +44,16 @@ class TestEachTool:
 
 def test_the_readme_has_a_row_for_each_tool() -> None:
     assert first_cells("Tools") == [tool.name for tool in TOOLS]
+
+
+def test_the_readme_has_a_row_for_each_resource_and_prompt() -> None:
+    snapshots = ROOT / "tests" / "server" / "snapshots"
+    keys = {"resources": "uri", "resource_templates": "uriTemplate", "prompts": "name"}
+    assert first_cells("Resources and prompts") == [
+        definition[key]
+        for name, key in keys.items()
+        for definition in json.loads((snapshots / f"{name}.json").read_text())
+    ]
 
 
 def test_the_readme_has_a_row_for_each_command() -> None:

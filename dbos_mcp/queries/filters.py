@@ -137,7 +137,7 @@ class WorkflowFilter(BaseModel):
                     in_order=len(values) == 1,
                 )
         if len(self.workflow_id_prefix) == 1:
-            yield Condition(_starts_with(self.workflow_id_prefix[0]), "ux_workflow")
+            yield Condition(starts_with(self.workflow_id_prefix[0]), "ux_workflow")
         elif self.workflow_id_prefix:
             yield self._starts_with_one()
         for name, column, side in _BOUNDS:
@@ -167,12 +167,12 @@ class WorkflowFilter(BaseModel):
         ranges = [
             select(col(other.id)).where(
                 col(other.application_name) == self.application_name,
-                _starts_with(prefix, col(other.workflow_id)),
+                starts_with(prefix, col(other.workflow_id)),
             )
             for prefix in self.workflow_id_prefix
         ]
         keys = union_all(*ranges).subquery().c[0]
-        return Condition(or_(*map(_starts_with, self.workflow_id_prefix)), keys=select(keys))
+        return Condition(or_(*map(starts_with, self.workflow_id_prefix)), keys=select(keys))
 
     def _of_steps(self) -> Iterator[Condition]:
         if self.has_failed_step is not None:
@@ -205,7 +205,7 @@ QUEUE_WAIT: ColumnElement[int] = func.max(0, _column("dequeued_at") - _column("c
 _BOUND = {"duration": DURATION, "queue_wait": QUEUE_WAIT}
 
 
-def _starts_with(prefix: str, workflow_id: Any = None) -> ColumnElement[bool]:
+def starts_with(prefix: str, workflow_id: Any = None) -> ColumnElement[bool]:
     """As a range, which an index finds; upper and lower case differ, as they do in PostgreSQL."""
     workflow_id = _column("workflow_id") if workflow_id is None else workflow_id
     end = _successor(prefix)

@@ -1,17 +1,26 @@
-"""The MCP server: the chosen tools and a resource over one session."""
+"""The MCP server: the chosen tools, the resources and the prompts over one session."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 
 import httpx
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.tools import Tool
+from mcp_types import SubscribeRequestParams, UnsubscribeRequestParams
 
 from dbos_mcp import __version__
+from dbos_mcp.server.completions import complete
 from dbos_mcp.server.context import Sessions
-from dbos_mcp.server.resources import resources_of
+from dbos_mcp.server.icons import LOOK
+from dbos_mcp.server.prompts import naming_only, prompts_of
+from dbos_mcp.server.resources import add_templates, resources_of
 from dbos_mcp.server.tools import tools_of
 from dbos_mcp.server.tools.define import CommandTool, of_profile
+from dbos_mcp.server.updates import Updates
 from dbos_mcp.settings import Settings
+
+WEBSITE = "https://docs.dbos.dev"
 
 INSTRUCTIONS: tuple[tuple[str, str], ...] = (
     (
@@ -53,15 +62,18 @@ SEVERAL_PROFILES = (
 
 def instructions_for(tools: Sequence[Tool], profiles: Sequence[str] = ()) -> str:
     """What an agent is to know of the tools that it has: no other is named."""
-    names = {tool.name for tool in tools}
-    sentences = [words for needed, words in INSTRUCTIONS if names.issuperset(needed.split())]
-    commands = [tool.name for tool in tools if isinstance(tool, CommandTool)]
+    sentences = naming_only(INSTRUCTIONS, {tool.name for tool in tools})
+    commands = commands_of(tools)
     if commands:
         sentences.insert(-1, ", ".join(commands) + COMMANDS)
     if len(profiles) > 1:
         listed = ", ".join(profiles)
         sentences.append(SEVERAL_PROFILES.format(profiles=listed, first=profiles[0]))
     return " ".join(sentences)
+
+
+def commands_of(tools: Sequence[Tool]) -> list[str]:
+    return [tool.name for tool in tools if isinstance(tool, CommandTool)]
 
 
 def build_server(
@@ -78,13 +90,35 @@ def build_server(
     instructions = instructions_for(tools, profiles)
     if len(profiles) > 1:
         tools = tuple(of_profile(tool, profiles, sessions.about) for tool in tools)
-    return MCPServer(
+    updates = Updates(sessions)
+
+    @asynccontextmanager
+    async def lifespan(_server: MCPServer[Sessions]) -> AsyncIterator[Sessions]:
+        async with sessions.opened(), updates.running():
+            yield sessions
+
+    server = MCPServer(
         name="dbos-mcp",
         title="DBOS workflows",
         version=__version__,
+        website_url=WEBSITE,
+        icons=[LOOK],
         instructions=instructions,
         tools=list(tools),
         resources=resources_of(sessions),
-        lifespan=lambda _server: sessions.opened(),
+        lifespan=lifespan,
+        subscriptions=updates.bus,
+        middleware=[updates.listening],
         log_level="WARNING",
     )
+    add_templates(server, sessions)
+    for prompt in prompts_of(sessions, {tool.name for tool in tools}, commands_of(tools)):
+        server.add_prompt(prompt)
+    server.completion()(partial(complete, sessions))  # type: ignore[no-untyped-call] # the SDK's
+    # MCPServer serves the newer era's subscriptions alone.
+    older = server._lowlevel_server
+    older.add_request_handler("resources/subscribe", SubscribeRequestParams, updates.subscribe)
+    older.add_request_handler(
+        "resources/unsubscribe", UnsubscribeRequestParams, updates.unsubscribe
+    )
+    return server

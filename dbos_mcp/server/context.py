@@ -18,7 +18,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from sqlalchemy import Connection
 
 from dbos_mcp.domain import now_ms
-from dbos_mcp.errors import DbosMcpError
+from dbos_mcp.errors import DbosMcpError, NotFoundError
 from dbos_mcp.login import LoggedIn, LoginFlow
 from dbos_mcp.queries.freshness import (
     Freshness,
@@ -60,6 +60,8 @@ class Session:
         self._stack = AsyncExitStack()
         self._runtime: Runtime | None = None
         self.scheduler: SyncScheduler | None = None
+        self.on_look: Callable[[], None] = lambda: None
+        """Called each time that the scheduler has looked whose turn it is, and run the worker."""
         self.looked_once = False
         self.confirmations = Confirmations()
 
@@ -78,7 +80,9 @@ class Session:
                         open_runtime(self.settings, transport=self._transport)
                     )
                     if runtime.live is not None:
-                        self.scheduler = SyncScheduler(runtime.live.worker)
+                        self.scheduler = SyncScheduler(
+                            runtime.live.worker, on_look=lambda: self.on_look()
+                        )
                         self.scheduler.start()
                         stack.push_async_callback(self.scheduler.stop)
                     self._stack = stack.pop_all()
@@ -140,6 +144,16 @@ class Sessions:
         }
         self._first = next(iter(self.by_profile))
         self._asked_about: ContextVar[str | None] = ContextVar("profile", default=None)
+
+    def named(self, profile: str | None) -> Session:
+        """Raises NotFoundError; None is the first one."""
+        try:
+            return self.by_profile[profile or self._first]
+        except KeyError as error:
+            raise NotFoundError(
+                f"There is no profile {profile!r} here.",
+                hint=f"Profiles: {', '.join(filter(None, self.by_profile))}.",
+            ) from error
 
     @property
     def current(self) -> Session:
@@ -204,7 +218,15 @@ async def _runtime_for_all(ctx: Context[Sessions, Any]) -> Runtime:
 
 @speaking_to_agents
 async def runtime_for(ctx: Context[Sessions, Any], application_name: str) -> Runtime:
-    session = await session_of(ctx)
+    return await opened_for(await session_of(ctx), application_name)
+
+
+async def opened_for(session: Session, application_name: str) -> Runtime:
+    """For a question about an application: the runtime, and on a new mirror something in it.
+
+    Raises:
+        DbosMcpError: see `open_runtime`.
+    """
     runtime = await session.runtime()
     session.note_question(application_name)
     if runtime.live is not None and not session.looked_once:

@@ -20,6 +20,10 @@ from dbos_mcp.store.tables import RowStatement
 
 
 class EventRow(SQLModel, table=True):
+    """The append-only log that all else is folded from. `data` is JSON: the fields of its kind,
+    defaults left out. `occurred_at` is upstream's clock, `recorded_at` ours, in epoch
+    milliseconds."""
+
     __tablename__ = "event"
 
     position: int = Field(primary_key=True)
@@ -176,6 +180,21 @@ def count_of_workflow(connection: Connection, application_name: str, workflow_id
             col(EventRow.application_name) == application_name,
         )
     ).scalar_one()
+
+
+def last_position_of_workflow(
+    connection: Connection, application_name: str, workflow_id: str
+) -> int | None:
+    """The place of its newest event, found in an index; None: there is none."""
+    return connection.execute(
+        select(col(EventRow.position))
+        .where(
+            col(EventRow.workflow_id) == workflow_id,
+            col(EventRow.application_name) == application_name,
+        )
+        .order_by(col(EventRow.position).desc())
+        .limit(1)
+    ).scalar()
 
 
 def position_before(connection: Connection, moment: int) -> int:

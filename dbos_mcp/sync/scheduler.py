@@ -69,11 +69,14 @@ class SyncScheduler:
         interval_seconds: float = TICK_SECONDS,
         watched: bool = False,
         on_cycle: OnCycle = lambda _outcome: None,
+        on_look: Callable[[], None] = lambda: None,
     ) -> None:
-        """`watched`: somebody wants to see everything for as long as it runs."""
+        """`watched`: somebody wants to see everything for as long as it runs. `on_look` is called
+        after each look whose turn it is, also where another process leads."""
         self.worker = worker
         self.leadership = Leadership(worker.mirror.cache.path)
         self._on_cycle = on_cycle
+        self._on_look = on_look
         self._watched = watched
         self._slack_ms = round(interval_seconds * 100)  # a tick is never exactly on time
         self._spending = Spending(worker.mirror)
@@ -140,6 +143,7 @@ class SyncScheduler:
                 while self._woken:  # once more for who woke it meanwhile
                     self._woken = False
                     await self._lead_and_run()
+                    self._on_look()
             finally:
                 self._cycle = None
                 self._cycle_ended.set()

@@ -1,6 +1,5 @@
 """One server for several Conductors: which one a call is about; the others hear nothing of it."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -21,6 +20,7 @@ from tests.loopback import served
 from tests.oauth_server import AUDIENCE, CLIENT_ID, OAuthServer
 from tests.secured_conductor import Identity, SecuredConductor
 from tests.server.conftest import Ask, ToolFailedError, asking
+from tests.server.test_snapshots import DEFINITIONS_BYTES, dumped, size, without_icons
 from tests.upstream import Tables
 
 
@@ -88,11 +88,14 @@ async def test_each_tool_takes_the_profile_where_there_are_several(
     for tool, plain_tool in zip(tools, plain_tools, strict=True):
         assert tool.input_schema["properties"]["profile"]["enum"] == ["prod", "staging"]
         assert "profile" not in plain_tool.input_schema["properties"]
-    definitions = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in tools]
-    assert len(json.dumps(definitions, separators=(",", ":"))) <= 16 * 1024
+    assert size(without_icons(dumped(tools))) <= DEFINITIONS_BYTES
     assert instructions is not None and "prod, staging" in instructions
-    assert resources == ["dbos://sync-status/prod", "dbos://sync-status/staging"]
-    assert plain_resources == ["dbos://sync-status"]
+    assert resources == [
+        "dbos://sync-status/prod",
+        "dbos://sync-status/staging",
+        "dbos://schema",
+    ]
+    assert plain_resources == ["dbos://sync-status", "dbos://schema"]
 
 
 @pytest.mark.usefixtures("logged_in")

@@ -15,8 +15,8 @@ from mcp_types import TextResourceContents
 
 from dbos_mcp.demo.tour import rows
 from dbos_mcp.domain import now_ms
+from dbos_mcp.server.addresses import SYNC_STATUS
 from dbos_mcp.server.app import build_server
-from dbos_mcp.server.resources import SYNC_STATUS
 from dbos_mcp.settings import Settings
 from tests.server.conftest import Ask, Serve, ToolFailedError, asking, mirrored
 from tests.upstream import Tables, workflow
@@ -71,7 +71,7 @@ async def test_the_status_of_one_application_and_of_one_that_nobody_knows(ask: A
 
 async def test_the_status_is_a_resource_too(shop_settings: Settings, era: str) -> None:
     async with client_of(shop_settings, era) as client:
-        (resource,) = (await client.list_resources()).resources
+        resource, _ = (await client.list_resources()).resources
         assert (str(resource.uri), resource.mime_type) == (SYNC_STATUS, "text/plain")
         (content,) = (await client.read_resource(SYNC_STATUS)).contents
     assert isinstance(content, TextResourceContents)

@@ -13,6 +13,10 @@ from dbos_mcp.settings import DEFAULT_TOOLSETS, Settings, Toolset
 from tests.server.conftest import Serve, ToolFailedError, asking, mirrored
 
 COMMANDS = {tool.name for tool in TOOLS if isinstance(tool, CommandTool)}
+TOOLS_THAT_LOOK = (
+    *("list_applications", "list_executors", "list_workflows", "get_workflow", "list_steps"),
+    *("get_workflow_aggregates", "get_workflow_history", "list_changes", "sync_status"),
+)
 
 
 async def offered(settings: Settings, era: str = "auto") -> tuple[set[str], str]:
@@ -38,6 +42,49 @@ def test_what_may_change_something_is_a_command_or_a_login() -> None:
         assert tool.annotations is not None
         changes = not tool.annotations.read_only_hint
         assert changes == (tool.name in COMMANDS | {"login", "login_complete"})
+
+
+LOOKS = (True, None, None, False)
+LOOKS_UPSTREAM = (True, None, None, True)
+ADDS = (False, False, None, True)
+OVERWRITES = (False, True, True, True)
+HINTS = {
+    **dict.fromkeys(TOOLS_THAT_LOOK, LOOKS),
+    "sync_now": LOOKS_UPSTREAM,
+    "list_queues": LOOKS_UPSTREAM,
+    "list_schedules": LOOKS_UPSTREAM,
+    "list_application_versions": LOOKS_UPSTREAM,
+    "get_workflow_data": LOOKS_UPSTREAM,
+    "login": ADDS,
+    "login_complete": ADDS,
+    "resume_workflow": ADDS,
+    "fork_workflow": ADDS,
+    "fork_from_failure": ADDS,
+    "cancel_workflow": OVERWRITES,
+    "delete_workflow": OVERWRITES,
+    "set_latest_application_version": OVERWRITES,
+    "manage_schedule": (False, True, None, True),
+}
+
+
+async def test_each_tool_hints_at_what_it_does(settings: Settings, era: str) -> None:
+    """Whether it only reads; whether it may destroy; whether twice is as good as once; whether it
+    asks Conductor. What is left out is false, and destroying and repeating are no matter of
+    reading."""
+    everything = settings.model_copy(update={"toolsets": frozenset(Toolset)})
+    async with Client(build_server(everything), mode=era) as client:
+        hints = {tool.name: tool.annotations for tool in (await client.list_tools()).tools}
+    seen = {
+        name: hint
+        and (
+            hint.read_only_hint,
+            hint.destructive_hint,
+            hint.idempotent_hint,
+            hint.open_world_hint,
+        )
+        for name, hint in hints.items()
+    }
+    assert seen == HINTS
 
 
 async def test_the_tools_are_those_of_the_toolsets(settings: Settings, era: str) -> None:

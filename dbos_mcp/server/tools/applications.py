@@ -10,8 +10,7 @@ from dbos_mcp.server.tools.arguments import ApplicationName
 
 async def list_applications(runtime: RuntimeForAll) -> str:
     """List the applications registered with DBOS Conductor: their status, and how many workflows
-    of each are mirrored, in flight and failed. Start here: other tools take an application_name.
-    Answered from the local mirror, also while Conductor is away."""
+    of each are mirrored, in flight and failed. Start here: other tools take an application_name."""
     items, freshness = await answer_from(runtime, applications.list_applications)
     table = render.table(
         [

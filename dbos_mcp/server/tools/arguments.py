@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
 from dbos_mcp.domain import WorkflowStatus, one_line, parse_time, to_datetime, to_ms
 from dbos_mcp.errors import UsageError
@@ -19,9 +19,10 @@ def _as_text(value: object) -> object:
     return str(value) if type(value) in (int, float) else value
 
 
-ApplicationName = Annotated[str, Field(description="As list_applications shows it")]
-WorkflowId = Annotated[str, Field(description="The workflow's id")]
-WorkflowIds = Annotated[str | list[str], Field(description="One or many ids")]
+# What their names say is not said again to every agent.
+ApplicationName = str
+WorkflowId = str
+WorkflowIds = str | list[str]
 Texts = str | list[str] | None
 Time = Annotated[str | None, BeforeValidator(_as_text)]
 """See `time`."""

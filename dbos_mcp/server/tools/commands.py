@@ -47,7 +47,7 @@ async def cancel_workflow(
     ctx: Caller,
     application_name: ApplicationName,
     workflow_id: WorkflowIds,
-    cancel_children: Annotated[bool, Field(description="Also all child workflows")] = False,
+    cancel_children: bool = False,
     confirm: Confirm = None,
 ) -> str | InputRequiredResult:
     """Cancel workflows in flight. A running one stops at its next step, a queued one leaves its

@@ -14,11 +14,12 @@ from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase
-from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
+from mcp_types import CallToolResult, Icon, InputRequiredResult, TextContent, ToolAnnotations
 from pydantic import ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from dbos_mcp.server.context import speaking_to_agents
+from dbos_mcp.server.icons import ACT, LOG_IN, LOOK, SYNC
 from dbos_mcp.server.render import compact_json, plain
 
 Handler = (
@@ -28,10 +29,17 @@ Handler = (
 )
 About = Callable[[str], AbstractContextManager[None]]
 
+_TITLES = {"login": "Log in", "login_complete": "Complete the login", "query_sql": "Query with SQL"}
+"""Where the name itself is no title."""
+
 
 def read_tool(function: Handler, *, open_world: bool = False) -> Tool:
     """A tool that changes nothing anywhere; one that always asks Conductor is `open_world`."""
-    return _tool(function, ToolAnnotations(read_only_hint=True, open_world_hint=open_world))
+    return _tool(
+        function,
+        ToolAnnotations(read_only_hint=True, open_world_hint=open_world),
+        icon=SYNC if function.__name__.startswith("sync_") else LOOK,
+    )
 
 
 class CommandTool(Tool):
@@ -44,10 +52,12 @@ def command_tool(function: Handler, *, destructive: bool, idempotent: bool) -> T
         ToolAnnotations(
             read_only_hint=False,
             destructive_hint=destructive,
-            idempotent_hint=idempotent,
+            # False is what its absence means.
+            idempotent_hint=idempotent or None,
             open_world_hint=True,
         ),
         CommandTool,
+        icon=ACT,
     )
 
 
@@ -58,9 +68,9 @@ def login_tool(function: Handler) -> Tool:
         ToolAnnotations(
             read_only_hint=False,
             destructive_hint=False,
-            idempotent_hint=False,
             open_world_hint=True,
         ),
+        icon=LOG_IN,
     )
 
 
@@ -118,9 +128,16 @@ class _OfProfile(Tool):
         return result
 
 
-def _tool(function: Handler, annotations: ToolAnnotations, kind: type[Tool] = Tool) -> Tool:
+def _tool(
+    function: Handler, annotations: ToolAnnotations, kind: type[Tool] = Tool, *, icon: Icon
+) -> Tool:
+    name = function.__name__
     tool = kind.from_function(
-        speaking_to_agents(function), annotations=annotations, structured_output=False
+        speaking_to_agents(function),
+        title=_TITLES.get(name) or name.replace("_", " ").capitalize(),
+        annotations=annotations,
+        icons=[icon],
+        structured_output=False,
     )
     tool.fn_metadata.arg_model = _known_arguments_only(tool.name, tool.fn_metadata.arg_model)
     tool.parameters = _compact(tool.fn_metadata.arg_model.model_json_schema(by_alias=True))
@@ -162,7 +179,12 @@ def _known_arguments_only(name: str, arguments: type[ArgModelBase]) -> type[ArgM
 
 
 def _compact(schema: Any) -> Any:
-    """The schema without titles and null alternatives, which an absent argument already covers."""
+    """The schema without what says nothing: titles, null alternatives, defaults that an absent
+    argument stands for anyway, bounds that nobody would go below.
+
+    Of one text or a list of them, the list alone is told, which every model provider understands;
+    the text is taken as well.
+    """
     if isinstance(schema, list):
         return [_compact(item) for item in schema]
     if not isinstance(schema, dict):
@@ -172,12 +194,34 @@ def _compact(schema: Any) -> Any:
         if key == "properties"
         else _compact(item)
         for key, item in schema.items()
-        if key != "title" and not (key == "default" and item is None)
+        if not _says_nothing(key, item)
     }
     choices = [choice for choice in compact.get("anyOf", []) if choice != {"type": "null"}]
+    if _ONE_TEXT in choices and _TEXTS in choices:
+        choices.remove(_ONE_TEXT)
+        if isinstance(compact.get("default"), str):
+            compact["default"] = [compact["default"]]
     if len(choices) == 1:
         del compact["anyOf"]
         return choices[0] | compact
     if choices:
         compact["anyOf"] = choices
     return compact
+
+
+_ONE_TEXT = {"type": "string"}
+_TEXTS = {"type": "array", "items": _ONE_TEXT}
+
+
+def _says_nothing(key: str, value: object) -> bool:
+    match key:
+        case "title":
+            return True
+        case "default":
+            return value in (None, False, 0, "")
+        case "minimum":
+            return value in (0, 1)
+        case "additionalProperties":
+            return value is True
+        case _:
+            return False

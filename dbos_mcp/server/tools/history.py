@@ -56,9 +56,9 @@ async def get_workflow_history(
     ] = None,
 ) -> str:
     """Tell what happened to one workflow, from the mirror's log: every state that was seen, with
-    the mirror's and upstream's clock, what caused it (a dequeue, an end, recovery, resume, rewind,
-    fork, retention, a command of ours), the fields that changed, commands, steps read, and which
-    states must have been missed between two looks."""
+    the mirror's and upstream's clock, what caused it (recovery, resume, rewind, fork, retention, a
+    command of ours), the fields that changed, commands, steps read, and which states must have been
+    missed between two looks."""
     note = await look_up(runtime, application_name, workflow_id)
     entries, freshness = await answer_from(
         runtime,
@@ -98,9 +98,9 @@ async def list_changes(
         int | None, Field(ge=0, description="Of the last answer, in place of since")
     ] = None,
 ) -> str:
-    """Tell what happened while you were away: what changed in an application, or all of them, since
-    a time or since the last answer. One line per workflow, from its first state to its last,
-    failures first, under exact counts of what came of all; also executors and our commands."""
+    """Tell what happened while you were away: what changed since a time or since the last answer.
+    One line per workflow, from its first state to its last, failures first, under exact counts of
+    what came of all; also executors and our commands."""
     now = now_ms()
     began = arguments.time("since", since, now=now)
     if began is not None and after_position is not None:

@@ -21,13 +21,13 @@ from dbos_mcp.sync.now import LookedAt, Now
 from dbos_mcp.sync.now import sync_now as look_now
 from dbos_mcp.sync.worker import SyncWorker
 
-OneApplication = Annotated[str | None, Field(description="Only this one; default: all")]
+OneApplication = Annotated[str | None, Field(description="Default: all")]
 
 
 async def sync_status(session: CurrentSession, application_name: OneApplication = None) -> str:
-    """Show how syncing goes, per application: whether it is live, how far back the mirror is
-    complete, how old it is, when it looks next, what it cost in requests and KB, steps still to be
-    read, what audits found, and the last error. Also which process syncs, and the cache file."""
+    """Show how syncing goes, per application: live or not, how complete and how old the mirror is,
+    when it looks next, what it cost in requests and KB, steps still to be read, what audits found,
+    the last error. Also which process syncs, and the cache file."""
     session.note_question(application_name or CONDUCTOR)
     return await read_status(session, application_name)
 
@@ -39,8 +39,8 @@ async def sync_now(
     timeout_seconds: Annotated[float, Field(ge=1, le=120)] = 30,
 ) -> str:
     """Look at Conductor now and wait until the mirror is as fresh as this call. Seldom needed:
-    while somebody asks, the mirror is seconds old. Use it after a deployment, a login or an outage,
-    or when an answer's freshness is not good enough. It changes nothing upstream."""
+    while somebody asks, the mirror is seconds old. Use it after a deployment, a login or an outage.
+    It changes nothing upstream."""
     runtime = await session.runtime()
     worker = runtime.require_live().worker
     await ctx.report_progress(0, message="asking Conductor")

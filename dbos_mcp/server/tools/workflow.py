@@ -66,9 +66,7 @@ async def get_workflow(
     as_of: Annotated[
         Time, Field(description="As the mirror knew it then; include steps or history")
     ] = None,
-    payload_offset: Annotated[
-        Offset, Field(description="First character of input and output to show")
-    ] = 0,
+    payload_offset: Annotated[Offset, Field(description="First character of each to show")] = 0,
 ) -> str:
     """Show one workflow: state, error, parents up to the root, children, forks, what it was forked
     from, failed and slowest steps. From the mirror, also when it was deleted upstream; one that the

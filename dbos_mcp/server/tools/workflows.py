@@ -68,8 +68,7 @@ async def list_workflows(
     active_at: Annotated[
         Time,
         Field(
-            description="In flight then, waiting or running: created by then and not ended before"
-            " it, by the last known times"
+            description="Waiting or running then: created, and not ended, by the last known times"
         ),
     ] = None,
     min_duration: Annotated[
@@ -91,17 +90,16 @@ async def list_workflows(
     descending: bool = True,
     columns: Annotated[Texts, Field(description="Other columns, by the filters' names")] = None,
     detail: Annotated[
-        Literal["concise", "full"], Field(description="full: every column that holds something")
+        Literal["concise", "full"], Field(description="full: every column")
     ] = "concise",
     format: Literal["text", "json"] = "text",
     limit: Annotated[int, Field(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Field(description="Of the answer to continue")] = None,
+    cursor: Annotated[str | None, Field(description="Of the last answer")] = None,
 ) -> str | CallToolResult:
     """List an application's workflows, newest first, by any combination of filters; a filter takes
-    one value or a list of alternatives, matched exactly, bounds included. Answered from the local
-    mirror in milliseconds, also while the application is down. The first line counts all matches;
-    rows stop at 8 KB, and then the answer says how many more there are; the last line says how
-    fresh and complete the mirror is. get_workflow explains one, list_steps shows its steps."""
+    one value or a list of alternatives, matched exactly, bounds included. The first line counts all
+    matches; rows stop at 8 KB, and then the answer says how many more there are, and how to go on.
+    get_workflow explains one."""
     after = Cursor.decode(cursor) if cursor else None
     # What `-2h` meant on the first page it means on all.
     now = after.asked_at if after else now_ms()

@@ -1,0 +1,70 @@
+"""How the arguments of prompts and of the resources' templates go on."""
+
+from functools import partial
+
+from mcp_types import (
+    Completion,
+    CompletionArgument,
+    CompletionContext,
+    PromptReference,
+    ResourceTemplateReference,
+)
+
+from dbos_mcp.errors import DbosMcpError
+from dbos_mcp.queries import completions as queries
+from dbos_mcp.queries.completions import Matches
+from dbos_mcp.runtime import Runtime
+from dbos_mcp.server.context import Sessions
+from dbos_mcp.server.render import plain
+
+_OF_AN_APPLICATION = {
+    "workflow_id": queries.workflow_ids,
+    "group": queries.failure_groups,
+}
+
+
+async def complete(
+    sessions: Sessions,
+    _ref: PromptReference | ResourceTemplateReference,
+    argument: CompletionArgument,
+    context: CompletionContext | None,
+) -> Completion | None:
+    """Who types asks no question yet: nothing is opened, looked up or noted for it but the mirror
+    itself, and where that is out of reach nothing goes on."""
+    given = (context.arguments if context else None) or {}
+    if argument.name == "profile":
+        return _completion(queries.of(filter(None, sessions.by_profile), argument.value))
+    try:
+        runtime = await sessions.named(given.get("profile")).runtime()
+        found = await _matches(runtime, argument, given.get("application_name"))
+    except DbosMcpError:
+        return None
+    return None if found is None else _completion(found)
+
+
+async def _matches(
+    runtime: Runtime, argument: CompletionArgument, application_name: str | None
+) -> Matches | None:
+    if argument.name == "application_name":
+        return await runtime.read(partial(queries.application_names, prefix=argument.value))
+    query = _OF_AN_APPLICATION.get(argument.name)
+    if query is None:
+        return None
+    if application_name is None:  # not said yet: it is clear where there is one
+        names = (await runtime.read(partial(queries.application_names, prefix=""))).values
+        application_name = names[0] if len(names) == 1 else None
+    if application_name is None:
+        return None
+    return await runtime.read(
+        partial(query, application_name=application_name, prefix=argument.value)
+    )
+
+
+def _completion(found: Matches) -> Completion:
+    """Without what a person could not see as it is, and so would not choose."""
+    values = [value for value in found.values if plain(value, limit=len(value)) == value]
+    return Completion(
+        values=values,
+        total=found.total,
+        has_more=found.total is None or found.total > len(found.values),
+    )
