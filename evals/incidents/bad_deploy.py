@@ -1,0 +1,88 @@
+"""Version 3.2.0 reads a field of the input that only newer clients send."""
+
+from typing import TYPE_CHECKING, Any
+
+from dbos import DBOS, SetWorkflowID
+
+from evals.application import run_all
+from evals.incident import Call, Fact, Incident, Verdict
+
+if TYPE_CHECKING:
+    from evals.upstream import Upstream
+
+Parcel = dict[str, Any]
+
+
+@DBOS.step()
+def check_address(parcel: Parcel) -> str:
+    if parcel["postcode"] is None:
+        raise ValueError(f"parcel {parcel['number']} has no postcode")
+    return str(parcel["postcode"])
+
+
+@DBOS.step()
+def buy_label(parcel: Parcel) -> str:
+    if DBOS.application_version == "3.2.0":
+        kilograms = parcel["weight_kg"]
+    else:
+        kilograms = parcel["weight_g"] / 1000
+    return f"label for {kilograms} kg"
+
+
+@DBOS.step()
+def book_pickup(label: str) -> str:
+    return f"pickup of {label}"
+
+
+@DBOS.workflow()
+def ship_parcel(parcel: Parcel) -> str:
+    check_address(parcel)
+    return book_pickup(buy_label(parcel))
+
+
+def _ship(number: int) -> Any:
+    parcel = {
+        "number": number,
+        "postcode": None if number % 20 == 7 else f"LS{number % 9} 4AP",  # as it always was
+        "weight_g": 250 + 10 * number,
+    }
+    with SetWorkflowID(f"parcel-{number}"):
+        return DBOS.start_workflow(ship_parcel, parcel)
+
+
+def ship_before_the_deployment() -> None:
+    run_all(_ship, range(1, 41))
+
+
+def ship_after_the_deployment() -> None:
+    run_all(_ship, range(41, 61))
+
+
+async def seed(upstream: "Upstream") -> None:
+    await upstream.run(ship_before_the_deployment, application_version="3.1.0")
+    await upstream.run(ship_after_the_deployment, application_version="3.2.0")
+
+
+INCIDENT = Incident(
+    name="bad_deploy",
+    application_name="shipping",
+    question="Parcels stopped going out this evening: what broke?",
+    seed=seed,
+    first_call=Call("list_failures", {"since": "-1h"}),
+    verdict=Verdict(
+        facts=(
+            Fact("where it began", "ship_parcel", "buy_label"),
+            Fact("the error", "KeyError|weight_kg", "weight_kg"),
+            Fact(
+                "that all 19 runs of version 3.2.0 failed",
+                "application_version|version",
+                "3.2.0",
+                "19",
+            ),
+        ),
+        forbidden=(
+            Fact("that it began in check_address", "verdict|cause|origin|began", "check_address"),
+            Fact("that version 3.1.0 is to blame", "verdict|cause|since version", "3.1.0"),
+        ),
+    ),
+)

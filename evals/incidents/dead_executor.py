@@ -1,0 +1,87 @@
+"""An executor of the old version dies at its work, and only the new version is up."""
+
+from functools import partial
+from threading import Event, Semaphore
+from typing import TYPE_CHECKING, Any
+
+from dbos import DBOS, SetWorkflowID
+
+from evals.application import run_all
+from evals.incident import Call, Fact, Incident, Verdict
+
+if TYPE_CHECKING:
+    from evals.upstream import Upstream
+
+HANGING = 4
+_encoding = Semaphore(0)
+
+
+@DBOS.step()
+def download_video(number: int) -> str:
+    return f"/tmp/video-{number}"
+
+
+@DBOS.step()
+def encode_video(path: str, hours: bool) -> str:
+    if hours:
+        _encoding.release()
+        Event().wait()  # until the process dies
+    return f"{path}.webm"
+
+
+@DBOS.step()
+def publish_video(path: str) -> str:
+    return f"https://cdn.example/{path}"
+
+
+@DBOS.workflow()
+def transcode_video(number: int, hours: bool) -> str:
+    return publish_video(encode_video(download_video(number), hours))
+
+
+def _transcode(number: int, hours: bool = False) -> Any:
+    with SetWorkflowID(f"video-{number}"):
+        return DBOS.start_workflow(transcode_video, number, hours)
+
+
+def transcode_until_it_dies() -> None:
+    run_all(_transcode, range(1, 9))
+    for number in range(9, 9 + HANGING):
+        partial(_transcode, hours=True)(number)
+    for _ in range(HANGING):
+        _encoding.acquire()
+
+
+def transcode_with_the_new_version() -> None:
+    run_all(_transcode, range(20, 30))
+
+
+async def seed(upstream: "Upstream") -> None:
+    await upstream.run(
+        transcode_until_it_dies,
+        executor_id="encoder-a",
+        application_version="1.8.0",
+        dies=True,
+    )
+    await upstream.run(
+        transcode_with_the_new_version, executor_id="encoder-b", application_version="1.9.0"
+    )
+
+
+INCIDENT = Incident(
+    name="dead_executor",
+    application_name="media",
+    question="Four videos hang since the deployment while new ones go through: why?",
+    seed=seed,
+    first_call=Call("list_workflows", {"status": ["PENDING", "ENQUEUED", "DELAYED"]}),
+    verdict=Verdict(
+        facts=(
+            Fact("that its executor is dead", "encoder-a", "dead|DEAD|gone|disconnected"),
+            Fact("that none of its version is left", "1.8.0"),
+        ),
+        forbidden=(
+            Fact("that it waits for a message", "verdict|cause|waits|waiting", "recv|message"),
+            Fact("that encoder-b is dead", "encoder-b", "dead|gone|disconnected"),
+        ),
+    ),
+)

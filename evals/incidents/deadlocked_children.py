@@ -1,0 +1,69 @@
+"""Parents take up a queue of three, and wait for their children in the same queue."""
+
+from threading import Semaphore
+from typing import TYPE_CHECKING
+
+from dbos import DBOS, SetWorkflowID
+
+from evals.application import POLLING_SECONDS
+from evals.incident import Call, Fact, Incident, Verdict
+
+if TYPE_CHECKING:
+    from evals.upstream import Upstream
+
+QUEUE = "reports"
+PLACES = 3
+_waiting = Semaphore(0)
+
+
+@DBOS.step()
+def load_sales(month: str) -> int:
+    return len(month)
+
+
+@DBOS.workflow()
+def render_chart(sales: int) -> str:
+    return f"chart of {sales}"
+
+
+@DBOS.workflow()
+def monthly_report(month: str) -> str:
+    chart = DBOS.enqueue_workflow(QUEUE, render_chart, load_sales(month))
+    _waiting.release()
+    return chart.get_result(polling_interval_sec=POLLING_SECONDS)
+
+
+def order_reports() -> None:
+    DBOS.register_queue(QUEUE, global_concurrency=PLACES, polling_interval_sec=POLLING_SECONDS)
+    for month in ("july", "august", "september"):
+        with SetWorkflowID(f"report-{month}"):
+            DBOS.enqueue_workflow(QUEUE, monthly_report, month)
+    for _ in range(PLACES):
+        _waiting.acquire()
+    for month in ("october", "november"):
+        with SetWorkflowID(f"report-{month}"):
+            DBOS.enqueue_workflow(QUEUE, monthly_report, month)
+
+
+async def seed(upstream: "Upstream") -> None:
+    await upstream.run(order_reports)
+
+
+INCIDENT = Incident(
+    name="deadlocked_children",
+    application_name="reporting",
+    question="The reports have been running all night and none is done: what do they wait for?",
+    seed=seed,
+    first_call=Call("list_workflows", {"status": "PENDING"}),
+    verdict=Verdict(
+        facts=(
+            Fact("which queue is full", "reports", "concurrency", "3"),
+            Fact("for whom it waits", "render_chart"),
+            Fact("that this cannot end", "deadlock|deadlocked|cannot start|wait for each other"),
+        ),
+        forbidden=(
+            Fact("that an executor is dead", "worker-1", "dead|gone|disconnected"),
+            Fact("that load_sales is slow", "verdict|cause", "load_sales"),
+        ),
+    ),
+)
