@@ -52,12 +52,21 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Sign:
+    """What a plain tool shows of the planted cause: without it the incident did not happen."""
+
+    call: Call
+    facts: Sequence[Fact]
+
+
+@dataclass(frozen=True)
 class Incident:
     name: str
     application_name: str
     question: str
     """What a person would ask at night."""
     seed: "Callable[[Upstream], Awaitable[None]]"
+    signs: Sequence[Sign]
     first_call: Call
     """What that question leads to."""
     verdict: Verdict

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from dbos import DBOS, SetWorkflowID
 
 from evals.application import run_all
-from evals.incident import Call, Fact, Incident, Verdict
+from evals.incident import Call, Fact, Incident, Sign, Verdict
 
 if TYPE_CHECKING:
     from evals.upstream import Upstream
@@ -68,6 +68,20 @@ INCIDENT = Incident(
     application_name="shipping",
     question="Parcels stopped going out this evening: what broke?",
     seed=seed,
+    signs=(
+        Sign(
+            Call("get_workflow_aggregates", {"group_by": ["application_version", "status"]}),
+            (
+                Fact("the new version's failures", "3.2.0", "ERROR", "20"),
+                Fact("the old version's", "3.1.0", "ERROR", "2"),
+                Fact("the old version's successes", "3.1.0", "SUCCESS", "38"),
+            ),
+        ),
+        Sign(
+            Call("list_steps", {"workflow_id": "parcel-60"}),
+            (Fact("the failed step", "2", "buy_label", "weight_kg"),),
+        ),
+    ),
     first_call=Call("list_failures", {"since": "-1h"}),
     verdict=Verdict(
         facts=(

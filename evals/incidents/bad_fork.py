@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from dbos import DBOS, SetWorkflowID
 
 from evals.application import run_all, settle
-from evals.incident import Call, Fact, Incident, Verdict
+from evals.incident import Call, Fact, Incident, Sign, Verdict
 
 if TYPE_CHECKING:
     from evals.upstream import Upstream
@@ -73,11 +73,27 @@ async def seed(upstream: "Upstream") -> None:
     await upstream.run(run_the_forks, application_version="2.0.0")
 
 
+_COLUMNS = ["workflow_id", "status", "application_version", "error"]
+
 INCIDENT = Incident(
     name="bad_fork",
     application_name="ledger",
     question="The fix is out and I forked the failed imports, yet they fail again: why?",
     seed=seed,
+    signs=(
+        Sign(
+            Call("list_workflows", {"forked_from": "statement-5", "columns": _COLUMNS}),
+            (Fact("the fork", "ERROR", "2.0.0", "'1.205,50'"),),
+        ),
+        Sign(
+            Call("list_steps", {"workflow_id": "statement-5"}),
+            (Fact("the failed step", "3", "book_total"), Fact("step 2", "2", "extract_total")),
+        ),
+        Sign(
+            Call("list_workflows", {"workflow_id": "statement-15", "columns": _COLUMNS}),
+            (Fact("that the new code is right", "statement-15", "SUCCESS", "2.0.0"),),
+        ),
+    ),
     first_call=Call("list_failures", {"since": "-1h"}),
     verdict=Verdict(
         facts=(

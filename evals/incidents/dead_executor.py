@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dbos import DBOS, SetWorkflowID
 
 from evals.application import run_all
-from evals.incident import Call, Fact, Incident, Verdict
+from evals.incident import Call, Fact, Incident, Sign, Verdict
 
 if TYPE_CHECKING:
     from evals.upstream import Upstream
@@ -73,6 +73,23 @@ INCIDENT = Incident(
     application_name="media",
     question="Four videos hang since the deployment while new ones go through: why?",
     seed=seed,
+    signs=(
+        Sign(
+            Call("list_executors"),
+            (
+                Fact("the dead executor", "encoder-a", "DEAD", "1.8.0"),
+                Fact("the other one", "encoder-b", "HEALTHY", "1.9.0"),
+            ),
+        ),
+        Sign(
+            Call("list_workflows", {"status": "PENDING", "executor_id": "encoder-a"}),
+            (Fact("what hangs", "4 of 4"), Fact("one of them", "video-9", "PENDING")),
+        ),
+        Sign(
+            Call("list_steps", {"workflow_id": "video-9"}),
+            (Fact("how far it came", "1 of 1"), Fact("the step", "1", "download_video")),
+        ),
+    ),
     first_call=Call("list_workflows", {"status": ["PENDING", "ENQUEUED", "DELAYED"]}),
     verdict=Verdict(
         facts=(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from dbos import DBOS, SetWorkflowID
 
 from evals.application import POLLING_SECONDS
-from evals.incident import Call, Fact, Incident, Verdict
+from evals.incident import Call, Fact, Incident, Sign, Verdict
 
 if TYPE_CHECKING:
     from evals.upstream import Upstream
@@ -54,6 +54,26 @@ INCIDENT = Incident(
     application_name="reporting",
     question="The reports have been running all night and none is done: what do they wait for?",
     seed=seed,
+    signs=(
+        Sign(
+            Call("list_queues"),
+            (Fact("the limit", "reports", "3"),),
+        ),
+        Sign(
+            Call("get_workflow_aggregates", {"group_by": ["workflow_name", "status"]}),
+            (
+                Fact("who holds it", "monthly_report", "PENDING", "3"),
+                Fact("who waits", "render_chart", "ENQUEUED", "3"),
+            ),
+        ),
+        Sign(
+            Call("list_steps", {"workflow_id": "report-july"}),
+            (
+                Fact("that it awaits its child", "2 of 2"),
+                Fact("it", "render_chart", "report-july-2"),
+            ),
+        ),
+    ),
     first_call=Call("list_workflows", {"status": "PENDING"}),
     verdict=Verdict(
         facts=(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from dbos import DBOS, SetWorkflowID
 
 from evals.application import run_all
-from evals.incident import Call, Fact, Incident, Verdict
+from evals.incident import Call, Fact, Incident, Sign, Verdict
 
 if TYPE_CHECKING:
     from evals.upstream import Upstream
@@ -61,11 +61,30 @@ async def seed(upstream: "Upstream") -> None:
         await live.mirror.refresh_workflows(upstream.application_name, FAILING)
 
 
+_COLUMNS = ["workflow_id", "status", "executor_id", "deleted_at"]
+
 INCIDENT = Incident(
     name="deleted_history",
     application_name="contracts",
     question="Contracts failed this afternoon and the rows are gone now: what was it?",
     seed=seed,
+    signs=(
+        Sign(
+            Call("list_workflows", {"deleted_upstream": True, "columns": _COLUMNS}),
+            (
+                Fact("that all are gone", "8 of 8"),
+                Fact("one", "contract-24", "ERROR", "renderer-2"),
+            ),
+        ),
+        Sign(
+            Call("list_steps", {"workflow_id": "contract-24"}),
+            (Fact("the failed step", "2", "embed_fonts", "garamond.ttf"),),
+        ),
+        Sign(
+            Call("list_workflows", {"executor_id": "renderer-1", "status": "SUCCESS"}),
+            (Fact("what went well", "16 of 16"),),
+        ),
+    ),
     first_call=Call("list_failures", {"since": "-1h"}),
     verdict=Verdict(
         facts=(

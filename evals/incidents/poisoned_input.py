@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from dbos import DBOS, SetWorkflowID
 
 from evals.application import run_all
-from evals.incident import Call, Fact, Incident, Verdict
+from evals.incident import Call, Fact, Incident, Sign, Verdict
 
 if TYPE_CHECKING:
     from evals.upstream import Upstream
@@ -86,6 +86,29 @@ INCIDENT = Incident(
     application_name="billing",
     question="Some orders fail and some do not: which, and why?",
     seed=seed,
+    signs=(
+        Sign(
+            Call("get_workflow_aggregates", {"group_by": ["workflow_name", "status"]}),
+            (
+                Fact("failed orders", "place_order", "ERROR", "43"),
+                Fact("failed payments", "post_payment", "ERROR", "43"),
+                Fact("other payments", "post_payment", "SUCCESS", "257"),
+            ),
+        ),
+        Sign(
+            Call("list_steps", {"workflow_id": "order-1-2-2"}),
+            (
+                Fact("the failed step", "3", "post_to_ledger", "'170,37'"),
+                Fact("the step before it", "2", "format_amount"),
+            ),
+        ),
+        Sign(
+            Call(
+                "list_steps", {"workflow_id": "order-1-2-2", "step_id": 2, "include_output": True}
+            ),
+            (Fact("the wrong value", "output: 170,37"),),
+        ),
+    ),
     first_call=Call("list_failures", {"since": "-1h"}),
     verdict=Verdict(
         facts=(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dbos import DBOS, SetWorkflowID
 
 from evals.application import run_all
-from evals.incident import Call, Fact, Incident, Verdict
+from evals.incident import Call, Fact, Incident, Sign, Verdict
 
 if TYPE_CHECKING:
     from evals.upstream import Upstream
@@ -77,6 +77,19 @@ INCIDENT = Incident(
     application_name="stock",
     question="The stock figures are stale and the logs are full of retries: why?",
     seed=seed,
+    signs=(
+        Sign(
+            Call("get_workflow_aggregates", {"group_by": ["workflow_name", "status"]}),
+            (
+                Fact("failed runs", "sync_stock", "ERROR", "26"),
+                Fact("other runs", "sync_stock", "SUCCESS", "29"),
+            ),
+        ),
+        Sign(
+            Call("list_steps", {"workflow_id": "stock-55"}),
+            (Fact("the failed step", "2", "fetch_stock", "maximum of 5 retries"),),
+        ),
+    ),
     first_call=Call("list_failures", {"since": "-1h"}),
     verdict=Verdict(
         facts=(

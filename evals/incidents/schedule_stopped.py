@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dbos import DBOS
 
 from evals.application import settle
-from evals.incident import Call, Fact, Incident, Verdict
+from evals.incident import Call, Fact, Incident, Sign, Verdict
 
 if TYPE_CHECKING:
     from evals.upstream import Upstream
@@ -54,6 +54,16 @@ INCIDENT = Incident(
     application_name="dunning",
     question="No invoice reminders went out, and nothing failed: why?",
     seed=seed,
+    signs=(
+        Sign(
+            Call("list_schedules"),
+            (Fact("that it is paused", "invoice-reminders", "PAUSED", "remind_debtors"),),
+        ),
+        Sign(
+            Call("list_workflows", {"schedule_name": "invoice-reminders", "status": "SUCCESS"}),
+            (Fact("its runs", "remind_debtors", "SUCCESS"),),
+        ),
+    ),
     first_call=Call("list_workflows", {"schedule_name": SCHEDULE, "limit": 5}),
     verdict=Verdict(
         facts=(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from dbos import DBOS, SetWorkflowID, SetWorkflowTimeout, WorkflowHandle
 
 from evals.application import POLLING_SECONDS, run_all
-from evals.incident import Call, Fact, Incident, Verdict
+from evals.incident import Call, Fact, Incident, Sign, Verdict
 
 if TYPE_CHECKING:
     from evals.upstream import Upstream
@@ -67,6 +67,23 @@ INCIDENT = Incident(
     application_name="lending",
     question="Loan applications are being cancelled and nobody cancels them: what happens?",
     seed=seed,
+    signs=(
+        Sign(
+            Call("get_workflow_aggregates", {"group_by": ["workflow_name", "status"]}),
+            (
+                Fact("the cancelled ones", "assess_loan", "CANCELLED", "8"),
+                Fact("the others", "assess_loan", "SUCCESS", "20"),
+            ),
+        ),
+        Sign(
+            Call("get_workflow", {"workflow_id": "loan-28"}),
+            (Fact("the deadline", "deadline"), Fact("the timeout", "timeout_ms", "1500")),
+        ),
+        Sign(
+            Call("list_steps", {"workflow_id": "loan-28"}),
+            (Fact("how far it came", "1 of 1"), Fact("the step", "1", "load_application")),
+        ),
+    ),
     first_call=Call("list_failures", {"since": "-1h"}),
     verdict=Verdict(
         facts=(

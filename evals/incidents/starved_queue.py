@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from dbos import DBOS, SetWorkflowID
 
 from evals.application import POLLING_SECONDS, run_all
-from evals.incident import Call, Fact, Incident, Verdict
+from evals.incident import Call, Fact, Incident, Sign, Verdict
 
 if TYPE_CHECKING:
     from evals.upstream import Upstream
@@ -64,6 +64,20 @@ INCIDENT = Incident(
     application_name="search",
     question="New documents have not been searchable for an hour: what is stuck?",
     seed=seed,
+    signs=(
+        Sign(
+            Call("list_queues"),
+            (Fact("the limit", "indexing", "2"),),
+        ),
+        Sign(
+            Call("list_workflows", {"status": "PENDING", "queue_name": "indexing"}),
+            (Fact("what holds it", "rebuild-eu", "PENDING"), Fact("the other", "rebuild-us")),
+        ),
+        Sign(
+            Call("list_workflows", {"status": "ENQUEUED", "queue_name": "indexing"}),
+            (Fact("what waits", "20 of 20"),),
+        ),
+    ),
     first_call=Call("list_workflows", {"status": ["ENQUEUED", "DELAYED"]}),
     verdict=Verdict(
         facts=(
