@@ -74,4 +74,4 @@ class Incident:
 
 def _pattern(word: str) -> re.Pattern[str]:
     either = "|".join(re.escape(each).replace(r"\ ", r"\s+") for each in word.split("|"))
-    return re.compile(rf"(?<![\w-])(?<!\w\.)(?:{either})(?![\w-])(?!\.\w)", re.IGNORECASE)
+    return re.compile(rf"(?<![\w-])(?<!\d\.)(?:{either})(?![\w-])(?!\.\d)", re.IGNORECASE)
