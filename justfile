@@ -42,3 +42,11 @@ demo:
 # How fast, how large and how polite sync is, beside the design's targets; `--rows 1000000`
 bench-sync *arguments:
     uv run python -m benchmarks.sync {{ arguments }}
+
+# How fast, how large and how right answers are, beside SQLite's own time; `--only filters`
+bench-query *arguments:
+    uv run python -m benchmarks.query {{ arguments }}
+
+# How that compares with dbos-mcp 0.8.0 in front of the same Conductor; needs the package index
+bench-peer *arguments:
+    uv run python -m benchmarks.peer {{ arguments }}

@@ -1,1 +1,1 @@
-"""What the figures of the design are measured with: `just bench-sync`."""
+"""What the figures of the design are measured with: `just bench-sync`, `-query` and `-peer`."""

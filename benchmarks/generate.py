@@ -91,11 +91,16 @@ def serialize(value: object) -> str:
     return base64.b64encode(pickle.dumps(value)).decode()
 
 
+def kept() -> Path:
+    """The folder of what is dear to make and the same each time."""
+    folder = Path(tempfile.gettempdir()) / "dbos-mcp-benchmarks"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
 def database_of(population: Population, folder: Path | None = None) -> Path:
     """The population's database, made unless an earlier run has left it in `folder`."""
-    folder = folder or Path(tempfile.gettempdir()) / "dbos-mcp-benchmarks"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"system-{population.key}.sqlite"
+    path = (folder or kept()) / f"system-{population.key}.sqlite"
     if not path.exists():
         unfinished = path.with_suffix(f".{os.getpid()}.part")
         try:

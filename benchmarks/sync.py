@@ -6,10 +6,7 @@ only ratios within a run can be compared. The targets are the design's.
 
 import argparse
 import json
-import os
-import platform
 import shutil
-import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,13 +17,12 @@ from time import perf_counter
 from typing import Any
 
 import anyio
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.changes import DELETED_AFTER_ITS_END, Statuses, apply_changes
 from benchmarks.download import Downloaded, download, download_decoded
 from benchmarks.generate import Population, database_of
 from benchmarks.load import settings_for
+from benchmarks.report import Report, machine, out
 from benchmarks.traffic import CountingTransport, Traffic
 from dbos_mcp.demo.tour import APPLICATION_NAME, running_conductor
 from dbos_mcp.domain import now_ms
@@ -40,8 +36,6 @@ CYCLES_UNTIL_SEEN = 5
 QUIET_ROWS = 2000
 _IDS_PER_STATEMENT = 500
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
-
 
 @dataclass(frozen=True)
 class Cycle:
@@ -51,23 +45,6 @@ class Cycle:
     other: Traffic
     steps: Traffic
     seconds: float
-
-
-class Report:
-    """A table of figures beside their targets."""
-
-    def __init__(self, title: str) -> None:
-        self._table = Table(title=title, title_justify="left", title_style="bold")
-        for column in ("What", "Figure", "Target", ""):
-            self._table.add_column(column, justify="right" if column == "Figure" else "left")
-
-    def add(self, what: str, figure: str, target: str = "", met: bool | None = None) -> None:
-        verdict = "" if met is None else "[green]met[/green]" if met else "[red]missed[/red]"
-        self._table.add_row(what, figure, target, verdict)
-
-    def print(self) -> None:
-        out.print()
-        out.print(self._table)
 
 
 def main() -> None:
@@ -81,9 +58,7 @@ def main() -> None:
 
 async def run(population: Population) -> None:
     out.print(
-        f"{os.cpu_count()} cores, {platform.system()} {platform.machine()},"
-        f" Python {platform.python_version()}, SQLite {sqlite3.sqlite_version};"
-        f" {population.rows:,} workflows of {population.days:.0f} days,"
+        f"{machine()}; {population.rows:,} workflows of {population.days:.0f} days,"
         f" {population.in_flight} in flight"
     )
     with tempfile.TemporaryDirectory(prefix="dbos-mcp-benchmark-") as name:

@@ -14,7 +14,6 @@ from dbos_mcp.domain import FAILED, IN_FLIGHT, TERMINAL, WorkflowStatus
 from dbos_mcp.errors import UsageError
 from dbos_mcp.queries.applications import require_application
 from dbos_mcp.queries.filters import WorkflowFilter
-from dbos_mcp.queries.freshness import freshness
 from dbos_mcp.store.projections.workflows import WorkflowRow
 
 COLUMNS = (
@@ -94,10 +93,6 @@ class Aggregates:
     """The same question about the window before."""
     deleted: int
     """How many are left out of both windows, because they are gone upstream."""
-    loading: bool
-    """The mirror is not complete for any time yet."""
-    incomplete_before: int | None
-    """Workflows created before it may be missing, and the windows reach there."""
 
 
 def get_aggregates(
@@ -132,16 +127,12 @@ def get_aggregates(
     groups.sort(key=_order(group_by, order_by))
     (total,) = _compared([{(): _Tally.sum_of(tally.values())} for tally in tallies])
     first, _ = windows[-1]
-    begins = first.start_time
-    covered = freshness(connection, question.application_name).covered_since
     return Aggregates(
         groups=groups,
         total=total,
         measured=measured,
         before=first if first is not question else None,
         deleted=sum(tally.deleted for window in tallies for tally in window.values()),
-        loading=covered is None,
-        incomplete_before=covered if covered and (begins is None or begins < covered) else None,
     )
 
 

@@ -25,6 +25,8 @@ class ApplicationItem(BaseModel):
     in_flight: int
     failed: int
     as_of: EpochMs | None = None
+    covered_since: EpochMs | None = None
+    history_complete: bool = False
     offline_since: EpochMs | None = None
 
 
@@ -77,6 +79,8 @@ def list_applications(connection: Connection) -> list[ApplicationItem]:
                 in_flight=count.in_flight if count else 0,
                 failed=count.failed if count else 0,
                 as_of=state.succeeded_at,
+                covered_since=state.covered_since,
+                history_complete=state.history_complete,
                 offline_since=state.offline_since,
             )
         )

@@ -1,16 +1,18 @@
 """What changed in a part of the log, by workflow: first state → last state, and what came of it."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from itertools import groupby
 
 from sqlalchemy import Connection, select
 from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, IN_FLIGHT, TERMINAL, WorkflowStatus
-from dbos_mcp.errors import UsageError
+from dbos_mcp.errors import InvalidCursorError, UsageError
 from dbos_mcp.queries.applications import require_application
+from dbos_mcp.queries.paging import pack, unpack
 from dbos_mcp.store import event_log
 from dbos_mcp.store.event_log import Brief
 from dbos_mcp.store.events import (
@@ -92,6 +94,29 @@ class WorkflowChange:
 
 
 @dataclass(frozen=True)
+class ChangesCursor:
+    """The last workflow that was shown of a part of the log. The log does not change, so the same
+    part comes to the same order."""
+
+    after: int
+    until: int
+    since: int
+    """Epoch ms: what was asked for, 0 if it was a position."""
+    application_name: str
+    outcome: int
+    """Its place among `OUTCOMES`."""
+    position: int
+
+    def encode(self) -> str:
+        return pack(astuple(self))
+
+    @classmethod
+    def decode(cls, text: str) -> "ChangesCursor":
+        """Raises InvalidCursorError for what `encode` did not make."""
+        return cls(*unpack(text, (int, int, int, str, int, int)))
+
+
+@dataclass(frozen=True)
 class OtherChange:
     """The last status of an application or executor that was observed, or a command of ours that
     was about no workflow."""
@@ -121,6 +146,8 @@ class Changes:
     """How many workflows had nothing but their steps read; they are in no other count."""
     workflows: Sequence[WorkflowChange]
     """The first ones, failures first, the newest first; with name and error."""
+    left: Mapping[str, int]
+    """How many came to each, without those that the answers before have shown."""
     others: Sequence[OtherChange]
 
 
@@ -131,16 +158,26 @@ def list_changes(
     after: int | None = None,
     since: int | None = None,
     most: int = MOST_EVENTS,
+    cursor: ChangesCursor | None = None,
 ) -> Changes:
-    """What changed behind a position of the log, or since a time of our clock.
+    """What changed behind a position of the log, or since a time of our clock. A `cursor` goes on
+    where an answer about the same application stopped.
 
     Raises:
         NotFoundError: an application that was never listed.
         UsageError: a position that this log does not have.
+        InvalidCursorError: a cursor about another application.
     """
     if application_name is not None:
         require_application(connection, application_name)
     end = event_log.last_position(connection)
+    if cursor is not None:
+        if cursor.application_name != (application_name or ""):
+            raise InvalidCursorError(
+                "This cursor is about another application, or about all.",
+                hint="Pass the application_name of the answer that it is from.",
+            )
+        after, most = cursor.after, min(max(0, cursor.until - cursor.after), MOST_EVENTS)
     if after is None:
         after = 0 if since is None else event_log.position_before(connection, since)
     if not 0 <= after <= end:
@@ -169,14 +206,9 @@ def list_changes(
     _look_before(connection, found.values(), after)
     outcomes = {key: change.outcome for key, change in found.items()}
     news = [change for key, change in found.items() if outcomes[key] != STEPS_READ]
-    order = {outcome: number for number, outcome in enumerate(OUTCOMES)}
-    news.sort(
-        key=lambda change: (
-            order[outcomes[change.application_name, change.workflow_id]],
-            -change.position,
-        )
-    )
-    shown = news[:MOST_SHOWN]
+    news.sort(key=_place)
+    before = bisect_right(news, (cursor.outcome, -cursor.position), key=_place) if cursor else 0
+    shown = news[before : before + MOST_SHOWN]
     _name(connection, shown)
     return Changes(
         after=after,
@@ -188,6 +220,7 @@ def list_changes(
         first_seen=sum(change.first_seen for change in found.values()),
         steps_read=len(found) - len(news),
         workflows=shown,
+        left=Counter(change.outcome for change in news[before:]),
         others=[
             *others.values(),
             *(
@@ -197,6 +230,20 @@ def list_changes(
             ),
         ],
     )
+
+
+def cursor_behind(
+    found: Changes, change: WorkflowChange, application_name: str | None, since: int | None
+) -> ChangesCursor:
+    """To go on behind one of its workflows."""
+    outcome, position = _place(change)
+    name = application_name or ""
+    return ChangesCursor(found.after, found.until, since or 0, name, outcome, -position)
+
+
+def _place(change: WorkflowChange) -> tuple[int, int]:
+    """In the order in which they are shown."""
+    return OUTCOMES.index(change.outcome), -change.position
 
 
 def _count(change: WorkflowChange, brief: Brief) -> None:

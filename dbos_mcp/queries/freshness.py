@@ -1,13 +1,27 @@
 """How old, how complete and how live an answer is: it ends every one of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, select
 from sqlmodel import col
 
+from dbos_mcp.domain import format_time
 from dbos_mcp.store import sync_state
 from dbos_mcp.store.projections.applications import ApplicationRow
 from dbos_mcp.store.sync_state import CONDUCTOR
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was looked at for the sake of one question."""
+
+    read_at: int | None = None
+    """When the one workflow that it is about was read by its id."""
+    why_not: str | None = None
+    """Why the answer is not as fresh as it was to be."""
+
+
+NOTHING_LOOKED_AT = Looked()
 
 
 @dataclass(frozen=True)
@@ -24,6 +38,9 @@ class Freshness:
     """Upstream has not answered since."""
     reason: str | None
     """What it said, or did, instead."""
+    behind: tuple[str, ...] = ()
+    """Of all applications those for which any of this is worse, each with how."""
+    looked: Looked = NOTHING_LOOKED_AT
 
 
 def freshness(connection: Connection, application_name: str = CONDUCTOR) -> Freshness:
@@ -36,6 +53,34 @@ def freshness(connection: Connection, application_name: str = CONDUCTOR) -> Fres
         offline_since=state.offline_since,
         reason=state.last_error,
     )
+
+
+def freshness_of_all(connection: Connection) -> Freshness:
+    """Of an answer about every application: as old as the oldest of those that are live."""
+    states = sync_state.load_all(connection)
+    names = connection.execute(select(col(ApplicationRow.application_name))).scalars().all()
+    behind, live = [], [freshness(connection).as_of]
+    for name in sorted(names):
+        state = states.get(name)
+        if state is None or state.succeeded_at is None:
+            behind.append(f"{name} is not looked at yet")
+        elif state.offline_since is not None:
+            behind.append(f"{name} is offline since {format_time(state.offline_since)}")
+        elif state.last_error is not None:
+            behind.append(f"{name} is not read since {format_time(state.succeeded_at)}")
+        else:
+            live.append(state.succeeded_at)
+    seen = [as_of for as_of in live if as_of is not None]
+    as_of = min(seen) if len(seen) == len(live) else None
+    return replace(freshness(connection), as_of=as_of, behind=tuple(behind))
+
+
+def is_known(connection: Connection, application_name: str) -> bool:
+    """Whether the application was ever listed."""
+    known = select(col(ApplicationRow.application_name)).where(
+        col(ApplicationRow.application_name) == application_name
+    )
+    return connection.execute(known).first() is not None
 
 
 def looked_at_conductor(connection: Connection) -> bool:

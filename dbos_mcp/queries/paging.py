@@ -4,9 +4,11 @@ grows, and it knows which question it belongs to."""
 import base64
 import binascii
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -39,6 +41,33 @@ def name_of(question: BaseModel, order: Order) -> str:
     return blake2b(text.encode(), digest_size=9).hexdigest()
 
 
+def pack(parts: Sequence[int | str]) -> str:
+    """The parts of a place as one word, which nobody is to look into."""
+    text = json.dumps(parts, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def unpack(text: str, types: Sequence[type]) -> list[Any]:
+    """The parts again, of these types.
+
+    Raises:
+        InvalidCursorError: nothing that `pack` made of such parts.
+    """
+    try:
+        padded = text + "=" * (-len(text) % 4)
+        parts = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        if [type(part) for part in parts] == list(types) and all(
+            abs(part) <= _INT64 for part in parts if type(part) is int
+        ):
+            return list(parts)
+    except (ValueError, TypeError, binascii.Error, RecursionError):
+        pass
+    raise InvalidCursorError(
+        f"{text[:80]!r} is not a cursor of this server.",
+        hint="Pass the cursor of the last answer as it was, or leave it out to begin afresh.",
+    )
+
+
 @dataclass(frozen=True)
 class Cursor:
     """The last row of a page: what the order goes by, and the row's key for the ties."""
@@ -51,9 +80,7 @@ class Cursor:
     """When the first page was asked for, epoch ms: the `now` of the relative times of all."""
 
     def encode(self) -> str:
-        parts = [self.value, self.key, self.question, self.asked_at]
-        text = json.dumps(parts, separators=(",", ":"))
-        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+        return pack([self.value, self.key, self.question, self.asked_at])
 
     @classmethod
     def decode(cls, text: str) -> "Cursor":
@@ -62,19 +89,8 @@ class Cursor:
         Raises:
             InvalidCursorError: nothing that `encode` made.
         """
-        try:
-            padded = text + "=" * (-len(text) % 4)
-            parts = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-            value, key, question, asked_at = parts
-            numbers = all(type(n) is int and abs(n) <= _INT64 for n in (value, key, asked_at))
-            if numbers and type(question) is str:
-                return cls(value, key, question, asked_at)
-        except (ValueError, TypeError, binascii.Error, RecursionError):
-            pass
-        raise InvalidCursorError(
-            f"{text[:80]!r} is not a cursor of this server.",
-            hint="Pass the cursor of the last answer as it was, or leave it out to begin afresh.",
-        )
+        value, key, question, asked_at = unpack(text, (int, int, str, int))
+        return cls(value, key, question, asked_at)
 
     def require(self, question: str) -> None:
         """Raises InvalidCursorError for a cursor that belongs to another question."""

@@ -55,6 +55,8 @@ class StepList:
     """When they were read, epoch ms; None: never, so an empty list says nothing."""
     may_have_changed: bool
     """The workflow runs, or moved on since they were read, and upstream still has it."""
+    deleted: bool
+    """Upstream no longer has the workflow."""
 
 
 def list_steps(connection: Connection, application_name: str, workflow_id: str) -> StepList:
@@ -89,6 +91,7 @@ def list_steps(connection: Connection, application_name: str, workflow_id: str) 
         workflow_status=workflow.status,
         items=[_item(row) for row in rows],
         read_at=reading.read_at if reading else None,
+        deleted=workflow.deleted_at is not None,
         may_have_changed=workflow.deleted_at is None
         and (
             reading is None

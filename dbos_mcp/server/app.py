@@ -12,15 +12,12 @@ from mcp_types import SubscribeRequestParams, UnsubscribeRequestParams
 from dbos_mcp import __version__
 from dbos_mcp.server.completions import complete
 from dbos_mcp.server.context import Sessions
-from dbos_mcp.server.icons import LOOK
 from dbos_mcp.server.prompts import naming_only, prompts_of
 from dbos_mcp.server.resources import add_templates, resources_of
 from dbos_mcp.server.tools import tools_of
 from dbos_mcp.server.tools.define import CommandTool, of_profile
 from dbos_mcp.server.updates import Updates
 from dbos_mcp.settings import Settings
-
-WEBSITE = "https://docs.dbos.dev"
 
 INSTRUCTIONS: tuple[tuple[str, str], ...] = (
     (
@@ -42,7 +39,8 @@ INSTRUCTIONS: tuple[tuple[str, str], ...] = (
     ("", "Every answer ends with how fresh it is."),
     (
         "sync_status sync_now",
-        "sync_status says why it is not fresher, sync_now looks again.",
+        "sync_status says why it is not fresher, sync_now looks again; max_age_seconds=60 looks"
+        " before the answer where that is older than a minute.",
     ),
     (
         "",
@@ -101,8 +99,6 @@ def build_server(
         name="dbos-mcp",
         title="DBOS workflows",
         version=__version__,
-        website_url=WEBSITE,
-        icons=[LOOK],
         instructions=instructions,
         tools=list(tools),
         resources=resources_of(sessions),

@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ParamSpec, Self, TypeVar
 
 import anyio
@@ -17,20 +18,25 @@ from mcp.server.mcpserver import Context, Resolve
 from mcp.server.mcpserver.exceptions import ToolError
 from sqlalchemy import Connection
 
-from dbos_mcp.domain import now_ms
+from dbos_mcp.domain import format_time, now_ms
 from dbos_mcp.errors import DbosMcpError, NotFoundError
 from dbos_mcp.login import LoggedIn, LoginFlow
 from dbos_mcp.queries.freshness import (
+    NOTHING_LOOKED_AT,
     Freshness,
+    Looked,
     freshness,
+    freshness_of_all,
+    is_known,
     looked_at_applications,
     looked_at_conductor,
 )
 from dbos_mcp.runtime import Runtime, open_runtime, organization_of
 from dbos_mcp.server.consent import Confirmations
-from dbos_mcp.server.render import freshness_line, plain
+from dbos_mcp.server.render import LAST_ERROR, freshness_line, plain
 from dbos_mcp.settings import Settings
 from dbos_mcp.store.sync_state import CONDUCTOR
+from dbos_mcp.sync.now import Readings
 from dbos_mcp.sync.scheduler import SyncScheduler
 
 logger = logging.getLogger(__name__)
@@ -64,6 +70,7 @@ class Session:
         """Called each time that the scheduler has looked whose turn it is, and run the worker."""
         self.looked_once = False
         self.confirmations = Confirmations()
+        self.readings = Readings(now_ms)
 
     async def runtime(self) -> Runtime:
         """Open what is not open yet, and start syncing.
@@ -101,6 +108,7 @@ class Session:
 
     async def _close(self) -> None:
         self._runtime, self.scheduler, self.looked_once = None, None, False
+        self.readings = Readings(now_ms)
         await self._stack.aclose()
 
     def note_question(self, application_name: str = CONDUCTOR) -> None:
@@ -182,6 +190,18 @@ class Sessions:
                         await session.close()
 
 
+Caller = Context[Sessions, Any]
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who waits for an answer: of which target, and the call, if it is one that can be told how far
+    a look is."""
+
+    session: Session
+    call: Caller | None = None
+
+
 def words_of(error: DbosMcpError) -> str:
     """What went wrong, what to do next, and whether to try again."""
     retry = " The same call may succeed later." if error.retryable else ""
@@ -206,6 +226,10 @@ def speaking_to_agents(function: Callable[P, Awaitable[R]]) -> Callable[P, Await
 
 async def session_of(ctx: Context[Sessions, Any]) -> Session:
     return ctx.request_context.lifespan_context.current
+
+
+async def _asker(ctx: Context[Sessions, Any]) -> Asker:
+    return Asker(await session_of(ctx), ctx)
 
 
 async def _runtime(ctx: Context[Sessions, Any], application_name: str | None) -> Runtime:
@@ -236,22 +260,62 @@ async def opened_for(session: Session, application_name: str) -> Runtime:
 
 
 async def answer_from(
-    runtime: Runtime, query: Callable[[Connection], T], application_name: str = CONDUCTOR
+    runtime: Runtime,
+    query: Callable[[Connection], T],
+    application_name: str | None = CONDUCTOR,
+    *,
+    looked: Looked = NOTHING_LOOKED_AT,
 ) -> tuple[T, str]:
-    """What a query finds, and the line that says how fresh it is, of one snapshot."""
-    result, state = await found_by(runtime, query, application_name)
-    return result, freshness_line(state, now=now_ms(), offline=runtime.live is None)
+    """What a query finds, and the line that says how fresh it is, of one snapshot. It is about an
+    application, about the list of them (CONDUCTOR), or about all of them (None)."""
+    result, state = await found_by(runtime, query, application_name, looked=looked)
+    return result, line_of(runtime, state)
 
 
 async def found_by(
-    runtime: Runtime, query: Callable[[Connection], T], application_name: str = CONDUCTOR
+    runtime: Runtime,
+    query: Callable[[Connection], T],
+    application_name: str | None = CONDUCTOR,
+    *,
+    looked: Looked = NOTHING_LOOKED_AT,
 ) -> tuple[T, Freshness]:
-    """What a query finds, and how fresh it is, of one snapshot."""
+    """What a query finds, and how fresh it is, of one snapshot.
+
+    Raises:
+        NotFoundError: it found nothing, in a mirror that is as fresh as the hint says.
+    """
 
     def work(connection: Connection) -> tuple[T, Freshness]:
-        return query(connection), freshness(connection, application_name)
+        if application_name is None:
+            state = freshness_of_all(connection)
+        elif is_known(connection, application_name):
+            state = freshness(connection, application_name)
+        else:
+            state = freshness(connection)
+        state = replace(state, looked=looked)
+        try:
+            return query(connection), state
+        except NotFoundError as error:
+            raise resting_on(error, runtime, state) from error
 
     return await runtime.read(work)
+
+
+def read_live() -> str:
+    """In place of that line, where nothing is of the mirror."""
+    return f"Read live from Conductor at {format_time(now_ms())}."
+
+
+def line_of(runtime: Runtime, state: Freshness) -> str:
+    return freshness_line(state, now=now_ms(), offline=runtime.live is None)
+
+
+def resting_on(error: NotFoundError, runtime: Runtime, state: Freshness) -> NotFoundError:
+    """Not found: in a mirror of when?"""
+    line = line_of(runtime, state)
+    if state.reason is not None and state.reason in str(error):
+        line, _, _ = line.partition(LAST_ERROR)
+    return NotFoundError(error.message, hint=f"{error.hint} {line}".strip())
 
 
 async def _first_look(runtime: Runtime) -> None:
@@ -270,6 +334,7 @@ async def _first_look(runtime: Runtime) -> None:
 
 
 CurrentSession = Annotated[Session, Resolve(session_of)]
+CurrentAsker = Annotated[Asker, Resolve(_asker)]
 CurrentRuntime = Annotated[Runtime, Resolve(_runtime)]
 """For a question about the application that the tool's argument `application_name` names, or about
 all of them if it names none."""

@@ -19,7 +19,7 @@ from dbos_mcp.queries import applications as application_queries
 from dbos_mcp.queries import failures as failure_queries
 from dbos_mcp.server import render
 from dbos_mcp.server.budget import table_within
-from dbos_mcp.server.context import Session, Sessions, answer_from, opened_for, words_of
+from dbos_mcp.server.context import Asker, Session, Sessions, answer_from, opened_for, words_of
 from dbos_mcp.server.icons import LOOK
 from dbos_mcp.server.resources import FAILURE_COLUMNS
 from dbos_mcp.server.tools.applications import list_applications
@@ -259,7 +259,7 @@ async def _facts_of_a_failure(session: Session, given: Mapping[str, str]) -> str
     application_name, workflow_id = given["application_name"], given.get("workflow_id")
     runtime = await opened_for(session, application_name)
     if workflow_id is not None:
-        return await get_workflow(runtime, application_name, workflow_id)
+        return await get_workflow(Asker(session), runtime, application_name, workflow_id)
     told, freshness = await _failures(session, application_name, FACTS_BYTES)
     return render.answer(told, freshness)
 
@@ -267,7 +267,11 @@ async def _facts_of_a_failure(session: Session, given: Mapping[str, str]) -> str
 async def _facts_of_a_workflow(session: Session, given: Mapping[str, str]) -> str:
     runtime = await opened_for(session, given["application_name"])
     return await get_workflow(
-        runtime, given["application_name"], given["workflow_id"], include="history"
+        Asker(session),
+        runtime,
+        given["application_name"],
+        given["workflow_id"],
+        include="history",
     )
 
 
@@ -281,7 +285,7 @@ async def _facts_of_a_day(session: Session, given: Mapping[str, str]) -> str:
     failing = [item.application_name for item in items if item.failed][:MOST_REVIEWED]
     budget = FACTS_BYTES // max(1, len(failing))
     told_of = [(await _failures(session, name, budget))[0] for name in failing]
-    return render.answer(*told_of, await list_applications(runtime))
+    return render.answer(*told_of, await list_applications(Asker(session), runtime))
 
 
 async def _failures(session: Session, application_name: str, budget: int) -> tuple[str, str]:

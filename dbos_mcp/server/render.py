@@ -10,9 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from dbos_mcp.domain import format_duration, format_time
+from dbos_mcp.queries.coverage import Gap, Missing
 from dbos_mcp.queries.freshness import Freshness
 
 CELL_CHARACTERS = 100
+WHY_CHARACTERS = 2_000
+LATE_MS = 600_000
+"""Even what nobody asks about is looked at every five minutes, while anybody asks anything."""
+MOST_BEHIND = 3
+LAST_ERROR = " Last error: "
 
 T = TypeVar("T")
 Column = tuple[str, Callable[[T], object]]
@@ -81,11 +87,14 @@ def duration(ms: int | None) -> str | None:
 def freshness_line(freshness: Freshness, *, now: int, offline: bool = False) -> str:
     """As of when, how complete, live or offline."""
     parts = []
+    looked = freshness.looked
+    if looked.read_at is not None:
+        parts.append(f"This workflow as of {_as_of(looked.read_at, now)}")
     if freshness.as_of is None:
         parts.append("The first look is not finished")
     else:
-        age = duration(max(0, now - freshness.as_of))
-        parts.append(f"As of {format_time(freshness.as_of)} ({age} ago)")
+        what = "As of" if not parts else "all else as of"
+        parts.append(f"{what} {_as_of(freshness.as_of, now)}")
     if freshness.covered_since:
         word = "complete" if freshness.history_complete else "still loading, complete"
         parts.append(f"{word} for workflows created since {format_time(freshness.covered_since)}")
@@ -95,12 +104,54 @@ def freshness_line(freshness: Freshness, *, now: int, offline: bool = False) -> 
         parts.append("offline: answered from the cache alone")
     elif freshness.offline_since is not None:
         parts.append(f"offline since {format_time(freshness.offline_since)}")
-    elif freshness.reason is None:
-        parts.append("live")
+    elif freshness.reason is None and freshness.as_of is not None:
+        late = now - freshness.as_of > LATE_MS
+        parts.append("no look since then; sync_now makes one" if late else "live")
+    if freshness.behind:
+        parts.append(f"but {_first_of(freshness.behind)}")
     line = "; ".join(parts) + "."
-    if freshness.reason is not None:
-        line += f" Last error: {plain(freshness.reason, limit=300)}"
+    if looked.why_not is not None:
+        line += f" {plain(looked.why_not, limit=WHY_CHARACTERS)}"
+    elif freshness.reason is not None:
+        line += f"{LAST_ERROR}{plain(freshness.reason, limit=300)}"
     return line
+
+
+def _as_of(moment: int, now: int) -> str:
+    return f"{format_time(moment)} ({duration(max(0, now - moment))} ago)"
+
+
+def _first_of(texts: Sequence[str]) -> str:
+    more = len(texts) - MOST_BEHIND
+    shown = ", ".join(plain(text) for text in texts[:MOST_BEHIND])
+    return shown + (f" and {more} more" if more > 0 else "")
+
+
+def gap_line(gap: Gap | None) -> str | None:
+    """What an answer may lack because it reaches behind what is mirrored, and how to get it."""
+    if gap is None:
+        return None
+    at = time(gap.before)
+    match gap.missing:
+        case Missing.ENDED:
+            return (
+                f"Ended workflows created before {at} may be missing; DBOS_MCP_HISTORY=all"
+                " mirrors them."
+            )
+        case Missing.LOADING:
+            return (
+                f"Ended workflows created before {at} are still being loaded; sync_status shows"
+                " how far."
+            )
+        case Missing.ALL:
+            return "The first load has only begun: much may be missing. sync_status shows how far."
+        case Missing.DELETED:
+            first = f", at {at}," if at else ""
+            return f"What was deleted upstream before the mirror first looked{first} is missing."
+        case Missing.CHANGES:
+            return f"The mirror's log begins at {at}: changes before that were not seen."
+        case Missing.STATES:
+            return f"It is older than the mirror: its states before {at} were not seen."
 
 
 def answer(*parts: str | None) -> str:

@@ -17,7 +17,7 @@ from dbos_mcp.queries.failures import FailureGroup
 from dbos_mcp.server import addresses, render
 from dbos_mcp.server.addresses import FAILURE_GROUP, FAILURES, PROFILE, SCHEMA, WORKFLOW
 from dbos_mcp.server.budget import table_within
-from dbos_mcp.server.context import Session, Sessions, answer_from, opened_for, words_of
+from dbos_mcp.server.context import Asker, Session, Sessions, answer_from, opened_for, words_of
 from dbos_mcp.server.icons import LOOK, SYNC
 from dbos_mcp.server.render import Column
 from dbos_mcp.server.tools.sync import read_status
@@ -156,7 +156,7 @@ def add_templates(server: MCPServer[Sessions], sessions: Sessions) -> None:
 
 async def read_workflow(session: Session, application_name: str, workflow_id: str) -> str:
     runtime = await opened_for(session, application_name)
-    return await get_workflow(runtime, application_name, workflow_id)
+    return await get_workflow(Asker(session), runtime, application_name, workflow_id)
 
 
 async def read_failures(session: Session, application_name: str, profile: str | None = None) -> str:

@@ -28,7 +28,7 @@ def columns(*, now: int, syncing: str) -> list[Column[ApplicationSync]]:
         ("application_name", lambda item: item.application_name),
         ("state", lambda item: item.condition),
         ("offline_since", lambda item: render.time(item.offline_since)),
-        ("complete_since", _coverage),
+        ("complete_since", lambda item: coverage(item.covered_since, item.history_complete)),
         ("lag", lambda item: _ago(item.as_of, now)),
         ("asked", lambda item: _ago(item.asked_at, now)),
         ("next_look", lambda item: _next(item, now) if syncing != "no process" else None),
@@ -59,11 +59,12 @@ def status_text(status: SyncStatus, *, cache: Path, syncing: str) -> str:
     )
 
 
-def _coverage(item: ApplicationSync) -> str | None:
-    if item.covered_since is None:
+def coverage(covered_since: int | None, history_complete: bool) -> str | None:
+    """Since when the mirror of an application is complete."""
+    if covered_since is None:
         return None
-    since = render.time(item.covered_since) if item.covered_since else "the beginning"
-    return since if item.history_complete else f"{since}, loading"
+    since = render.time(covered_since) if covered_since else "the beginning"
+    return since if history_complete else f"{since}, loading"
 
 
 def _next(item: ApplicationSync, now: int) -> str:

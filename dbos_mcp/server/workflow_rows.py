@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from dbos_mcp.queries.coverage import Gap
 from dbos_mcp.queries.freshness import Freshness
 from dbos_mcp.queries.paging import NEWEST_FIRST, Order, OrderBy
 from dbos_mcp.queries.workflows import WorkflowItem, WorkflowPage
@@ -97,11 +98,12 @@ def as_json(
     columns: Sequence[str],
     freshness: Freshness,
     *,
+    gap: Gap | None = None,
     live: bool,
     clip_errors: bool = True,
 ) -> dict[str, Any]:
     """The same for programs."""
-    end = _freshness(freshness, live=live)
+    end = _freshness(freshness, gap, live=live)
 
     def answer_of(shown: int, limit: int = CELL_CHARACTERS) -> dict[str, Any]:
         more = page.more_than(shown)
@@ -142,7 +144,8 @@ def _json_row(
     return row
 
 
-def _freshness(freshness: Freshness, *, live: bool) -> dict[str, Any]:
+def _freshness(freshness: Freshness, gap: Gap | None, *, live: bool) -> dict[str, Any]:
+    why_not = freshness.looked.why_not
     fields = {
         "as_of": render.time(freshness.as_of),
         "complete_since": render.time(freshness.covered_since or None),
@@ -150,6 +153,8 @@ def _freshness(freshness: Freshness, *, live: bool) -> dict[str, Any]:
         "live": live and freshness.offline_since is None and freshness.reason is None,
         "offline_since": render.time(freshness.offline_since),
         "last_error": freshness.reason and render.plain(freshness.reason, limit=CELL_CHARACTERS),
+        "not_fresher": why_not and render.plain(why_not, limit=CELL_CHARACTERS),
+        "may_lack": render.gap_line(gap),
     }
     return {name: value for name, value in fields.items() if value is not None}
 

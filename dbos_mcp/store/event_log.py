@@ -61,6 +61,9 @@ class Brief(NamedTuple):
     outcome: str | None
 
 
+_SOON = 20_000
+"""Positions: other applications are loaded at the same time."""
+
 _INSERT = RowStatement(insert(EventRow))
 
 
@@ -164,6 +167,39 @@ def statuses_at(
         for workflow_id, _, kind, status in rows
         if workflow_id is not None
     }
+
+
+class Place(NamedTuple):
+    position: int
+    recorded_at: int
+
+
+def first_of(connection: Connection, application_name: str | None = None) -> Place | None:
+    """Where the log begins, or that of one application: with the application itself."""
+    statement = select(col(EventRow.position), col(EventRow.recorded_at))
+    if application_name is not None:
+        statement = statement.where(
+            col(EventRow.workflow_id).is_(None),  # it has an index
+            col(EventRow.application_name) == application_name,
+        )
+    row = connection.execute(statement.order_by(col(EventRow.position)).limit(1)).first()
+    return None if row is None else Place(*row)
+
+
+def first_of_workflows(connection: Connection, application_name: str, after: int) -> Place | None:
+    """The first event of a workflow of an application, if it comes soon behind a position."""
+    row = connection.execute(
+        select(col(EventRow.position), col(EventRow.recorded_at))
+        .where(
+            col(EventRow.position) > after,
+            col(EventRow.position) <= after + _SOON,
+            col(EventRow.workflow_id).is_not(None),
+            col(EventRow.application_name) == application_name,
+        )
+        .order_by(col(EventRow.position))
+        .limit(1)
+    ).first()
+    return None if row is None else Place(*row)
 
 
 def _of_data(name: str) -> ColumnElement[str | None]:

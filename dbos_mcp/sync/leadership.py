@@ -10,8 +10,8 @@ class Leadership:
     """A file lock beside the cache, which the system lets go of when its process ends, however it
     ends. A process that is only stopped keeps it: there are never two leaders."""
 
-    def __init__(self, cache: Path) -> None:
-        self._file = cache.with_name(cache.name + ".leader.lock")
+    def __init__(self, cache: Path, role: str = "leader") -> None:
+        self._file = cache.with_name(f"{cache.name}.{role}.lock")
         self._lock = FileLock(self._file, timeout=0, mode=0o600, thread_local=False)
 
     @property

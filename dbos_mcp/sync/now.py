@@ -1,6 +1,6 @@
-"""A look that a person asks for: now, and waited for."""
+"""A look that somebody asks for: now, or unless the last one is recent enough; and waited for."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -10,9 +10,15 @@ from dbos_mcp.errors import DbosMcpError, NotFoundError
 from dbos_mcp.queries import sync_status
 from dbos_mcp.queries.applications import require_application
 from dbos_mcp.store import event_log, sync_state
+from dbos_mcp.store.sync_state import CONDUCTOR, SyncStateRow
 from dbos_mcp.sync import known
+from dbos_mcp.sync.leadership import Leadership
 from dbos_mcp.sync.visit import ApplicationReport, Progress
 from dbos_mcp.sync.worker import SyncWorker
+
+_PAUSE_SECONDS = 0.05
+_READINGS = 1_000
+"""So many workflows are remembered as read by themselves."""
 
 
 @dataclass(frozen=True)
@@ -87,3 +93,92 @@ async def sync_now(
 
 def _not_listed(name: str, reports: list[ApplicationReport] | None) -> NotFoundError | None:
     return None if reports is None else NotFoundError(f"Conductor no longer lists {name}.")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How recent a look is to be. Times are by our clock."""
+
+    application_name: str | None
+    """CONDUCTOR: the list of applications alone; None: that, and each of them."""
+    since: float
+    """When it may have begun at the earliest."""
+    failed_since: float
+    """A look that failed since then is not repeated."""
+
+    def unseen(self, connection: Connection) -> list[SyncStateRow]:
+        """Those of which there was no such look."""
+        names = [self.application_name or CONDUCTOR]
+        if self.application_name is None:
+            names += known.applications(connection)
+        states = [sync_state.load(connection, name) for name in names]
+        return [state for state in states if not _is_since(state.succeeded_at, self.since)]
+
+    def met(self, connection: Connection) -> bool:
+        """Whether there was such a look, or it failed."""
+        return all(
+            state.last_error is not None and _is_since(state.attempted_at, self.failed_since)
+            for state in self.unseen(connection)
+        )
+
+    def reason(self, connection: Connection) -> str | None:
+        """Why there was no such look, as far as it is known."""
+        reasons = [state.last_error for state in self.unseen(connection) if state.last_error]
+        return next(iter(reasons), None)
+
+
+def _is_since(moment: int | None, since: float) -> bool:
+    return moment is not None and moment >= since
+
+
+async def look_unless_met(worker: SyncWorker, wanted: Wanted, progress: Progress) -> None:
+    """A brief cycle, unless there is or comes a look that is recent enough: those who ask at the
+    same time, in whichever process, share one.
+
+    Raises: as `SyncWorker.run_once`.
+    """
+    only = {None: None, CONDUCTOR: []}.get(wanted.application_name, [wanted.application_name or ""])
+    turn = Leadership(worker.mirror.cache.path, "asked")
+    while not await worker.mirror.read(wanted.met):
+        if turn.take():
+            try:
+                await worker.run_once(progress, only=only, unless=wanted.met, briefly=True)
+            finally:
+                turn.release()
+            return
+        await anyio.sleep(_PAUSE_SECONDS)  # only the cache tells how far another process is
+
+
+class Readings:
+    """Readings of one thing each, such as a workflow by its id: who asks for it meanwhile, or soon
+    after, shares it."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self._clock = clock
+        self._began_at: dict[Hashable, int] = {}
+        self._under_way: dict[Hashable, anyio.Event] = {}
+
+    async def read(self, what: Hashable, since: float, read: Callable[[], Awaitable[None]]) -> int:
+        """Read it, unless that was begun since; when it was begun.
+
+        Raises: what `read` does; the next one who asks tries again.
+        """
+        while (began_at := self._began_at.get(what)) is None or began_at < since:
+            if what not in self._under_way:
+                return await self._read(what, read)
+            await self._under_way[what].wait()
+        return began_at
+
+    async def _read(self, what: Hashable, read: Callable[[], Awaitable[None]]) -> int:
+        ended = self._under_way[what] = anyio.Event()
+        try:
+            began_at = self._clock()
+            await read()
+        finally:
+            del self._under_way[what]
+            ended.set()
+        self._began_at.pop(what, None)
+        self._began_at[what] = began_at
+        if len(self._began_at) > _READINGS:
+            del self._began_at[next(iter(self._began_at))]
+        return began_at

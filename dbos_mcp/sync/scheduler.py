@@ -102,6 +102,15 @@ class SyncScheduler:
     def leads(self) -> bool:
         return self.leadership.held
 
+    @property
+    def refused(self) -> bool:
+        """The credentials that there are were refused."""
+        return self._refused and self._credentials() == self._refused_credentials
+
+    def note_refusal(self) -> None:
+        """Of the credentials that there are: to somebody who asked for a look."""
+        self._refused, self._refused_credentials = True, self._credentials()
+
     def start(self) -> None:
         """Needs a running event loop. Who starts a process asks about everything."""
         self.note_question(CONDUCTOR)
@@ -151,7 +160,7 @@ class SyncScheduler:
     async def _lead_and_run(self) -> None:
         try:
             await self._save_questions()
-            if self._refused and self._credentials() == self._refused_credentials:
+            if self.refused:
                 return
             self._refused = False
             if not self.leads:

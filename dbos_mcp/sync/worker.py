@@ -10,7 +10,7 @@ repeats at the most what was not yet written, and a page read twice writes nothi
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import anyio
@@ -27,7 +27,7 @@ from dbos_mcp.errors import (
 )
 from dbos_mcp.settings import DAY_MS
 from dbos_mcp.store import sync_state
-from dbos_mcp.store.sync_state import CONDUCTOR
+from dbos_mcp.store.sync_state import CONDUCTOR, SyncStateRow
 from dbos_mcp.sync import diff, due, known
 from dbos_mcp.sync.audit import audit
 from dbos_mcp.sync.history import read_history
@@ -64,11 +64,19 @@ class SyncWorker:
         self._one_at_a_time = anyio.Lock()
 
     async def run_once(
-        self, progress: Progress = no_progress, *, only: Collection[str] | None = None
+        self,
+        progress: Progress = no_progress,
+        *,
+        only: Collection[str] | None = None,
+        unless: Callable[[Connection], bool] | None = None,
+        briefly: bool = False,
     ) -> list[ApplicationReport]:
         """One cycle over every application, or over those of the `only` names that are listed.
 
         An application that cannot be read is marked and reported with its error; the others go on.
+        Nothing is asked when the cache says, once the cycle before has ended, `unless`. `briefly`
+        reads what changed, and leaves steps and audits to the next cycle, once the first load is
+        complete.
 
         Raises:
             AuthenticationError: Conductor wants a login.
@@ -77,6 +85,8 @@ class SyncWorker:
                 mirrored stays, and says since when.
         """
         async with self._one_at_a_time:
+            if unless is not None and await self.mirror.read(unless):
+                return []
             await self.mirror.build_indexes()
             try:
                 applications = await self.mirror.client.list_applications()
@@ -86,7 +96,7 @@ class SyncWorker:
             await self.mirror.write(partial(self._record_applications, seen=applications))
             chosen = [each for each in applications if only is None or each.name in only]
             visits = [await self._begin(each, len(chosen), progress) for each in chosen]
-            await self._visit_all(visits)
+            await self._visit_all(visits, briefly=briefly)
             await self.mirror.fold_back()
             reports = [visit.report for visit in visits]
             for report in reports:
@@ -129,7 +139,7 @@ class SyncWorker:
             applications=applications,
         )
 
-    async def _visit_all(self, visits: Sequence[Visit]) -> None:
+    async def _visit_all(self, visits: Sequence[Visit], *, briefly: bool) -> None:
         at_once = anyio.CapacityLimiter(APPLICATIONS_AT_ONCE)
         failures: list[Exception] = []  # which a group would wrap
 
@@ -138,7 +148,7 @@ class SyncWorker:
             async def make(visit: Visit) -> None:
                 async with at_once:
                     try:
-                        await self._visit(visit)
+                        await self._visit(visit, briefly=briefly)
                     except Exception as error:
                         failures.append(error)
                         under_way.cancel_scope.cancel()
@@ -148,7 +158,7 @@ class SyncWorker:
         if failures:
             raise failures[0]
 
-    async def _visit(self, visit: Visit) -> None:
+    async def _visit(self, visit: Visit, *, briefly: bool) -> None:
         try:
             available = visit.application.status == "AVAILABLE"
             spare = await self._executors(visit, always=not available)
@@ -158,9 +168,10 @@ class SyncWorker:
                     hint="Start the application; until then the mirror answers.",
                 )
             await read_recent(visit, spare=spare)
-            await read_history(visit)
-            await read_steps(visit)
-            await audit(visit)
+            if not (briefly and _is_loaded(visit.state)):
+                await read_history(visit)
+                await read_steps(visit)
+                await audit(visit)
         except (ConductorError, NotFoundError, UsageError) as error:
             logger.info("%s was not synced: %s", visit.name, error)
             visit.report.error = error
@@ -225,6 +236,12 @@ class SyncWorker:
         now = self.mirror.clock()
         for name in (CONDUCTOR, *known.applications(connection)):
             _note_failure(connection, name, error, now)
+
+
+def _is_loaded(state: SyncStateRow) -> bool:
+    """Whether what changed is all that a look has to read. Without a watermark nothing was ever
+    there, and only the history's first page shows what is."""
+    return state.history_complete and state.watermark is not None
 
 
 def _note_failure(

@@ -25,7 +25,7 @@ from dbos_mcp.queries.aggregates import (
 from dbos_mcp.queries.filters import WorkflowFilter
 from dbos_mcp.queries.workflows import WorkflowItem
 from dbos_mcp.settings import DAY_MS
-from dbos_mcp.store import projector, sync_state
+from dbos_mcp.store import projector
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.events import ApplicationObserved
 from dbos_mcp.store.migrate import open_cache
@@ -357,27 +357,6 @@ def test_an_application_that_was_never_listed_is_not_empty(cache: Cache) -> None
 
 
 # How complete it is
-
-
-def test_a_question_about_what_is_not_mirrored_says_so(cache: Cache) -> None:
-    assert ask(cache, []).loading
-    with cache.write() as connection:
-        sync_state.update(connection, "shop", {"covered_since": 2 * DAY_MS})
-    cases: list[tuple[Row, bool]] = [
-        ({}, True),
-        ({"end_time": NOW}, True),
-        ({"start_time": 2 * DAY_MS - 1, "compare": False}, True),
-        ({"start_time": 2 * DAY_MS, "compare": False}, False),
-        ({"start_time": 2 * DAY_MS + 10}, True),
-        ({"start_time": 3 * DAY_MS + 10}, False),
-    ]
-    for arguments, incomplete in cases:
-        found = ask(cache, [], **arguments)
-        assert found.incomplete_before == (2 * DAY_MS if incomplete else None), arguments
-        assert not found.loading
-    with cache.write() as connection:
-        sync_state.update(connection, "shop", {"covered_since": 0})
-    assert ask(cache, []).incomplete_before is None
 
 
 # What it costs

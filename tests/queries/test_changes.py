@@ -11,8 +11,16 @@ from sqlmodel import col, select
 
 from dbos_mcp.conductor.models import ForkRequest
 from dbos_mcp.domain import now_ms
-from dbos_mcp.errors import NotFoundError, UsageError
-from dbos_mcp.queries.changes import MOST_SHOWN, OUTCOMES, Changes, WorkflowChange, list_changes
+from dbos_mcp.errors import InvalidCursorError, NotFoundError, UsageError
+from dbos_mcp.queries.changes import (
+    MOST_SHOWN,
+    OUTCOMES,
+    Changes,
+    ChangesCursor,
+    WorkflowChange,
+    cursor_behind,
+    list_changes,
+)
 from dbos_mcp.store import event_log
 from dbos_mcp.store.event_log import EventRow
 from dbos_mcp.store.events import CommandIssued, CommandSettled
@@ -193,6 +201,19 @@ async def test_counts_are_exact_also_of_what_is_not_shown(
         )
         await site.sync()
         found = changes(site, after=0)
+        seen, page = [*found.workflows], found
+        while page.left != Counter(change.outcome for change in page.workflows):
+            cursor = cursor_behind(page, page.workflows[-1], APP, None)
+            again = ChangesCursor.decode(cursor.encode())
+            assert again == cursor
+            page = changes(site, cursor=again)
+            assert page.outcomes == found.outcomes
+            seen += page.workflows
+        with pytest.raises(InvalidCursorError, match="another application"):
+            changes(site, application_name=None, cursor=cursor)
+    assert len({change.workflow_id for change in seen}) == len(seen) == sum(found.outcomes.values())
+    places = [OUTCOMES.index(change.outcome) for change in seen]
+    assert places == sorted(places)
     assert len(found.workflows) == MOST_SHOWN
     assert found.outcomes == {
         "succeeded": statuses.count("SUCCESS"),

@@ -10,7 +10,9 @@ from httpx import Response
 from dbos_mcp.conductor.traffic import FAILURES_TO_OPEN
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import AuthenticationError, NotFoundError, UnavailableError
-from dbos_mcp.sync.now import LookedAt, sync_now
+from dbos_mcp.store.sync_state import CONDUCTOR
+from dbos_mcp.sync.leadership import Leadership
+from dbos_mcp.sync.now import LookedAt, Readings, Wanted, look_unless_met, sync_now
 from dbos_mcp.sync.visit import no_progress
 from tests.upstream import APP, Asked, Site, below, open_site, problem, workflow
 
@@ -139,3 +141,129 @@ async def test_it_begins_behind_the_cycle_that_runs(site: Site) -> None:
         await anyio.wait_all_tasks_blocked()
         go_on.set()
     assert (site.state().succeeded_at or 0) >= before
+
+
+# A look, unless the last one is recent enough
+
+
+def wanted(site: Site, name: str | None = APP, *, age_ms: int = 0) -> Wanted:
+    since = site.clock() - age_ms
+    return Wanted(name, since, failed_since=since)
+
+
+async def look_unless(site: Site, wanted: Wanted) -> None:
+    await look_unless_met(site.worker, wanted, no_progress)
+
+
+async def test_nothing_is_asked_while_the_last_look_is_recent_enough(site: Site) -> None:
+    await site.sync()
+    site.clock.ahead_ms += 60_000
+    site.wire.asked.clear()
+    for name in (APP, CONDUCTOR, None):
+        await look_unless(site, wanted(site, name, age_ms=61_000))
+    assert site.wire.asked == []
+
+
+async def test_of_one_application_what_changed_is_read_and_no_more(two: Site) -> None:
+    await look(two, None)
+    two.clock.ahead_ms += 3_600_000
+    two.tables.add(workflow("new", now_ms(), "ERROR"))
+    two.wire.asked.clear()
+    await look_unless(two, wanted(two))
+    assert "new" in two.mirrored()
+    assert (two.state().succeeded_at or 0) >= now_ms() + 3_599_000
+    assert len(two.wire.asked) <= 7
+    assert two.wire.steps_asked() == []  # of the new failure they are due: in the next cycle
+    assert not any("/bank/" in asked.path for asked in two.wire.asked)
+
+
+async def test_of_the_list_of_applications_only_the_list_is_read(site: Site) -> None:
+    await look_unless(site, wanted(site, CONDUCTOR))
+    (asked,) = site.wire.asked
+    assert asked.path.endswith("/apps")
+
+
+async def test_the_first_workflow_of_an_application_is_seen(two: Site) -> None:
+    two.tables.change("DELETE FROM workflow_status")
+    await look(two, None)
+    two.clock.ahead_ms += 60_000
+    two.tables.add(workflow("first", now_ms()))
+    await look_unless(two, wanted(two))
+    assert set(two.mirrored()) == {"first"}
+
+
+async def test_those_who_ask_at_the_same_time_share_a_look(site: Site) -> None:
+    await site.sync()
+    site.clock.ahead_ms += 60_000
+    site.wire.asked.clear()
+    asked = wanted(site)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(10):
+            tasks.start_soon(look_unless, site, asked)
+    assert [a.path.rsplit("/", 1)[1] for a in site.wire.asked].count("apps") == 1
+
+
+async def test_a_look_of_another_process_is_waited_for(site: Site, shop_database: Path) -> None:
+    async with open_site(shop_database, site.cache.path) as other:
+        turn = Leadership(other.cache.path, "asked")
+        assert turn.take()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(look_unless, site, wanted(site))
+            await anyio.wait_all_tasks_blocked()
+            await other.sync()  # and still holds its turn
+        turn.release()
+    assert site.wire.asked == []
+
+
+async def test_a_look_that_has_just_failed_is_not_repeated(site: Site) -> None:
+    await site.sync()
+    site.clock.ahead_ms += 60_000
+    site.wire.fault = below(f"/{APP}/", lambda: problem(503, "no executor"))
+    asked = wanted(site)
+    await look_unless(site, asked)
+    site.wire.asked.clear()
+    await look_unless(site, asked)
+    assert site.wire.asked == []
+    with site.cache.read() as connection:
+        assert "no executor" in (asked.reason(connection) or "")
+
+
+async def test_one_thing_is_read_once_for_all_who_ask_for_it_meanwhile() -> None:
+    now, reads = [1000], 0
+    go_on = anyio.Event()
+    readings = Readings(lambda: now[0])
+
+    async def read() -> None:
+        nonlocal reads
+        reads += 1
+        await go_on.wait()
+
+    began: list[int] = []
+
+    async def ask(since: int) -> None:
+        began.append(await readings.read("order", since, read))
+
+    async with anyio.create_task_group() as tasks:
+        for since in (900, 1000, 1001):  # the last one asks after it began
+            tasks.start_soon(ask, since)
+        await anyio.wait_all_tasks_blocked()
+        assert reads == 1
+        now[0] = 1002
+        go_on.set()
+    assert (reads, began) == (2, [1000, 1000, 1002])
+    assert await readings.read("order", 1002, read) == 1002
+    assert reads == 2
+
+
+async def test_a_reading_that_failed_is_tried_again_by_the_next_who_asks() -> None:
+    readings = Readings(now_ms)
+
+    async def fail() -> None:
+        raise UnavailableError("away")
+
+    async def succeed() -> None:
+        pass
+
+    with pytest.raises(UnavailableError):
+        await readings.read("order", 0, fail)
+    assert await readings.read("order", 0, succeed)

@@ -25,11 +25,18 @@ from dbos_mcp.queries.in_use import QueueInUse, ScheduleInUse, VersionInUse
 from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
 from dbos_mcp.server.consent import Subject, consent
-from dbos_mcp.server.context import CurrentRuntime, answer_from, runtime_for, session_of
+from dbos_mcp.server.context import (
+    Caller,
+    CurrentRuntime,
+    answer_from,
+    read_live,
+    runtime_for,
+    session_of,
+)
 from dbos_mcp.server.render import Column
 from dbos_mcp.server.tools import arguments
 from dbos_mcp.server.tools.arguments import ApplicationName, Time, WorkflowId, WorkflowIds
-from dbos_mcp.server.tools.commands import Caller, Confirm, carry_out
+from dbos_mcp.server.tools.commands import Confirm, carry_out
 from dbos_mcp.sync.commands import Commands, Settled
 
 DATA_BYTES = 6_000
@@ -202,7 +209,7 @@ async def manage_schedule(
     backfill = _interval(action, start_time, end_time)
     schedule = await client.get_schedule(application_name, schedule_name)
     if schedule.status == {"pause": "PAUSED", "resume": "ACTIVE"}.get(action):
-        return f"{_shown(schedule)}\nIt is so already. Nothing was sent."
+        return render.answer(_shown(schedule), "It is so already. Nothing was sent.", read_live())
     if backfill is not None:
         given = {"schedule_name": schedule_name, **backfill.model_dump(exclude_none=True)}
         subject = Subject(runtime.organization, application_name, "backfill_schedule", given, ())
@@ -216,7 +223,7 @@ async def manage_schedule(
     settled = await _managed(commands, application_name, schedule_name, action, backfill)
     try:
         now = _shown(await client.get_schedule(application_name, schedule_name))
-        end = _read_live()
+        end = read_live()
     except (ConductorError, NotFoundError) as error:
         now, end = None, f"Its state now could not be read: {render.plain(error, limit=500)}"
     return render.answer(_outcome(f"{action} {schedule_name}", settled), now, end)
@@ -266,14 +273,15 @@ async def set_latest_application_version(
             hint=f"Did you mean {near[0]}?" if near else f"It has: {', '.join(names[:10])}.",
         )
     if application_version == names[0]:
-        return f"{render.plain(application_version)} is the latest already. Nothing was sent."
+        already = f"{render.plain(application_version)} is the latest already. Nothing was sent."
+        return render.answer(already, read_live())
     settled = await commands.set_latest_application_version(application_name, application_version)
     try:
         now = _newest_first(await client.list_application_versions(application_name))
         latest = render.fields(
             [("latest now", now[0].version_name if now else "none"), ("before", names[0])]
         )
-        end = _read_live()
+        end = read_live()
     except (ConductorError, NotFoundError) as error:
         latest, end = "", f"The versions could not be read: {render.plain(error, limit=500)}"
     what = f"set_latest_application_version {application_version}"
@@ -314,7 +322,7 @@ async def get_workflow_data(
         table if shown else "None.",
         f"{left} more: pass offset={offset + shown}, or what or key." if left else None,
         DATA_NOTE if shown else None,
-        _read_live(),
+        read_live(),
     )
 
 
@@ -325,13 +333,9 @@ async def _ask(
     if runtime.live is None:
         return None, "Not read live: this server answers from its cache only (--offline)."
     try:
-        return await question(runtime.live.client), _read_live()
+        return await question(runtime.live.client), read_live()
     except ConductorError as error:
         return None, f"Not read live: {render.plain(error, limit=500)}"
-
-
-def _read_live() -> str:
-    return f"Read live from Conductor at {render.time(now_ms())}."
 
 
 def _listed(
@@ -390,6 +394,7 @@ def _backfill_preview(schedule: Schedule, interval: BackfillRequest) -> str:
         f" {render.time(interval.end_time)}"
         f" ({render.duration(interval.end_time - interval.start_time)})",
         _shown(schedule),
+        read_live(),
     )
 
 

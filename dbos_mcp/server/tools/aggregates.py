@@ -2,22 +2,24 @@
 
 import difflib
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Annotated
 
 from pydantic import Field
+from sqlalchemy import Connection
 
 from dbos_mcp.domain import FAILED, format_time, now_ms
 from dbos_mcp.errors import UsageError
 from dbos_mcp.queries import aggregates as queries
 from dbos_mcp.queries.aggregates import GROUPINGS, Aggregates, Group, OrderBy, Spread
+from dbos_mcp.queries.coverage import Gap, gap_of
 from dbos_mcp.queries.filters import WorkflowFilter
 from dbos_mcp.server import render
 from dbos_mcp.server.budget import table_within
-from dbos_mcp.server.context import CurrentRuntime, answer_from
+from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, answer_from
+from dbos_mcp.server.lookup import look_at
 from dbos_mcp.server.render import Column
 from dbos_mcp.server.tools import arguments
-from dbos_mcp.server.tools.arguments import ApplicationName, Texts, Time
+from dbos_mcp.server.tools.arguments import ApplicationName, MaxAge, Texts, Time
 from dbos_mcp.server.workflow_rows import ANSWER_BYTES, DATA_NOTE
 
 MOST_GROUPS = 200
@@ -26,6 +28,7 @@ _TABLE_BYTES = ANSWER_BYTES - 1_800
 
 
 async def get_workflow_aggregates(
+    asker: CurrentAsker,
     runtime: CurrentRuntime,
     application_name: ApplicationName,
     group_by: Annotated[Texts, Field(description=", ".join(GROUPINGS))] = "workflow_name",
@@ -41,6 +44,7 @@ async def get_workflow_aggregates(
     durations: bool | None = None,
     compare: bool | None = None,
     limit: Annotated[int, Field(ge=1, le=MOST_GROUPS)] = 20,
+    max_age_seconds: MaxAge = None,
 ) -> str:
     """Count workflows by group: in flight, failed, failure rate, p50/p95/max of durations and of
     queue waits. With start_time, beside as much time before: is it worse now? hour and day are UTC,
@@ -58,19 +62,22 @@ async def get_workflow_aggregates(
         end_time=arguments.time("end_time", end_time, now=now),
     )
     parts = _groupings(group_by)
-    found, freshness = await answer_from(
-        runtime,
-        partial(
-            queries.get_aggregates,
-            question=question,
+    looked = await look_at(asker, runtime, application_name, max_age_seconds)
+
+    def query(connection: Connection) -> tuple[Aggregates, Gap | None]:
+        found = queries.get_aggregates(
+            connection,
+            question,
             group_by=parts,
             now=now,
             order_by=order_by,
             durations=durations,
             compare=compare,
-        ),
-        application_name,
-    )
+        )
+        reaching = (found.before or question).model_copy(update={"deleted_upstream": False})
+        return found, gap_of(connection, reaching)
+
+    (found, gap), freshness = await answer_from(runtime, query, application_name, looked=looked)
     numbers = _columns(found)
     keys = [_key_column(name, place) for place, name in enumerate(parts)]
     rows, shown = table_within(_TABLE_BYTES, [*keys, *numbers], found.groups[:limit])
@@ -90,6 +97,7 @@ async def get_workflow_aggregates(
         else None,
         *_notes(found, durations),
         DATA_NOTE if parts and shown else None,
+        render.gap_line(gap),
         freshness,
     )
 
@@ -211,9 +219,4 @@ def _notes(found: Aggregates, durations: bool | None) -> list[str]:
         )
     if found.deleted:
         notes.append(f"{found.deleted} that were deleted upstream are not counted.")
-    if found.loading:
-        notes.append("Incomplete: the mirror is still being loaded.")
-    elif found.incomplete_before is not None:
-        since = format_time(found.incomplete_before)
-        notes.append(f"Incomplete for workflows created before {since}: the mirror lacks some.")
     return notes

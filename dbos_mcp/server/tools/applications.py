@@ -4,14 +4,20 @@ from functools import partial
 
 from dbos_mcp.queries import applications
 from dbos_mcp.server import render
-from dbos_mcp.server.context import CurrentRuntime, RuntimeForAll, answer_from
-from dbos_mcp.server.tools.arguments import ApplicationName
+from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, RuntimeForAll, answer_from
+from dbos_mcp.server.lookup import look_at
+from dbos_mcp.server.sync_status import coverage
+from dbos_mcp.server.tools.arguments import ApplicationName, MaxAge
+from dbos_mcp.store.sync_state import CONDUCTOR
 
 
-async def list_applications(runtime: RuntimeForAll) -> str:
+async def list_applications(
+    asker: CurrentAsker, runtime: RuntimeForAll, max_age_seconds: MaxAge = None
+) -> str:
     """List the applications registered with DBOS Conductor: their status, and how many workflows
     of each are mirrored, in flight and failed. Start here: other tools take an application_name."""
-    items, freshness = await answer_from(runtime, applications.list_applications)
+    looked = await look_at(asker, runtime, CONDUCTOR, max_age_seconds)
+    items, freshness = await answer_from(runtime, applications.list_applications, looked=looked)
     table = render.table(
         [
             ("application_name", lambda item: item.application_name),
@@ -21,6 +27,7 @@ async def list_applications(runtime: RuntimeForAll) -> str:
             ("in_flight", lambda item: str(item.in_flight)),
             ("failed", lambda item: str(item.failed)),
             ("mirrored", lambda item: render.time(item.as_of) or "loading"),
+            ("complete_since", lambda item: coverage(item.covered_since, item.history_complete)),
             ("private_mode", lambda item: "yes" if item.private_mode else None),
             ("offline_since", lambda item: render.time(item.offline_since)),
         ],
@@ -33,13 +40,20 @@ async def list_applications(runtime: RuntimeForAll) -> str:
     )
 
 
-async def list_executors(runtime: CurrentRuntime, application_name: ApplicationName) -> str:
+async def list_executors(
+    asker: CurrentAsker,
+    runtime: CurrentRuntime,
+    application_name: ApplicationName,
+    max_age_seconds: MaxAge = None,
+) -> str:
     """List the executors (processes) of an application: HEALTHY, DISCONNECTED, DEAD, or REMOVED
     when no longer listed. A PENDING workflow on a dead executor waits for recovery."""
+    looked = await look_at(asker, runtime, application_name, max_age_seconds)
     items, freshness = await answer_from(
         runtime,
         partial(applications.list_executors, application_name=application_name),
         application_name,
+        looked=looked,
     )
     table = render.table(
         [

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
+from pydantic_core import PydanticCustomError
 
 from dbos_mcp.domain import WorkflowStatus, one_line, parse_time, to_datetime, to_ms
 from dbos_mcp.errors import UsageError
@@ -19,6 +20,12 @@ def _as_text(value: object) -> object:
     return str(value) if type(value) in (int, float) else value
 
 
+def _no_less_than_0(value: float | None) -> float | None:
+    if value is not None and not value >= 0:
+        raise PydanticCustomError("max_age", "Give seconds, 0 or more; 0 looks at Conductor now.")
+    return value
+
+
 # What their names say is not said again to every agent.
 ApplicationName = str
 WorkflowId = str
@@ -28,6 +35,8 @@ Time = Annotated[str | None, BeforeValidator(_as_text)]
 """See `time`."""
 Duration = Annotated[str | None, BeforeValidator(_as_text)]
 """See `duration`."""
+MaxAge = Annotated[float | None, AfterValidator(_no_less_than_0)]
+"""Seconds: what the mirror has not looked at for longer is looked at first. 0: now."""
 TIMES = "-2h, -30m, -3d, now, today, yesterday (UTC), ISO 8601 with a zone, or epoch ms"
 
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}

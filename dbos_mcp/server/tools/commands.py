@@ -3,9 +3,8 @@
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
-from mcp.server.mcpserver import Context
 from mcp_types import InputRequiredResult
 from pydantic import Field
 
@@ -14,7 +13,7 @@ from dbos_mcp.errors import UsageError
 from dbos_mcp.server import render
 from dbos_mcp.server.budget import fitting
 from dbos_mcp.server.consent import Subject, consent
-from dbos_mcp.server.context import Sessions, answer_from, runtime_for, session_of
+from dbos_mcp.server.context import Caller, answer_from, read_live, runtime_for, session_of
 from dbos_mcp.server.tools import arguments
 from dbos_mcp.server.tools.arguments import ApplicationName, WorkflowIds
 from dbos_mcp.store.events import CommandName
@@ -36,7 +35,6 @@ UNKNOWN = (
 )
 WORST_FIRST: tuple[Outcome, ...] = ("unknown", "failed", "not sent", "done")
 
-Caller = Context[Sessions, Any]
 Send = Callable[[Commands, Sequence[str], Told], Awaitable[list[CommandResult]]]
 Confirm = Annotated[
     str | None, Field(description="Above 20 workflows: from the preview, if the user agrees")
@@ -206,6 +204,7 @@ def _preview(preview: Preview, subject: Subject) -> str:
         f"{' or more' if preview.descendants == MOST_DESCENDANTS else ''} are known here."
         if preview.descendants
         else None,
+        read_live(),
     )
 
 

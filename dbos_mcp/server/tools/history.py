@@ -2,28 +2,34 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Annotated
 
 from pydantic import Field
+from sqlalchemy import Connection
 
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import UsageError
 from dbos_mcp.queries import changes as change_queries
 from dbos_mcp.queries import history as queries
-from dbos_mcp.queries.changes import OUTCOMES, OtherChange, WorkflowChange
+from dbos_mcp.queries.changes import (
+    OUTCOMES,
+    Changes,
+    ChangesCursor,
+    OtherChange,
+    WorkflowChange,
+)
+from dbos_mcp.queries.coverage import Gap, gap_of_changes, gap_of_history
 from dbos_mcp.queries.history import Change, HistoryEntry
 from dbos_mcp.server import render
-from dbos_mcp.server.budget import table_within
-from dbos_mcp.server.context import CurrentRuntime, answer_from
-from dbos_mcp.server.lookup import look_up
+from dbos_mcp.server.budget import fitting
+from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, answer_from
+from dbos_mcp.server.lookup import look_at, look_up
 from dbos_mcp.server.render import CELL_CHARACTERS, Column
 from dbos_mcp.server.tools import arguments
-from dbos_mcp.server.tools.arguments import ApplicationName, Time, WorkflowId
+from dbos_mcp.server.tools.arguments import ApplicationName, MaxAge, Time, WorkflowId
 from dbos_mcp.server.tools.sync import OneApplication
 from dbos_mcp.server.workflow_rows import ANSWER_BYTES, DATA_NOTE
 from dbos_mcp.settings import DAY_MS
-from dbos_mcp.store.sync_state import CONDUCTOR
 
 HISTORY_CHARACTERS = 300
 VALUE_CHARACTERS = 80
@@ -47,6 +53,7 @@ HISTORY_COLUMNS: list[Column[HistoryEntry]] = [
 
 
 async def get_workflow_history(
+    asker: CurrentAsker,
     runtime: CurrentRuntime,
     application_name: ApplicationName,
     workflow_id: WorkflowId,
@@ -54,17 +61,19 @@ async def get_workflow_history(
     after_position: Annotated[
         int | None, Field(description="Continue behind this entry, in the same order")
     ] = None,
+    max_age_seconds: MaxAge = None,
 ) -> str:
     """Tell what happened to one workflow, from the mirror's log: every state that was seen, with
     the mirror's and upstream's clock, what caused it (recovery, resume, rewind, fork, retention, a
     command of ours), the fields that changed, commands, steps read, and which states must have been
     missed between two looks."""
-    note = await look_up(runtime, application_name, workflow_id)
-    entries, freshness = await answer_from(
-        runtime,
-        partial(queries.get_history, application_name=application_name, workflow_id=workflow_id),
-        application_name,
-    )
+    looked = await look_up(asker, runtime, application_name, workflow_id, max_age_seconds)
+
+    def query(connection: Connection) -> tuple[list[HistoryEntry], Gap | None]:
+        entries = queries.get_history(connection, application_name, workflow_id)
+        return entries, gap_of_history(connection, application_name, workflow_id, entries)
+
+    (entries, gap), freshness = await answer_from(runtime, query, application_name, looked=looked)
     total = len(entries)
     if newest_first:
         entries.reverse()
@@ -76,77 +85,108 @@ async def get_workflow_history(
                 entry.position < after_position if newest_first else entry.position > after_position
             )
         ]
-    rows, shown = table_within(ANSWER_BYTES, HISTORY_COLUMNS, entries, limit=HISTORY_CHARACTERS)
-    more = len(entries) - shown
     order = "newest" if newest_first else "oldest"
-    return render.answer(
-        f"{shown} of {total} entries of {render.plain(workflow_id, limit=300)}, {order} first",
-        rows if shown else "None.",
-        f"{more} more: pass after_position={entries[shown - 1].position}." if more else None,
-        LOOKS_NOTE if shown else None,
-        DATA_NOTE if shown else None,
-        note,
-        freshness,
-    )
+
+    def answer_of(shown: int) -> str:
+        more = len(entries) - shown
+        return render.answer(
+            f"{shown} of {total} entries of {render.plain(workflow_id, limit=300)}, {order} first",
+            render.table(HISTORY_COLUMNS, entries[:shown], limit=HISTORY_CHARACTERS)
+            if shown
+            else "None.",
+            f"{more} more: pass after_position={entries[shown - 1].position}." if more else None,
+            LOOKS_NOTE if shown else None,
+            DATA_NOTE if shown else None,
+            render.gap_line(gap),
+            freshness,
+        )
+
+    answer, _ = fitting(len(entries), ANSWER_BYTES, answer_of)
+    return answer
 
 
 async def list_changes(
+    asker: CurrentAsker,
     runtime: CurrentRuntime,
     application_name: OneApplication = None,
     since: Annotated[Time, Field(description="Default: a day ago; as -2h or ISO 8601")] = None,
     after_position: Annotated[
         int | None, Field(ge=0, description="Of the last answer, in place of since")
     ] = None,
+    cursor: Annotated[str | None, Field(description="Of the last answer")] = None,
+    max_age_seconds: MaxAge = None,
 ) -> str:
     """Tell what happened while you were away: what changed since a time or since the last answer.
     One line per workflow, from its first state to its last, failures first, under exact counts of
     what came of all; also executors and our commands."""
     now = now_ms()
     began = arguments.time("since", since, now=now)
-    if began is not None and after_position is not None:
-        raise UsageError("since and after_position are two beginnings: pass one of them.")
-    if began is None and after_position is None:
+    if sum(given is not None for given in (began, after_position, cursor)) > 1:
+        raise UsageError("since, after_position and cursor are beginnings: pass one of them.")
+    place = None if cursor is None else ChangesCursor.decode(cursor)
+    if place is not None:
+        began = place.since or None
+    elif began is None and after_position is None:
         began = now - DAY_MS
-    changes, freshness = await answer_from(
-        runtime,
-        partial(
-            change_queries.list_changes,
+    looked = await look_at(asker, runtime, application_name, max_age_seconds)
+
+    def query(connection: Connection) -> tuple[Changes, Gap | None]:
+        changes = change_queries.list_changes(
+            connection,
             application_name=application_name,
             after=after_position,
             since=began,
-        ),
-        application_name or CONDUCTOR,
-    )
-    rows, shown = table_within(
-        ANSWER_BYTES, _changes_columns(application_name), changes.workflows, limit=CELL_CHARACTERS
-    )
+            cursor=place,
+        )
+        return changes, gap_of_changes(connection, application_name, began)
+
+    (changes, gap), freshness = await answer_from(runtime, query, application_name, looked=looked)
+    columns = _changes_columns(application_name)
     total = sum(changes.outcomes.values())
-    left_out = Counter(changes.outcomes)
-    left_out.subtract(change.outcome for change in changes.workflows[:shown])
     of_what = f" of {render.plain(application_name)}" if application_name else ""
     start = (
         f"since {render.time(began)}" if began is not None else f"behind position {changes.after}"
     )
     first_seen = f", {changes.first_seen} first seen" if changes.first_seen else ""
-    return render.answer(
+    header = (
         f"{total} workflows{of_what} changed {start}, in {changes.events} events{first_seen}"
-        + (f": {_counts(changes.outcomes)}" if total else ""),
-        rows if shown else None,
-        f"{total - shown} more workflows are not shown: {_counts(left_out)}. list_workflows finds"
-        " them by status and time."
-        if total > shown
-        else None,
-        f"Of {changes.steps_read} others, which had ended before, nothing but the steps was read."
-        if changes.steps_read
-        else None,
-        _others(changes.others),
-        f"Not all yet: {changes.remaining} later events of the log remain; pass"
-        f" after_position={changes.until} to go on."
-        if changes.remaining
-        else f"Next time pass after_position={changes.until}.",
-        DATA_NOTE if shown else None,
-        freshness,
+        + (f": {_counts(changes.outcomes)}" if total else "")
     )
+
+    def go_on(shown: int) -> str | None:
+        left_out = Counter(changes.left)
+        left_out.subtract(change.outcome for change in changes.workflows[:shown])
+        if not any(left_out.values()):
+            return None
+        last = changes.workflows[shown - 1]
+        behind = change_queries.cursor_behind(changes, last, application_name, began)
+        return (
+            f"{left_out.total()} more workflows ({_counts(left_out)}): pass"
+            f" cursor={behind.encode()}."
+        )
+
+    def answer_of(shown: int) -> str:
+        rows = changes.workflows[:shown]
+        return render.answer(
+            header,
+            render.table(columns, rows, limit=CELL_CHARACTERS) if rows else None,
+            go_on(shown),
+            f"Of {changes.steps_read} others, which had ended before, nothing but the steps was"
+            " read."
+            if changes.steps_read and place is None
+            else None,
+            _others(changes.others) if place is None else None,
+            f"Not all yet: {changes.remaining} later events of the log remain; pass"
+            f" after_position={changes.until} to go on."
+            if changes.remaining
+            else f"Next time pass after_position={changes.until}.",
+            DATA_NOTE if shown else None,
+            render.gap_line(gap),
+            freshness,
+        )
+
+    answer, _ = fitting(len(changes.workflows), ANSWER_BYTES, answer_of)
+    return answer
 
 
 def _changes_columns(application_name: str | None) -> list[Column[WorkflowChange]]:

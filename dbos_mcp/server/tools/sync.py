@@ -4,22 +4,20 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
-import anyio
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from dbos_mcp.domain import now_ms
-from dbos_mcp.errors import DbosMcpError
 from dbos_mcp.queries import sync_status as queries
 from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
 from dbos_mcp.server.context import CurrentSession, Session, Sessions, answer_from
+from dbos_mcp.server.progress import telling
 from dbos_mcp.server.sync_status import ERROR_CHARACTERS, status_text, who_syncs
 from dbos_mcp.store.sync_state import CONDUCTOR
 from dbos_mcp.sync.leadership import Leadership
-from dbos_mcp.sync.now import LookedAt, Now
+from dbos_mcp.sync.now import LookedAt
 from dbos_mcp.sync.now import sync_now as look_now
-from dbos_mcp.sync.worker import SyncWorker
 
 OneApplication = Annotated[str | None, Field(description="Default: all")]
 
@@ -43,9 +41,13 @@ async def sync_now(
     It changes nothing upstream."""
     runtime = await session.runtime()
     worker = runtime.require_live().worker
-    await ctx.report_progress(0, message="asking Conductor")
     try:
-        now = await _look(ctx, worker, application_name, timeout_seconds)
+        now = await telling(
+            ctx,
+            lambda progress: look_now(
+                worker, application_name, timeout_seconds=timeout_seconds, progress=progress
+            ),
+        )
     finally:  # not before: the cycle that follows would be the one to wait for
         session.note_question(application_name or CONDUCTOR)
     if now.finished and session.scheduler is not None:
@@ -62,59 +64,6 @@ async def sync_now(
             else f"It goes on in the background ({syncing} syncs); sync_status shows how far."
         )
     return render.answer(headline, _table(now.applications), freshness)
-
-
-async def _look(
-    ctx: Context[Sessions, Any],
-    worker: SyncWorker,
-    application_name: str | None,
-    timeout_seconds: float,
-) -> Now:
-    """Look, and tell the client meanwhile how far it is."""
-    seen = _Seen(ctx)
-    now: Now | None = None
-    failure: DbosMcpError | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(seen.keep_telling)
-        try:
-            now = await look_now(
-                worker, application_name, timeout_seconds=timeout_seconds, progress=seen.note
-            )
-        except DbosMcpError as error:  # the group would wrap it
-            failure = error
-        tasks.cancel_scope.cancel()
-    if now is None:
-        raise failure or AssertionError("a look ends with an answer or an error")
-    await seen.tell()
-    return now
-
-
-class _Seen:
-    """What a cycle tells of itself, passed on to who waits for it."""
-
-    def __init__(self, ctx: Context[Sessions, Any]) -> None:
-        self._ctx = ctx
-        self._counts: dict[str, int] = {}
-        self._message = ""
-        self._told = 0
-        self._news = anyio.Event()
-
-    def note(self, application_name: str, subject: str, count: int) -> None:
-        self._counts[application_name] = count
-        self._message = f"{render.plain(application_name)}: {subject}"
-        self._news.set()
-
-    async def keep_telling(self) -> None:
-        while True:
-            await self._news.wait()
-            self._news = anyio.Event()
-            await self.tell()
-
-    async def tell(self) -> None:
-        workflows = sum(self._counts.values())
-        if workflows > self._told:  # progress must not stand still
-            self._told = workflows
-            await self._ctx.report_progress(workflows, message=self._message)
 
 
 def _table(applications: Sequence[LookedAt]) -> str | None:

@@ -5,24 +5,36 @@ from functools import partial
 from typing import Annotated
 
 from pydantic import Field
+from sqlalchemy import Connection
 
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import NotFoundError, UsageError
 from dbos_mcp.queries import history as history_queries
 from dbos_mcp.queries import steps as step_queries
 from dbos_mcp.queries import workflow as queries
+from dbos_mcp.queries.coverage import Gap, gap_of
+from dbos_mcp.queries.filters import WorkflowFilter
+from dbos_mcp.queries.freshness import Freshness, Looked
 from dbos_mcp.queries.history import AsOf
 from dbos_mcp.queries.steps import StepItem, StepList, StepSummary
 from dbos_mcp.queries.workflow import Ancestors, Relatives, WorkflowDetail
 from dbos_mcp.queries.workflows import WorkflowItem
 from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
-from dbos_mcp.server.budget import part_of, table_within
-from dbos_mcp.server.context import CurrentRuntime, answer_from
-from dbos_mcp.server.lookup import NOT_TO_BE_READ, WHY_CHARACTERS, look_up
-from dbos_mcp.server.render import Column
+from dbos_mcp.server.budget import fitting, part_of, table_within
+from dbos_mcp.server.context import (
+    Asker,
+    CurrentAsker,
+    CurrentRuntime,
+    answer_from,
+    found_by,
+    line_of,
+    resting_on,
+)
+from dbos_mcp.server.lookup import NOT_TO_BE_READ, look_up, read_again
+from dbos_mcp.server.render import WHY_CHARACTERS, Column
 from dbos_mcp.server.tools import arguments
-from dbos_mcp.server.tools.arguments import ApplicationName, Texts, Time, WorkflowId
+from dbos_mcp.server.tools.arguments import ApplicationName, MaxAge, Texts, Time, WorkflowId
 from dbos_mcp.server.tools.history import HISTORY_CHARACTERS, HISTORY_COLUMNS
 from dbos_mcp.server.workflow_rows import ANSWER_BYTES, CONCISE_ERROR_CHARACTERS, DATA_NOTE
 from dbos_mcp.sync.diff import MAX_PAYLOAD_CHARACTERS
@@ -57,6 +69,7 @@ Offset = Annotated[int, Field(ge=0)]
 
 
 async def get_workflow(
+    asker: CurrentAsker,
     runtime: CurrentRuntime,
     application_name: ApplicationName,
     workflow_id: WorkflowId,
@@ -67,6 +80,7 @@ async def get_workflow(
         Time, Field(description="As the mirror knew it then; include steps or history")
     ] = None,
     payload_offset: Annotated[Offset, Field(description="First character of each to show")] = 0,
+    max_age_seconds: MaxAge = None,
 ) -> str:
     """Show one workflow: state, error, parents up to the root, children, forks, what it was forked
     from, failed and slowest steps. From the mirror, also when it was deleted upstream; one that the
@@ -78,13 +92,14 @@ async def get_workflow(
             "The log tells the row, the steps and the history of an instant, nothing else.",
             hint="Leave children and payload out, or as_of.",
         )
-    note = await look_up(runtime, application_name, workflow_id)
+    looked = await look_up(asker, runtime, application_name, workflow_id, max_age_seconds)
     if instant is not None:
-        return await _as_of(runtime, application_name, workflow_id, instant, wanted, note)
-    steps = None
+        return await _as_of(runtime, application_name, workflow_id, instant, wanted, looked)
+    steps = unread = None
     if "steps" in wanted:
-        steps, unread, _ = await _fresh_steps(runtime, application_name, workflow_id, note)
-        note = note or unread
+        steps, unread, _ = await _fresh_steps(
+            asker, runtime, application_name, workflow_id, looked, max_age_seconds
+        )
     elif runtime.live is not None:
         await runtime.live.mirror.want_steps(application_name, workflow_id)
     payload = (
@@ -92,11 +107,17 @@ async def get_workflow(
         if "payload" in wanted
         else None
     )
-    detail, freshness = await answer_from(
-        runtime,
-        partial(queries.get_workflow, application_name=application_name, workflow_id=workflow_id),
-        application_name,
-    )
+
+    def query(connection: Connection) -> tuple[WorkflowDetail, Gap | None]:
+        detail = queries.get_workflow(connection, application_name, workflow_id)
+        relatives = WorkflowFilter(
+            application_name=application_name,
+            start_time=detail.workflow.created_at,
+            deleted_upstream=False,
+        )
+        return detail, gap_of(connection, relatives)
+
+    (detail, gap), freshness = await answer_from(runtime, query, application_name, looked=looked)
     history = (
         await _history(runtime, application_name, workflow_id) if "history" in wanted else None
     )
@@ -112,12 +133,14 @@ async def get_workflow(
         _summary(detail.steps) if steps is None else _steps(steps.items, steps.read_at),
         history or f"history: {detail.history_total} entries; get_workflow_history shows them",
         DATA_NOTE,
-        note,
+        unread,
+        render.gap_line(gap),
         freshness,
     )
 
 
 async def list_steps(
+    asker: CurrentAsker,
     runtime: CurrentRuntime,
     application_name: ApplicationName,
     workflow_id: WorkflowId,
@@ -127,14 +150,17 @@ async def list_steps(
     output_offset: Annotated[Offset, Field(description="First character of it to show")] = 0,
     limit: Annotated[int, Field(ge=1, le=500)] = 100,
     after_step_id: Annotated[int | None, Field(description="Continue behind this step")] = None,
+    max_age_seconds: MaxAge = None,
 ) -> str:
     """List the steps of one workflow in order: names, times, durations, errors, and the child
     workflow that a step started or awaited. Follow child_workflow_id of a failed step down to the
     cause. Steps are read live when the mirror does not have them or the workflow still runs."""
     if include_output and step_id is None:
         raise UsageError("include_output needs step_id: the output of one step is shown.")
-    note = await look_up(runtime, application_name, workflow_id)
-    steps, unread, freshness = await _fresh_steps(runtime, application_name, workflow_id, note)
+    looked = await look_up(asker, runtime, application_name, workflow_id, max_age_seconds)
+    steps, unread, state = await _fresh_steps(
+        asker, runtime, application_name, workflow_id, looked, max_age_seconds
+    )
     output = None
     if step_id is not None and include_output:
         step = next((step for step in steps.items if step.step_id == step_id), None)
@@ -148,48 +174,80 @@ async def list_steps(
         and (step.error is not None or not failed_only)
     ]
     if step_id is not None and not asked and steps.items:
-        raise NotFoundError(
+        unknown = NotFoundError(
             f"{workflow_id} has no step {step_id} among the {len(steps.items)} that are known.",
             hint="list_steps without step_id shows their ids.",
         )
-    rows, shown = table_within(ANSWER_BYTES, _STEPS, asked[:limit], limit=STEP_CHARACTERS)
-    more = len(asked) - shown
+        raise resting_on(unknown, runtime, state)
     failed = sum(step.error is not None for step in steps.items)
-    return render.answer(
-        f"{shown} of {len(steps.items)} steps of {render.plain(workflow_id, limit=300)}"
-        f" ({render.plain(steps.workflow_status)}), {failed} failed",
-        rows if shown else "None has been read of it yet." if steps.read_at is None else "None.",
-        output,
-        f"{more} more: pass after_step_id={asked[shown - 1].step_id}." if more else None,
-        DATA_NOTE if shown else None,
-        note or unread,
-        f"Steps read at {render.time(steps.read_at)}." if steps.read_at is not None else None,
-        freshness,
-    )
+
+    def answer_of(shown: int) -> str:
+        more = len(asked) - shown
+        return render.answer(
+            f"{shown} of {len(steps.items)} steps of {render.plain(workflow_id, limit=300)}"
+            f" ({render.plain(steps.workflow_status)}), {failed} failed",
+            render.table(_STEPS, asked[:shown], limit=STEP_CHARACTERS)
+            if shown
+            else "None has been read of it yet."
+            if steps.read_at is None
+            else "None.",
+            output,
+            f"{more} more: pass after_step_id={asked[shown - 1].step_id}." if more else None,
+            DATA_NOTE if shown else None,
+            unread,
+            f"Steps read at {render.time(steps.read_at)}." if steps.read_at is not None else None,
+            line_of(runtime, state),
+        )
+
+    answer, _ = fitting(min(limit, len(asked)), ANSWER_BYTES, answer_of)
+    return answer
 
 
 # What is read
 
 
 async def _fresh_steps(
-    runtime: Runtime, application_name: str, workflow_id: str, note: str | None
-) -> tuple[StepList, str | None, str]:
-    """The steps, read live if they may have changed and nothing, as a `note` tells, is in the way;
-    why they could not be; and how fresh the mirror is."""
+    asker: Asker,
+    runtime: Runtime,
+    application_name: str,
+    workflow_id: str,
+    looked: Looked,
+    max_age_seconds: float | None,
+) -> tuple[StepList, str | None, Freshness]:
+    """The steps, read live if they may have changed, or are older than they may be, and nothing is
+    in the way; why they could not be; and how fresh the mirror is."""
     find = partial(
-        step_queries.list_steps, application_name=application_name, workflow_id=workflow_id
+        found_by,
+        runtime,
+        partial(
+            step_queries.list_steps, application_name=application_name, workflow_id=workflow_id
+        ),
+        application_name,
+        looked=looked,
     )
-    steps, freshness = await answer_from(runtime, find, application_name)
-    if not steps.may_have_changed or note is not None or runtime.live is None:
-        return steps, None, freshness
+    steps, state = await find()
+    oldest = 0 if max_age_seconds is None else now_ms() - max_age_seconds * 1000
+    too_old = not steps.deleted and (steps.read_at or 0) < oldest
+    if not (steps.may_have_changed or too_old) or looked.why_not or runtime.live is None:
+        return steps, None, state
+    mirror = runtime.live.mirror
+    read = partial(mirror.refresh_steps, application_name, workflow_id)
+    why: object = None
+    if max_age_seconds is not None:
+        why = await read_again(
+            asker, (application_name, workflow_id, "steps"), max_age_seconds, read
+        )
+    else:
+        try:
+            await read()
+        except NOT_TO_BE_READ as error:
+            why = error
     unread = None
-    try:
-        await runtime.live.mirror.refresh_steps(application_name, workflow_id)
-    except NOT_TO_BE_READ as error:
-        unread = f"Not read afresh: {render.plain(error, limit=WHY_CHARACTERS)}"
-        await runtime.live.mirror.want_steps(application_name, workflow_id)
-    steps, freshness = await answer_from(runtime, find, application_name)
-    return steps, unread, freshness
+    if why is not None:
+        unread = f"Not read afresh: {render.plain(why, limit=WHY_CHARACTERS)}"
+        await mirror.want_steps(application_name, workflow_id)
+    steps, state = await find()
+    return steps, unread, state
 
 
 async def _payload(runtime: Runtime, application_name: str, workflow_id: str, offset: int) -> str:
@@ -266,7 +324,7 @@ async def _as_of(
     workflow_id: str,
     instant: int,
     wanted: frozenset[str],
-    note: str | None,
+    looked: Looked,
 ) -> str:
     then, freshness = await answer_from(
         runtime,
@@ -277,6 +335,7 @@ async def _as_of(
             instant=instant,
         ),
         application_name,
+        looked=looked,
     )
     item, when = then.workflow, render.time(instant)
     if item is None:
@@ -284,7 +343,6 @@ async def _as_of(
             f"At {when} the mirror had not seen {render.plain(workflow_id, limit=300)} yet: it"
             f" first saw it at {render.time(then.first_seen_at)}."
             f" Upstream created it at {render.time(then.created_at)}.",
-            note,
             freshness,
         )
     history = None
@@ -300,7 +358,6 @@ async def _as_of(
         history or f"history: {then.entries} of its {then.total} entries were there by then",
         _what_came(then, instant),
         DATA_NOTE,
-        note,
         freshness,
     )
 

@@ -5,34 +5,34 @@ from typing import Annotated, Any, Literal
 
 from mcp_types import CallToolResult
 from pydantic import Field
+from sqlalchemy import Connection
 
 from dbos_mcp.domain import now_ms
-from dbos_mcp.errors import ConductorError, NotFoundError, UsageError
 from dbos_mcp.queries import workflows as queries
+from dbos_mcp.queries.coverage import Gap, gap_of
 from dbos_mcp.queries.filters import WorkflowFilter
 from dbos_mcp.queries.paging import Cursor, Order, OrderBy
+from dbos_mcp.queries.workflows import WorkflowPage
 from dbos_mcp.server import render, workflow_rows
-from dbos_mcp.server.context import CurrentRuntime, found_by
+from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, found_by, line_of
+from dbos_mcp.server.lookup import look_at
 from dbos_mcp.server.tools import arguments
 from dbos_mcp.server.tools.arguments import (
     TIMES,
     ApplicationName,
     Duration,
+    MaxAge,
     Texts,
     Time,
 )
 from dbos_mcp.server.tools.define import structured
-
-DETAIL_CHARACTERS = 2_000
-
-# UsageError: an id such as `..`, which no URL can hold, is mirrored like any other.
-_NOT_TO_BE_READ = (ConductorError, NotFoundError, UsageError)
 
 _COLUMNS = workflow_rows.table_columns(workflow_rows.concise())
 _NARROWING = ("status", "workflow_name", "start_time", "error_contains")
 
 
 async def list_workflows(
+    asker: CurrentAsker,
     runtime: CurrentRuntime,
     application_name: ApplicationName,
     status: Annotated[
@@ -95,6 +95,7 @@ async def list_workflows(
     format: Literal["text", "json"] = "text",
     limit: Annotated[int, Field(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Field(description="Of the last answer")] = None,
+    max_age_seconds: MaxAge = None,
 ) -> str | CallToolResult:
     """List an application's workflows, newest first, by any combination of filters; a filter takes
     one value or a list of alternatives, matched exactly, bounds included. The first line counts all
@@ -144,23 +145,26 @@ async def list_workflows(
         deleted = question.deleted_upstream is not False
         shown = workflow_rows.COLUMNS if full else workflow_rows.concise(order, deleted=deleted)
     clip_errors = not columns and detail == "concise"
-    page, freshness = await found_by(
-        runtime,
-        partial(
-            queries.list_workflows,
-            question=question,
-            order=order,
-            limit=limit,
-            cursor=after,
-            asked_at=now,
-        ),
-        application_name,
-    )
-    offline = runtime.live is None
+    looked = await look_at(asker, runtime, application_name, max_age_seconds)
+
+    def query(connection: Connection) -> tuple[WorkflowPage, Gap | None]:
+        page = queries.list_workflows(
+            connection, question, order=order, limit=limit, cursor=after, asked_at=now
+        )
+        all_named = question.workflow_id and page.total == len(set(question.workflow_id))
+        return page, None if all_named else gap_of(connection, question)
+
+    (page, gap), freshness = await found_by(runtime, query, application_name, looked=looked)
     if format == "json":
         return structured(
             workflow_rows.as_json(
-                application_name, page, shown, freshness, live=not offline, clip_errors=clip_errors
+                application_name,
+                page,
+                shown,
+                freshness,
+                gap=gap,
+                live=runtime.live is not None,
+                clip_errors=clip_errors,
             )
         )
     unused = [name for name in _NARROWING if not getattr(question, name)]
@@ -168,6 +172,6 @@ async def list_workflows(
         f"workflows of {render.plain(application_name)}, {workflow_rows.in_words(order)}",
         page,
         workflow_rows.table_columns(shown, clip_errors=clip_errors),
-        render.freshness_line(freshness, now=now_ms(), offline=offline),
+        render.answer(render.gap_line(gap), line_of(runtime, freshness)),
         narrowing=f"narrow by {', '.join(unused)}" if unused else "narrow the question",
     )
