@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import log
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select
+from sqlalchemy import Connection, and_, case, func, or_, select
 from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, WorkflowStatus
@@ -28,7 +28,8 @@ FAILED_AT = func.coalesce(col(WorkflowRow.completed_at), col(WorkflowRow.updated
 TIMED_OUT = and_(
     col(WorkflowRow.status) == WorkflowStatus.CANCELLED,
     col(WorkflowRow.deadline).is_not(None),
-    col(WorkflowRow.deadline) <= FAILED_AT,
+    # Some upstreams stamp whole seconds: as `causes.was_due`.
+    col(WorkflowRow.deadline) <= FAILED_AT + case((FAILED_AT % 1000 == 0, 999), else_=0),
 )
 """Cancelled by nobody but its deadline."""
 

@@ -132,6 +132,17 @@ async def test_what_timed_out_failed_and_what_somebody_cancelled_did_not(site: S
     }
 
 
+async def test_an_end_in_whole_seconds_may_seem_to_be_before_its_deadline(site: Site) -> None:
+    at = (NOW - HOUR) // 1000 * 1000
+    site.tables.add(
+        workflow("late", at, "CANCELLED", workflow_deadline_epoch_ms=at + 999),
+        workflow("stopped", at, "CANCELLED", workflow_deadline_epoch_ms=at + 1000),
+        workflow("exactly", at + 1, "CANCELLED", workflow_deadline_epoch_ms=at + 2),
+    )
+    (group,) = (await found(site)).groups
+    assert (group.kind, *group.origins) == ("timed out", "late")
+
+
 async def test_old_failures_without_the_time_of_their_end_have_that_of_their_last_change(
     site: Site,
 ) -> None:
