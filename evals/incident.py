@@ -18,7 +18,8 @@ class Call:
 
 @dataclass(frozen=True)
 class Fact:
-    """Something that an answer says: words that stand together in one of its lines.
+    """Something that an answer says: words that stand together in one of its lines, in any order.
+    With the word `verdict` among them, that is the line of a diagnosis that decides.
 
     `a|b` is either of them. A word is met as a whole, in upper or lower case: `3.1.0` is neither
     in `3.1.05` nor in `13.1.0`, `worker-1` not in `worker-12`.

@@ -85,18 +85,13 @@ INCIDENT = Incident(
     first_call=Call("list_failures", {"since": "-1h"}),
     verdict=Verdict(
         facts=(
-            Fact("where it began", "ship_parcel", "buy_label"),
-            Fact("the error", "KeyError|weight_kg", "weight_kg"),
-            Fact(
-                "that all 19 runs of version 3.2.0 failed",
-                "application_version|version",
-                "3.2.0",
-                "19",
-            ),
+            Fact("where it began", "verdict", "ship_parcel", "buy_label"),
+            Fact("the error", "verdict", "'weight_kg'"),
+            Fact("that version 3.2.0 sets it apart", "verdict", "3.2.0", "19 of 19"),
         ),
         forbidden=(
-            Fact("that it began in check_address", "verdict|cause|origin|began", "check_address"),
-            Fact("that version 3.1.0 is to blame", "verdict|cause|since version", "3.1.0"),
+            Fact("that it began in check_address", "verdict", "check_address"),
+            Fact("that version 3.1.0 is to blame", "verdict", "3.1.0"),
         ),
     ),
 )

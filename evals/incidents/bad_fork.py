@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from evals.upstream import Upstream
 
 STATEMENTS = 6
+FAILED = ("statement-1", "statement-3", "statement-5")
 
 
 @DBOS.step()
@@ -65,7 +66,7 @@ async def seed(upstream: "Upstream") -> None:
         await live.client.bulk_fork_from_failure(
             upstream.application_name,
             BulkForkFromFailureRequest(
-                workflow_ids=[f"statement-{number}" for number in (1, 3, 5)],
+                workflow_ids=FAILED,
                 from_last_failure=True,
                 application_version="2.0.0",
             ),
@@ -97,18 +98,16 @@ INCIDENT = Incident(
     first_call=Call("list_failures", {"since": "-1h"}),
     verdict=Verdict(
         facts=(
-            Fact("where it began", "import_statement", "book_total"),
+            Fact("where it began", "verdict", "import_statement", "book_total"),
             Fact(
-                "that it is a fork of",
-                "fork|forked|forked_from",
-                "statement-5|statement-3|statement-1",
+                "what it is a fork of", "verdict", "fork of", "statement-1|statement-3|statement-5"
             ),
-            Fact("which output was replayed", "extract_total", "replay|replays|replayed|recorded"),
+            Fact("which output was used again", "verdict", "replays", "extract_total"),
             Fact("from where a fork would mend it", "fork_workflow", "start_step=2"),
         ),
         forbidden=(
+            Fact("that version 2.0.0 is to blame", "verdict", "2.0.0"),
             Fact("to do the same once more", "fork_workflow", "start_step=3"),
-            Fact("that version 2.0.0 is to blame", "since version", "2.0.0"),
         ),
     ),
 )

@@ -93,12 +93,12 @@ INCIDENT = Incident(
     first_call=Call("list_workflows", {"status": ["PENDING", "ENQUEUED", "DELAYED"]}),
     verdict=Verdict(
         facts=(
-            Fact("that its executor is dead", "encoder-a", "dead|DEAD|gone|disconnected"),
-            Fact("that none of its version is left", "1.8.0"),
+            Fact("that its executor is dead", "verdict", "encoder-a", "DEAD"),
+            Fact("that none of its version is left", "verdict", "no healthy executor", "1.8.0"),
         ),
         forbidden=(
-            Fact("that it waits for a message", "verdict|cause|waits|waiting", "recv|message"),
-            Fact("that encoder-b is dead", "encoder-b", "dead|gone|disconnected"),
+            Fact("that it waits for something", "verdict", "waits|sleeps"),
+            Fact("that encoder-b is to blame", "verdict", "encoder-b"),
         ),
     ),
 )

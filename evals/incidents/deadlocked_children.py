@@ -77,13 +77,13 @@ INCIDENT = Incident(
     first_call=Call("list_workflows", {"status": "PENDING"}),
     verdict=Verdict(
         facts=(
-            Fact("which queue is full", "reports", "concurrency", "3"),
-            Fact("for whom it waits", "render_chart"),
-            Fact("that this cannot end", "deadlock|deadlocked|cannot start|wait for each other"),
+            Fact("that it is a deadlock", "verdict", "deadlock"),
+            Fact("in which queue", "verdict", "reports", "concurrency 3"),
+            Fact("for what it waits", "verdict", "waits for", "render_chart"),
         ),
         forbidden=(
-            Fact("that an executor is dead", "worker-1", "dead|gone|disconnected"),
-            Fact("that load_sales is slow", "verdict|cause", "load_sales"),
+            Fact("that an executor is dead", "verdict", "DEAD|no executor|no healthy executor"),
+            Fact("that load_sales is slow", "verdict", "load_sales"),
         ),
     ),
 )

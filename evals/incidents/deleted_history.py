@@ -88,13 +88,13 @@ INCIDENT = Incident(
     first_call=Call("list_failures", {"since": "-1h"}),
     verdict=Verdict(
         facts=(
-            Fact("where it began", "render_contract", "embed_fonts"),
-            Fact("that only renderer-2 failed", "executor_id|executor", "renderer-2", "8"),
-            Fact("the error", "garamond.ttf"),
-            Fact("that it was deleted", "deleted"),
+            Fact("where it began", "verdict", "render_contract", "embed_fonts"),
+            Fact("the error", "verdict", "garamond.ttf"),
+            Fact("that renderer-2 sets it apart", "verdict", "renderer-2", "8 of 8"),
+            Fact("that it was deleted", "verdict", "deleted upstream"),
         ),
         forbidden=(
-            Fact("that there is no such failure", "no failures|0 workflows failed"),
+            Fact("that renderer-1 is to blame", "verdict", "renderer-1"),
             Fact("to fork what is gone", "fork_workflow", "start_step"),
         ),
     ),

@@ -112,15 +112,15 @@ INCIDENT = Incident(
     first_call=Call("list_failures", {"since": "-1h"}),
     verdict=Verdict(
         facts=(
-            Fact("where it began", "post_payment", "post_to_ledger"),
-            Fact("that it is the euros", "currency", "EUR", "43"),
-            Fact("which step made the wrong value", "format_amount"),
+            Fact("where it began", "verdict", "post_payment", "post_to_ledger"),
+            Fact("which step made the wrong value", "verdict", "format_amount"),
+            Fact("that it is the euros", "currency", "EUR", "43 of 43"),
             Fact("from where a fork would mend it", "fork_workflow", "start_step=2"),
         ),
         forbidden=(
-            Fact("that it began in place_order", "verdict|cause|origin|began", "check_basket"),
+            Fact("that it began before", "verdict", "check_basket|reserve_stock|load_account"),
+            Fact("that another currency is to blame", "verdict", "GBP|USD"),
             Fact("a fork that replays the wrong value", "fork_workflow", "start_step=3"),
-            Fact("that pounds are to blame", "currency = GBP"),
         ),
     ),
 )

@@ -93,13 +93,13 @@ INCIDENT = Incident(
     first_call=Call("list_failures", {"since": "-1h"}),
     verdict=Verdict(
         facts=(
-            Fact("where it began", "sync_stock", "fetch_stock"),
-            Fact("that its retries are used up", "fetch_stock", "retries|attempts", "5"),
-            Fact("how many failed", "25"),
+            Fact("where it began", "verdict", "sync_stock", "fetch_stock"),
+            Fact("that its retries are used up", "verdict", "used up", "5 retries"),
+            Fact("how many failed so", "verdict", "25 runs"),
         ),
         forbidden=(
-            Fact("that it began in load_article", "verdict|cause|origin|began", "load_article"),
-            Fact("that save_stock failed", "verdict|cause|origin|began", "save_stock"),
+            Fact("that it began in load_article", "verdict", "load_article"),
+            Fact("that save_stock failed", "verdict", "save_stock"),
         ),
     ),
 )

@@ -67,12 +67,12 @@ INCIDENT = Incident(
     first_call=Call("list_workflows", {"schedule_name": SCHEDULE, "limit": 5}),
     verdict=Verdict(
         facts=(
-            Fact("that the schedule is paused", SCHEDULE, "PAUSED"),
-            Fact("that its last run went well", "remind_debtors", "SUCCESS|succeeded"),
+            Fact("that the schedule is paused", "verdict", SCHEDULE, "PAUSED"),
+            Fact("that its last run went well", "verdict", "succeeded"),
         ),
         forbidden=(
-            Fact("that a step failed", "verdict|cause|origin|began", "send_reminders"),
-            Fact("that an executor is dead", "worker-1", "dead|gone|disconnected"),
+            Fact("that it failed", "verdict", "failed"),
+            Fact("that an executor is dead", "verdict", "DEAD|no executor|no healthy executor"),
         ),
     ),
 )

@@ -87,17 +87,13 @@ INCIDENT = Incident(
     first_call=Call("list_failures", {"since": "-1h"}),
     verdict=Verdict(
         facts=(
-            Fact(
-                "that its deadline passed",
-                "deadline|timed out|timeout",
-                "assess_loan|loan-28|CANCELLED",
-            ),
-            Fact("what took so long", "ask_credit_bureau"),
-            Fact("how many", "8"),
+            Fact("that its deadline passed", "verdict", "timed out", "deadline"),
+            Fact("what took so long", "verdict", "ask_credit_bureau"),
+            Fact("how many timed out", "verdict", "8 runs"),
         ),
         forbidden=(
-            Fact("that somebody cancelled it", "cancelled by|was cancelled by a"),
-            Fact("that decide_loan is slow", "verdict|cause|origin|began|slow", "decide_loan"),
+            Fact("that somebody cancelled it", "verdict", "cancelled by|somebody cancelled"),
+            Fact("that decide_loan is slow", "verdict", "decide_loan"),
         ),
     ),
 )

@@ -81,12 +81,12 @@ INCIDENT = Incident(
     first_call=Call("list_workflows", {"status": ["ENQUEUED", "DELAYED"]}),
     verdict=Verdict(
         facts=(
-            Fact("which queue is full", "indexing", "concurrency", "2"),
-            Fact("what holds its places", "rebuild_index|rebuild-eu|rebuild-us"),
+            Fact("which queue is full", "verdict", "indexing", "2 running", "concurrency 2"),
+            Fact("what holds its places", "verdict", "held by", "rebuild_index"),
         ),
         forbidden=(
-            Fact("that an executor is dead", "worker-1", "dead|gone|disconnected"),
-            Fact("a deadlock", "verdict|cause", "deadlock|own children"),
+            Fact("that an executor is dead", "verdict", "DEAD|no executor|no healthy executor"),
+            Fact("a deadlock", "verdict", "deadlock"),
         ),
     ),
 )

@@ -21,7 +21,9 @@ async def test_an_incident_leaves_what_it_claims_and_is_asked_about(
 ) -> None:
     outcome = await evaluate(BY_NAME[name], tmp_path)
     assert outcome.faults in ([], [TOOL_NOT_THERE])
-    assert outcome.answers[0].call == BY_NAME[name].first_call
+    first, *_ = outcome.answers
+    assert first.call == BY_NAME[name].first_call
+    assert judge(BY_NAME[name], [first]), "a list alone is no diagnosis"
     assert len(outcome.answers) <= MOST_CALLS
     assert outcome.bytes_read <= MOST_BYTES
 
