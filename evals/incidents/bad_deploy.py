@@ -41,11 +41,14 @@ def ship_parcel(parcel: Parcel) -> str:
 
 
 def _ship(number: int) -> Any:
-    parcel = {
+    grams = 250 + 10 * number
+    parcel: Parcel = {
         "number": number,
         "postcode": None if number % 20 == 7 else f"LS{number % 9} 4AP",  # as it always was
-        "weight_g": 250 + 10 * number,
+        "weight_g": grams,
     }
+    if number % 5 == 0:
+        parcel["weight_kg"] = grams / 1000
     with SetWorkflowID(f"parcel-{number}"):
         return DBOS.start_workflow(ship_parcel, parcel)
 
@@ -55,12 +58,19 @@ def ship_before_the_deployment() -> None:
 
 
 def ship_after_the_deployment() -> None:
-    run_all(_ship, range(41, 61))
+    run_all(_ship, range(41, 66))
+
+
+def ship_where_it_is_not_deployed_yet() -> None:
+    run_all(_ship, range(66, 81))
 
 
 async def seed(upstream: "Upstream") -> None:
     await upstream.run(ship_before_the_deployment, application_version="3.1.0")
     await upstream.run(ship_after_the_deployment, application_version="3.2.0")
+    await upstream.run(
+        ship_where_it_is_not_deployed_yet, application_version="3.1.0", executor_id="worker-2"
+    )
 
 
 INCIDENT = Incident(
@@ -73,12 +83,13 @@ INCIDENT = Incident(
             Call("get_workflow_aggregates", {"group_by": ["application_version", "status"]}),
             (
                 Fact("the new version's failures", "3.2.0", "ERROR", "20"),
-                Fact("the old version's", "3.1.0", "ERROR", "2"),
-                Fact("the old version's successes", "3.1.0", "SUCCESS", "38"),
+                Fact("the new version's successes", "3.2.0", "SUCCESS", "5"),
+                Fact("the old version's failures", "3.1.0", "ERROR", "3"),
+                Fact("the old version's successes", "3.1.0", "SUCCESS", "52"),
             ),
         ),
         Sign(
-            Call("list_steps", {"workflow_id": "parcel-60"}),
+            Call("list_steps", {"workflow_id": "parcel-64"}),
             (Fact("the failed step", "2", "buy_label", "weight_kg"),),
         ),
     ),

@@ -1,6 +1,5 @@
 """An executor of the old version dies at its work, and only the new version is up."""
 
-from functools import partial
 from threading import Event, Semaphore
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from evals.incident import Call, Fact, Incident, Sign, Verdict
 if TYPE_CHECKING:
     from evals.upstream import Upstream
 
-HANGING = 4
 _encoding = Semaphore(0)
 
 
@@ -44,16 +42,21 @@ def _transcode(number: int, hours: bool = False) -> Any:
         return DBOS.start_workflow(transcode_video, number, hours)
 
 
+def _encode_for_hours(numbers: range) -> None:
+    for number in numbers:
+        _transcode(number, hours=True)
+    for _ in numbers:
+        _encoding.acquire()
+
+
 def transcode_until_it_dies() -> None:
     run_all(_transcode, range(1, 9))
-    for number in range(9, 9 + HANGING):
-        partial(_transcode, hours=True)(number)
-    for _ in range(HANGING):
-        _encoding.acquire()
+    _encode_for_hours(range(9, 13))
 
 
 def transcode_with_the_new_version() -> None:
     run_all(_transcode, range(20, 30))
+    _encode_for_hours(range(30, 32))  # which is well
 
 
 async def seed(upstream: "Upstream") -> None:
@@ -90,7 +93,10 @@ INCIDENT = Incident(
             (Fact("how far it came", "1 of 1"), Fact("the step", "1", "download_video")),
         ),
     ),
-    first_call=Call("list_workflows", {"status": ["PENDING", "ENQUEUED", "DELAYED"]}),
+    first_call=Call(
+        "list_workflows",
+        {"status": ["PENDING", "ENQUEUED", "DELAYED"], "descending": False},  # the oldest first
+    ),
     verdict=Verdict(
         facts=(
             Fact("that its executor is dead", "verdict", "encoder-a", "DEAD"),

@@ -22,6 +22,8 @@ def check_basket(order: Order) -> int:
 
 @DBOS.step()
 def reserve_stock(order: Order) -> str:
+    if order["number"] % 60 == 9:  # as it always was
+        raise LookupError(f"no tea for order {order['number']}")
     return f"reserved for {order['number']}"
 
 
@@ -90,9 +92,9 @@ INCIDENT = Incident(
         Sign(
             Call("get_workflow_aggregates", {"group_by": ["workflow_name", "status"]}),
             (
-                Fact("failed orders", "place_order", "ERROR", "43"),
+                Fact("failed orders", "place_order", "ERROR", "48"),
                 Fact("failed payments", "post_payment", "ERROR", "43"),
-                Fact("other payments", "post_payment", "SUCCESS", "257"),
+                Fact("other payments", "post_payment", "SUCCESS", "252"),
             ),
         ),
         Sign(

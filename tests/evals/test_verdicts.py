@@ -17,7 +17,7 @@ RIGHT = {
     "poisoned_input": (
         "post_payment failed in step 3 post_to_ledger: “could not convert '271,38'”.",
         "Step 2 format_amount made the value that it failed on.",
-        "\n- input.payment.currency = EUR: 43 of 43 failed, 0 of 257 others",
+        "\n- input.payment.currency = EUR: 43 of 43 failed, 0 of 252 others",
         '\n- fork_workflow(application_name="billing", workflow_id="order-1-2-2", start_step=2)',
     ),
     "dead_executor": (
