@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
 """How often it is looked when no scheduler does (`--offline`)."""
+PATIENCE_SECONDS = 5.0
 MOST_WATCHED = 1_000
 
 
@@ -217,9 +218,14 @@ class Updates:
             update = ResourceUpdatedNotification(
                 params=ResourceUpdatedNotificationParams(uri=watched.uri)
             )
+            params = update.model_dump(by_alias=True, mode="json", exclude_none=True)["params"]
             for client in [*watched.clients.values()]:
-                params = update.model_dump(by_alias=True, mode="json", exclude_none=True)["params"]
-                await client.notify(update.method, params)
+                try:
+                    # One that does not read must not keep the others waiting.
+                    with anyio.move_on_after(PATIENCE_SECONDS):
+                        await client.notify(update.method, params)
+                except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                    self._forget(client)
 
 
 async def _states(session: Session, group: Iterable[Watched]) -> dict[str, object]:
