@@ -50,3 +50,7 @@ bench-query *arguments:
 # How that compares with dbos-mcp 0.8.0 in front of the same Conductor; needs the package index
 bench-peer *arguments:
     uv run python -m benchmarks.peer {{ arguments }}
+
+# Ten incidents with planted causes: does an agent find them, and in how many calls? `--show`
+evals *arguments:
+    uv run python -m evals.run {{ arguments }}

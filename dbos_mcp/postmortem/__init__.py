@@ -1,0 +1,1 @@
+"""From answers to explanations: why workflows failed, or do not go on."""

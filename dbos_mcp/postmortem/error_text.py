@@ -1,0 +1,172 @@
+"""What an error text says, whichever SDK wrote it, and what it has in common with others like it.
+
+Conductor's `error` is `str(exception)` of a Python application, JSON of `serialize-error` of a
+TypeScript one, `Error()` of a Go one, and `Class: message` of a Java one. Two texts mean the same
+failure when they differ only in ids, numbers, times, addresses and quoted values: `masked` has
+these blanked, and keeps what names a place in code, such as an attribute or a constraint.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+
+LONGEST = 4_000
+"""So much of a text is read: what is further behind is a trace."""
+LONGEST_MASKED = 300
+REMEMBERED = 16_384
+
+_TYPE_WORDS = "Error|Exception|Failure|Fault|Timeout|Interrupt|Warning|Panic|Violation"
+_TYPED = (
+    # java.lang.IllegalStateException: …, psycopg.errors.UniqueViolation: …
+    re.compile(r"((?:[A-Za-z_$][\w$]*\.)+[A-Z][\w$]*)(?:: (.*)|$)", re.DOTALL),
+    # ValueError: …, TimeoutError
+    re.compile(rf"([A-Z]\w*(?:{_TYPE_WORDS}))(?:: (.*)|$)", re.DOTALL),
+    re.compile(r"(DBOS Error(?: \d+)?): (.*)", re.DOTALL),
+    re.compile(r"(ORA-\d{5}|SQLSTATE\[?\w{5}\]?|\[Errno -?\d+\]|errno -?\d+):? (.*)", re.DOTALL),
+)
+_TRACE = re.compile(
+    r"""
+    ^\s*at\s\S.*$                             # JavaScript, Java
+    | ^\s*File\s".*",\sline\s\d+.*\n?.*$      # Python: the place, and its line of code
+    | ^\s*\.\.\.\s\d+\smore\s*$
+    | ^Traceback\s\(most\srecent\scall\slast\):\s*$
+    | ^goroutine\s\d+\s\[.*$
+    | ^\(Background\son\sthis\serror\sat:.*$  # SQLAlchemy
+    | ^\s*For\sfurther\sinformation\svisit\s.*$  # pydantic
+    """,
+    re.MULTILINE | re.VERBOSE,
+)
+
+_CODE_BEFORE = (
+    r"(?:attribute|arguments?:?|reading|property|column|relation|constraint|table|index|module"
+    r"|method|function|callable|variable|parameter)\s\(?"
+)
+_WORD, _END = r"(?<![A-Za-z0-9])", r"(?![A-Za-z0-9])"
+_IDENTIFIER = r"[A-Za-z_$][\w$.]*"
+
+
+def _code_kept(blank: str) -> Callable[[re.Match[str]], str]:
+    return lambda match: match[0] if match["code"] is not None else blank
+
+
+_MASKS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)\]]+", re.IGNORECASE), "<url>"),
+    (re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), "<email>"),
+    (re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE), "<id>"),
+    (
+        re.compile(
+            r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?"
+            r"|\b\d\d:\d\d:\d\d(?:[.,]\d+)?\b"
+        ),
+        "<time>",
+    ),
+    (re.compile(r"\b0x[0-9a-f]+\b", re.IGNORECASE), "<address>"),
+    (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"), "<address>"),
+    (re.compile(r"\[[0-9a-f:]*:[0-9a-f:]+\](?::\d+)?", re.IGNORECASE), "<address>"),
+    # A quoted name of code stays, and so does a quoted HTTP status; any other quoted text goes.
+    (
+        re.compile(
+            rf"(?P<code>{_CODE_BEFORE}(?P<q>['\"`]){_IDENTIFIER}(?P=q)"
+            rf"|(?P<r>['\"`]){_IDENTIFIER}(?P=r)(?=\sobject|\sis\snot\sdefined|\(\)|:\s)"
+            r"|(?P<s>['\"])[1-5]\d\d\s[A-Z][A-Za-z -]*(?P=s))"
+            r"|(?<!\w)'(?:[^'\\\n]|\\.)*'(?!\w)"
+            r"|\"(?:[^\"\\\n]|\\.)*\""
+            r"|`[^`\n]*`|\u2018[^\u2019\n]*\u2019|\u201c[^\u201d\n]*\u201d|«[^»\n]*»"
+        ),
+        _code_kept("<value>"),
+    ),
+    (re.compile(r"(?<![\w<])(?:/[\w.@-]+){2,}/?|\b[A-Z]:\\[^\s:]+"), "<path>"),
+    (re.compile(r"\b[A-Za-z0-9+/_-]{40,}={0,2}"), "<data>"),
+    # Letters and digits in turns, or hexadecimal: nobody's word.
+    (re.compile(rf"{_WORD}(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{{8,}}{_END}", re.IGNORECASE), "<id>"),
+    (re.compile(rf"{_WORD}(?:[A-Za-z]+\d+){{2,}}[A-Za-z]*{_END}"), "<id>"),
+    (re.compile(rf"{_WORD}(?:\d+[A-Za-z]+){{2,}}\d*{_END}"), "<id>"),
+    # What follows such a word is the failure's own number.
+    (
+        re.compile(
+            r"(?P<code>\b(?:HTTP(?:/[\d.]+)?|status|code|errno|error|SQLSTATE|exit)"
+            r"(?:\scode|\sstatus)?[ :=(]+-?\d{1,5}\b|\b(?:ORA|TS|E)-?\d{4,5}\b"
+            r"|(?<=['\"])[1-5]\d\d(?=\s[A-Z]))"
+            r"|[-+]?\d+(?:[.,_]\d+)*",
+            re.IGNORECASE,
+        ),
+        _code_kept("<n>"),
+    ),
+)
+_SPACE = re.compile(r"\s+")
+_SAYS_NOTHING = re.compile(r"(?:<\w+>|[\W_])*")
+
+
+@dataclass(frozen=True)
+class ErrorText:
+    """`type` as the SDK named it, None where it named none: Python leaves it out."""
+
+    type: str | None
+    message: str
+
+    @classmethod
+    def read(cls, text: str) -> "ErrorText":
+        text = text[:LONGEST].strip()
+        serialized = _of_typescript(text)
+        if serialized is not None:
+            return serialized
+        for typed in _TYPED:
+            match = typed.match(text)
+            if match is not None:
+                return cls(match[1], _said(match[2] or ""))
+        return cls(None, _said(text))
+
+    @property
+    def masked(self) -> str:
+        """The message, without what differs from one failure of its kind to the next."""
+        masked = self.message
+        for pattern, blank in _MASKS:
+            masked = pattern.sub(blank, masked)
+        if _SAYS_NOTHING.fullmatch(masked) and self.type is None:
+            # Python's KeyError is the quoted key, and no more.
+            masked = re.sub(r"\d+", "<n>", self.message)
+        return masked[:LONGEST_MASKED]
+
+    @property
+    def kind(self) -> str:
+        """Type and masked message, for people."""
+        masked = self.masked
+        return f"{self.type}: {masked}" if self.type and masked else self.type or masked
+
+
+@lru_cache(maxsize=REMEMBERED)
+def kind_of(text: str) -> str:
+    """What kind of error a text tells of: the same for texts that differ in data alone."""
+    return ErrorText.read(text).kind
+
+
+def fingerprint(*parts: str | None) -> str:
+    """A short name for a place and a kind of error: the same in every process and version."""
+    named = json.dumps(parts, ensure_ascii=True)
+    return blake2b(named.encode(), digest_size=5).hexdigest()
+
+
+def _of_typescript(text: str) -> ErrorText | None:
+    if not text.startswith("{"):
+        return None
+    try:
+        told = json.loads(text)
+    except ValueError:
+        # Cut off: the stack, the longest part, comes last.
+        told = {
+            name: json.loads(f'"{value}"', strict=False)
+            for name, value in re.findall(r'"(name|message|code)":\s*"((?:[^"\\]|\\.)*)"', text)
+        }
+    if not isinstance(told, dict) or not isinstance(told.get("message"), str):
+        return None
+    name, code = told.get("name"), told.get("code")
+    parts = [part for part in (name, code) if isinstance(part, str | int) and part != ""]
+    return ErrorText(" ".join(map(str, parts)) or None, _said(told["message"]))
+
+
+def _said(message: str) -> str:
+    """In one line, without traces."""
+    return _SPACE.sub(" ", _TRACE.sub("", message)).strip()

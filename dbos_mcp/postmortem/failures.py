@@ -1,0 +1,291 @@
+"""Failures grouped by their causes: what failed, where it began, and what sets it apart."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+from sqlalchemy import Connection, and_, case, func, or_, select
+from sqlmodel import col
+
+from dbos_mcp.domain import FAILED, WorkflowStatus
+from dbos_mcp.errors import NotFoundError
+from dbos_mcp.postmortem.causes import Causes, Link, find_causes
+from dbos_mcp.queries.applications import require_application
+from dbos_mcp.store.projections.workflows import WorkflowRow
+
+MOST_OTHERS = 50_000
+"""So many other runs, the newest, are compared with the failed ones: 0.1 s."""
+EXAMPLES = 5
+FEATURES = ("application_version", "executor_id", "queue_name", "schedule_name")
+MOST_FEATURES = 3
+_SURE = 10.83
+"""Of the G-test: chance alone would come to it once in a thousand times."""
+
+FAILED_AT = func.coalesce(col(WorkflowRow.completed_at), col(WorkflowRow.updated_at))
+"""Old SDKs leave the time of an end out."""
+TIMED_OUT = and_(
+    col(WorkflowRow.status) == WorkflowStatus.CANCELLED,
+    col(WorkflowRow.deadline).is_not(None),
+    # Some upstreams stamp whole seconds: as `causes.was_due`.
+    col(WorkflowRow.deadline) <= FAILED_AT + case((FAILED_AT % 1000 == 0, 999), else_=0),
+)
+"""Cancelled by nobody but its deadline."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A value that failed runs have more often than others of the same workflow."""
+
+    field: str
+    value: str | None
+    failed: int
+    """How many of the failed runs have it, of `of_failed`."""
+    of_failed: int
+    others: int
+    """How many of the other runs have it, of `of_others`."""
+    of_others: int
+
+
+@dataclass(frozen=True)
+class FailureGroup:
+    """Failures that began at the same place in the same way. Times are epoch milliseconds."""
+
+    group: str
+    """An opaque name: the same wherever and whenever such a failure is seen."""
+    workflow_name: str | None
+    step_name: str | None
+    """None: the workflow's own code failed, or nothing is known of its steps."""
+    kind: str
+    """Of error, without the data in it, or how it ended."""
+    error: str | None
+    """Of the newest."""
+    count: int
+    """How often it began: each origin once."""
+    workflows: int
+    """How many workflows failed of it, those included that only waited for another."""
+    before: int
+    """`count` in the window before."""
+    first_at: int
+    """Of the failures that were looked at, those of the window before included."""
+    last_at: int
+    features: Sequence[Feature]
+    origins: Sequence[str]
+    """Ids of the newest workflows in which it began."""
+    known: bool
+    """Whether its origin is known: else the chain broke off there."""
+
+
+@dataclass(frozen=True)
+class Failures:
+    groups: Sequence[FailureGroup]
+    """The one that began most often first."""
+    workflows: int
+    """How many failed in the window."""
+    before: int
+    compared_with: int
+    """How many other runs the features are compared with."""
+    others_complete: bool
+
+
+@dataclass(frozen=True)
+class Window:
+    """Of the times of failures, both ends inclusive."""
+
+    since: int
+    until: int
+
+    @property
+    def before(self) -> "Window":
+        return Window(2 * self.since - self.until - 1, self.since - 1)
+
+
+def list_failures(
+    connection: Connection,
+    application_name: str,
+    window: Window,
+    *,
+    workflow_names: Sequence[str] = (),
+    group: str | None = None,
+    most_others: int = MOST_OTHERS,
+) -> Failures:
+    """Of one application, by when they failed; `workflow_names` are those of the workflows that
+    failed, wherever that began.
+
+    Raises:
+        NotFoundError: an application that was never listed, or no such group in the window.
+    """
+    require_application(connection, application_name)
+    now = _failed_in(connection, application_name, window, workflow_names)
+    before = _failed_in(connection, application_name, window.before, workflow_names)
+    causes = find_causes(connection, application_name, [*now, *before])
+    groups = _grouped(causes, now)
+    groups_before = _grouped(causes, before)
+    if group is not None:
+        if group not in groups:
+            raise NotFoundError(
+                f"No failure of group {group!r} of {application_name} is in this window.",
+                hint="list_failures names the groups that there are; a longer time may have it.",
+            )
+        groups = {group: groups[group]}
+    names = {link.workflow.workflow_name for members in groups.values() for link in members.origins}
+    others = _Others(connection, application_name, window, names, most_others)
+    found = [
+        _group(name, members, groups_before.get(name), others) for name, members in groups.items()
+    ]
+    found.sort(key=lambda each: (-each.count, -each.last_at, each.group))
+    return Failures(found, len(now), len(before), others.seen, others.complete)
+
+
+def _failed_in(
+    connection: Connection, application_name: str, window: Window, names: Sequence[str]
+) -> list[int]:
+    """Keys, the newest failure first."""
+    named = [col(WorkflowRow.workflow_name).in_(names)] if names else []
+    return list(
+        connection.execute(
+            select(col(WorkflowRow.id))
+            .where(
+                col(WorkflowRow.application_name) == application_name,
+                or_(col(WorkflowRow.status).in_(FAILED), TIMED_OUT),
+                FAILED_AT.between(window.since, window.until),
+                *named,
+            )
+            .order_by(FAILED_AT.desc(), col(WorkflowRow.id).desc())
+        ).scalars()
+    )
+
+
+@dataclass(frozen=True)
+class _Members:
+    failed: list[Link]
+    """Of the workflows that failed, each in its place in the chain."""
+    origins: list[Link]
+
+
+def _grouped(causes: Causes, keys: Iterable[int]) -> dict[str, _Members]:
+    failed: defaultdict[str, list[Link]] = defaultdict(list)
+    origins: defaultdict[str, dict[int, Link]] = defaultdict(dict)
+    for key in keys:
+        origin = causes.origin(key)
+        name = origin.fingerprint
+        failed[name].append(causes.links[key])
+        origins[name].setdefault(origin.workflow.key, origin)
+    return {
+        name: _Members(members, list(origins[name].values())) for name, members in failed.items()
+    }
+
+
+def _group(
+    name: str, members: _Members, before: _Members | None, others: "_Others"
+) -> FailureGroup:
+    newest = members.origins[0]
+    times = [
+        link.workflow.failed_at
+        for seen in (members, before)
+        if seen is not None
+        for link in seen.failed
+    ]
+    return FailureGroup(
+        group=name,
+        workflow_name=newest.workflow.workflow_name,
+        step_name=None if newest.step is None else newest.step.step_name,
+        kind=newest.kind,
+        error=newest.error,
+        count=len(members.origins),
+        workflows=len(members.failed),
+        before=0 if before is None else len(before.origins),
+        first_at=min(times),
+        last_at=max(times),
+        features=others.features(members.origins),
+        origins=[link.workflow.workflow_id for link in members.origins[:EXAMPLES]],
+        known=newest.end in ("step", "code", "recovered too often", "timed out", "cancelled"),
+    )
+
+
+class _Others:
+    """All runs of some workflows that ended in a window, failed or not, by their features; where
+    they are too many, the newest."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        application_name: str,
+        window: Window,
+        names: Iterable[str | None],
+        most: int,
+    ) -> None:
+        ended = col(WorkflowRow.completed_at)
+        here = col(WorkflowRow.application_name) == application_name
+        newest = select(ended).where(here, ended <= window.until).order_by(ended.desc())
+        first = connection.execute(newest.offset(most).limit(1)).scalar()
+        self._since = window.since if first is None else max(window.since, first + 1)
+        self.complete = self._since == window.since
+        columns = [col(getattr(WorkflowRow, name)) for name in ("workflow_name", *FEATURES)]
+        wanted = set(names)
+        self._counts: defaultdict[str | None, Counter[tuple[Any, ...]]] = defaultdict(Counter)
+        for name, *values, count in connection.execute(
+            select(*columns, func.count())
+            .where(here, ended.between(self._since, window.until))
+            .group_by(*columns)
+        ):
+            if name in wanted:
+                self._counts[name][tuple(values)] += count
+        self.seen = sum(counts.total() for counts in self._counts.values())
+
+    def features(self, origins: Sequence[Link]) -> list[Feature]:
+        """What the runs in which failures began have more often than others of their workflows."""
+        failed: Counter[tuple[Any, ...]] = Counter(
+            tuple(getattr(link.workflow, name) for name in FEATURES)
+            for link in origins
+            if link.workflow.failed_at >= self._since
+        )
+        everyone: Counter[tuple[Any, ...]] = Counter()
+        for name in {link.workflow.workflow_name for link in origins}:
+            everyone.update(self._counts[name])
+        rest = everyone - failed
+        found = [
+            feature
+            for place, name in enumerate(FEATURES)
+            # Whatever ends otherwise than by an error loses its queue.
+            if name != "queue_name" or origins[0].workflow.status == WorkflowStatus.ERROR
+            for feature in over_represented(name, _by(failed, place), _by(rest, place))
+        ]
+        found.sort(key=lambda feature: -g_test(feature))
+        return found[:MOST_FEATURES]
+
+
+def _by(counts: Mapping[tuple[Any, ...], int], place: int) -> Counter[Any]:
+    by: Counter[Any] = Counter()
+    for values, count in counts.items():
+        by[values[place]] += count
+    return by
+
+
+def over_represented(name: str, failed: Counter[Any], rest: Counter[Any]) -> list[Feature]:
+    of_failed, of_others = failed.total(), rest.total()
+    features = [
+        Feature(name, value, count, of_failed, rest[value], of_others)
+        for value, count in failed.items()
+        if of_others and count * of_others > rest[value] * of_failed
+    ]
+    return [feature for feature in features if g_test(feature) >= _SURE]
+
+
+def g_test(feature: Feature) -> float:
+    """How surely the difference is no chance: twice the log-likelihood ratio of the 2 by 2 table
+    (https://en.wikipedia.org/wiki/G-test)."""
+    with_it, without = feature.failed, feature.of_failed - feature.failed
+    others, others_without = feature.others, feature.of_others - feature.others
+    total = feature.of_failed + feature.of_others
+    g = 0.0
+    for cell, row, column in (
+        (with_it, feature.of_failed, with_it + others),
+        (without, feature.of_failed, without + others_without),
+        (others, feature.of_others, with_it + others),
+        (others_without, feature.of_others, without + others_without),
+    ):
+        if cell:
+            g += cell * log(cell * total / (row * column))
+    return 2 * g
