@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from math import log
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, or_, select
+from sqlalchemy import Connection, and_, case, func, or_, select, text
 from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, WorkflowStatus
 from dbos_mcp.errors import NotFoundError
 from dbos_mcp.postmortem.causes import Causes, Link, find_causes
 from dbos_mcp.queries.applications import require_application
-from dbos_mcp.store.projections.workflows import WorkflowRow
+from dbos_mcp.store import indexes
+from dbos_mcp.store.projections.workflows import ENDED_BADLY, WorkflowRow
+from dbos_mcp.store.tables import table_of
 
 MOST_OTHERS = 50_000
 """So many other runs, the newest, are compared with the failed ones: 0.1 s."""
@@ -23,6 +25,7 @@ MOST_FEATURES = 3
 _SURE = 10.83
 """Of the G-test: chance alone would come to it once in a thousand times."""
 
+_BY_END = "ix_workflow_ended_badly"
 FAILED_AT = func.coalesce(col(WorkflowRow.completed_at), col(WorkflowRow.updated_at))
 """Old SDKs leave the time of an end out."""
 TIMED_OUT = and_(
@@ -142,19 +145,25 @@ def _failed_in(
     connection: Connection, application_name: str, window: Window, names: Sequence[str]
 ) -> list[int]:
     """Keys, the newest failure first."""
+    there = _BY_END not in {index.name for index in indexes.missing(connection)}
+    ended, changed = col(WorkflowRow.completed_at), col(WorkflowRow.updated_at)
     named = [col(WorkflowRow.workflow_name).in_(names)] if names else []
-    return list(
-        connection.execute(
-            select(col(WorkflowRow.id))
+    found: list[tuple[int, int]] = []
+    for at, ends in ((ended, []), (changed, [ended.is_(None)])):
+        rows = connection.execute(
+            select(at, col(WorkflowRow.id))
+            .with_hint(table_of(WorkflowRow), f"INDEXED BY {_BY_END}" if there else "")
             .where(
                 col(WorkflowRow.application_name) == application_name,
+                text(f"({ENDED_BADLY})"),
+                *ends,
+                at.between(window.since, window.until),
                 or_(col(WorkflowRow.status).in_(FAILED), TIMED_OUT),
-                FAILED_AT.between(window.since, window.until),
                 *named,
             )
-            .order_by(FAILED_AT.desc(), col(WorkflowRow.id).desc())
-        ).scalars()
-    )
+        )
+        found += [(failed_at or 0, key) for failed_at, key in rows]
+    return [key for _, key in sorted(found, reverse=True)]
 
 
 @dataclass(frozen=True)

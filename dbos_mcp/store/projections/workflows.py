@@ -44,6 +44,13 @@ def _index_of_few(column: str, holds: str = "IS NOT NULL") -> Index:
     )
 
 
+ENDED_BADLY = (
+    "status IN ('ERROR', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')"
+    " OR status = 'CANCELLED' AND deadline IS NOT NULL"
+)
+"""What failed, and what may have timed out."""
+
+
 class WorkflowRow(SQLModel, table=True):
     """Times are epoch milliseconds; the first three are upstream's words, `observed_at` and
     `deleted_at` our clock. `id` is the position of the event that first showed the workflow."""
@@ -68,6 +75,12 @@ class WorkflowRow(SQLModel, table=True):
         _index_of_few("deleted_at"),
         _index_of_few("attributes"),
         _index_of_few("was_forked_from", "IS 1"),
+        # By its end, and where an old SDK leaves that out, by its last change.
+        Index(
+            "ix_workflow_ended_badly",
+            *("application_name", "completed_at", "updated_at"),
+            sqlite_where=text(ENDED_BADLY),
+        ),
     )
 
     id: int = Field(primary_key=True)
