@@ -27,6 +27,7 @@ TERMINAL = (WorkflowStatus.SUCCESS, WorkflowStatus.CANCELLED, *FAILED)
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s"))
 
 
 def now_ms() -> int:
@@ -58,6 +59,18 @@ def format_time(ms: int) -> str:
     moment = to_datetime(ms)
     timespec = "milliseconds" if moment.microsecond else "seconds"
     return moment.replace(tzinfo=None).isoformat(timespec=timespec) + "Z"
+
+
+def format_duration(ms: int) -> str:
+    """`850ms`, `1.2s`, `3m 5s`, `2h 10m`, `3d 4h`."""
+    if ms < 1000:
+        return f"{ms}ms"
+    if ms < 60_000:
+        return f"{ms / 1000:.1f}s"
+    seconds = ms // 1000
+    size, unit, smaller, small_unit = next(units for units in _UNITS if seconds >= units[0])
+    rest = seconds % size // smaller
+    return f"{seconds // size}{unit}" + (f" {rest}{small_unit}" if rest else "")
 
 
 def tell_time(seconds: int) -> str:

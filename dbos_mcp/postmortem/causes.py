@@ -285,12 +285,18 @@ def _explaining(error: str | None, failed: Sequence[Row[Any]], last: int) -> Fai
     return of(failed[-1], "the last step" if failed[-1].step_id == last else "an earlier step")
 
 
+def was_due(deadline: int | None, ended_at: int) -> bool:
+    """Whether a deadline was over at an end: which some upstreams stamp in whole seconds."""
+    if deadline is None:
+        return False
+    return deadline <= (ended_at + 999 if ended_at % 1000 == 0 else ended_at)
+
+
 def _end_of(workflow: FailedWorkflow) -> End | None:
     if workflow.status == WorkflowStatus.MAX_RECOVERY_ATTEMPTS_EXCEEDED:
         return "recovered too often"
     if workflow.status == WorkflowStatus.CANCELLED:
-        due = workflow.deadline is not None and workflow.failed_at >= workflow.deadline
-        return "timed out" if due else "cancelled"
+        return "timed out" if was_due(workflow.deadline, workflow.failed_at) else "cancelled"
     return None
 
 

@@ -249,9 +249,9 @@ class _Others:
             for place, name in enumerate(FEATURES)
             # Whatever ends otherwise than by an error loses its queue.
             if name != "queue_name" or origins[0].workflow.status == WorkflowStatus.ERROR
-            for feature in _over_represented(name, _by(failed, place), _by(rest, place))
+            for feature in over_represented(name, _by(failed, place), _by(rest, place))
         ]
-        found.sort(key=lambda feature: -_g_test(feature))
+        found.sort(key=lambda feature: -g_test(feature))
         return found[:MOST_FEATURES]
 
 
@@ -262,17 +262,17 @@ def _by(counts: Mapping[tuple[Any, ...], int], place: int) -> Counter[Any]:
     return by
 
 
-def _over_represented(name: str, failed: Counter[Any], rest: Counter[Any]) -> list[Feature]:
+def over_represented(name: str, failed: Counter[Any], rest: Counter[Any]) -> list[Feature]:
     of_failed, of_others = failed.total(), rest.total()
     features = [
         Feature(name, value, count, of_failed, rest[value], of_others)
         for value, count in failed.items()
         if of_others and count * of_others > rest[value] * of_failed
     ]
-    return [feature for feature in features if _g_test(feature) >= _SURE]
+    return [feature for feature in features if g_test(feature) >= _SURE]
 
 
-def _g_test(feature: Feature) -> float:
+def g_test(feature: Feature) -> float:
     """How surely the difference is no chance: twice the log-likelihood ratio of the 2 by 2 table
     (https://en.wikipedia.org/wiki/G-test)."""
     with_it, without = feature.failed, feature.of_failed - feature.failed

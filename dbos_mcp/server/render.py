@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from dbos_mcp.domain import format_time
+from dbos_mcp.domain import format_duration, format_time
 from dbos_mcp.queries.coverage import Gap, Missing
 from dbos_mcp.queries.freshness import Freshness
 
@@ -81,23 +81,7 @@ def time(ms: int | None) -> str | None:
 
 
 def duration(ms: int | None) -> str | None:
-    """`850ms`, `1.2s`, `3m 5s`, `2h 10m`, `3d 4h`."""
-    if ms is None:
-        return None
-    if ms < 1000:
-        return f"{ms}ms"
-    if ms < 60_000:
-        return f"{ms / 1000:.1f}s"
-    seconds = ms // 1000
-    for size, unit, smaller, small_unit in (
-        (86_400, "d", 3_600, "h"),
-        (3_600, "h", 60, "m"),
-        (60, "m", 1, "s"),
-    ):
-        if seconds >= size:
-            rest = seconds % size // smaller
-            return f"{seconds // size}{unit}" + (f" {rest}{small_unit}" if rest else "")
-    return None
+    return None if ms is None else format_duration(ms)
 
 
 def freshness_line(freshness: Freshness, *, now: int, offline: bool = False) -> str:
