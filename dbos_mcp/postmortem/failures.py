@@ -20,7 +20,7 @@ MOST_OTHERS = 50_000
 EXAMPLES = 5
 FEATURES = ("application_version", "executor_id", "queue_name", "schedule_name")
 MOST_FEATURES = 3
-_SURE = 10.83
+SURE = 10.83
 """Of the G-test: chance alone would come to it once in a thousand times."""
 
 FAILED_AT = func.coalesce(col(WorkflowRow.completed_at), col(WorkflowRow.updated_at))
@@ -269,7 +269,7 @@ def over_represented(name: str, failed: Counter[Any], rest: Counter[Any]) -> lis
         for value, count in failed.items()
         if of_others and count * of_others > rest[value] * of_failed
     ]
-    return [feature for feature in features if g_test(feature) >= _SURE]
+    return [feature for feature in features if g_test(feature) >= SURE]
 
 
 def g_test(feature: Feature) -> float:
