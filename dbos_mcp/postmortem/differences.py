@@ -149,9 +149,10 @@ def lines(found: StepDifferences, *, more: bool = False) -> list[str]:
         said.append(_first(found.first, found))
     elif found.compared:
         before = f" before {_named(found.raised)} raised" if found.raised is not None else ""
+        steps = f"{found.compared} steps" if found.compared > 1 else "only step"
         said.append(
-            f"The outputs of the {found.compared} steps{before} are of the same kinds in"
-            f" {found.of_failed} failed and {found.of_others} other runs."
+            f"The outputs of the {steps}{before} are of the same kinds in {found.of_failed} failed"
+            f" and {found.of_others} other runs."
         )
     if more:
         for what, of, runs in (
@@ -170,11 +171,15 @@ def lines(found: StepDifferences, *, more: bool = False) -> list[str]:
 
 
 def differences(
-    discriminators: Discriminators, steps: StepDifferences, notes: Sequence[str]
+    discriminators: Discriminators,
+    steps: StepDifferences,
+    notes: Sequence[str],
+    *,
+    more: bool = False,
 ) -> Differences:
     """Both, in words."""
     first = None if steps.first is None else steps.first.step_id
-    said = [*lines_of_discriminators(discriminators), *lines(steps), *notes]
+    said = [*lines_of_discriminators(discriminators), *lines(steps, more=more), *notes]
     # The first step is the surest hint of what to mend, behind the field that is to blame.
     said.sort(key=lambda line: line.startswith("Not what"))
     return Differences(

@@ -20,6 +20,8 @@ MOST_FIELDS = 400
 MOST_SEPARATORS = 5
 MOST_ALIKE = 3
 MOST_COMMON = 6
+CHANCE = 3.84
+"""Of the G-test: below it, a difference is as good as none."""
 FEW_VALUES = 12
 """A field with more than that is not the same in many runs by its nature."""
 SAYS_CHARACTERS = 120
@@ -254,6 +256,6 @@ def _common(
         if (
             len(features) <= FEW_VALUES
             and 2 * first.failed >= first.of_failed
-            and g_test(first) < SURE
+            and g_test(first) < CHANCE
         ):
             yield first

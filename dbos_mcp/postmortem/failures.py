@@ -18,6 +18,7 @@ from dbos_mcp.store.projections.workflows import WorkflowRow
 MOST_OTHERS = 50_000
 """So many other runs, the newest, are compared with the failed ones: 0.1 s."""
 EXAMPLES = 5
+SAMPLED = 300
 FEATURES = ("application_version", "executor_id", "queue_name", "schedule_name")
 MOST_FEATURES = 3
 SURE = 10.83
@@ -72,6 +73,8 @@ class FailureGroup:
     features: Sequence[Feature]
     origins: Sequence[str]
     """Ids of the newest workflows in which it began."""
+    sample: Sequence[int]
+    """Keys of more of them."""
     known: bool
     """Whether its origin is known: else the chain broke off there."""
 
@@ -199,6 +202,7 @@ def _group(
         last_at=max(times),
         features=others.features(members.origins),
         origins=[link.workflow.workflow_id for link in members.origins[:EXAMPLES]],
+        sample=[link.workflow.key for link in members.origins[:SAMPLED]],
         known=newest.end in ("step", "code", "recovered too often", "timed out", "cancelled"),
     )
 

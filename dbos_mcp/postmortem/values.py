@@ -18,6 +18,8 @@ LONGEST = 20_000
 MOST_TOKENS = 5_000
 DEEPEST = 60
 MOST_PATHS = 200
+MOST_ARGUMENTS = 10
+"""More by their places are a list."""
 MOST_ITEMS = 50
 """Of one list."""
 PATH_DEPTH = 10
@@ -78,15 +80,15 @@ def paths(value: Value, root: str = "") -> dict[str, tuple[Scalar, ...]]:
 def arguments(value: Value, *, alone: bool) -> Value:
     """What a workflow was given, out of how its SDK shows its input: by the names of arguments
     where there are names, else by their places; `alone`: the only one by itself."""
+    given, named = value, {}
     if isinstance(value, dict) and value.keys() == {"args", "kwargs"}:
-        given, named = value["args"], value["kwargs"]
-        if isinstance(given, list) and isinstance(named, dict):
-            if not named:
-                return given[0] if alone and len(given) == 1 else given
-            return {str(place): item for place, item in enumerate(given)} | named
-    if isinstance(value, list) and alone and len(value) == 1:
-        return value[0]
-    return value
+        given, names = value["args"], value["kwargs"]
+        named = names if isinstance(names, dict) else {}
+    if not isinstance(given, list) or len(given) > MOST_ARGUMENTS:
+        return given
+    if alone and len(given) == 1 and not named:
+        return given[0]
+    return {str(place): item for place, item in enumerate(given)} | named
 
 
 def positions(value: Value) -> int:
@@ -368,6 +370,8 @@ def _leaves(value: Value, path: str, depth: int) -> Iterator[tuple[str, Scalar]]
 
 def _below(path: str, key: str) -> str:
     key = key if len(key) <= KEY_CHARACTERS else f"{key[: KEY_CHARACTERS - 1]}…"
+    if key.isdecimal():
+        return f"{path}[{key}]"
     if not re.fullmatch(r"[\w-]+", key):
         return f"{path}[{key!r}]"
     return f"{path}.{key}" if path else key
