@@ -124,7 +124,7 @@ def _not_known(case: Case, findings: Sequence[Finding]) -> list[str]:
     link = case.origin.link
     if link is not None and link.end == "child not mirrored" and link.step is not None:
         lines.append(f"child {name(link.step.child_workflow_id)}: not mirrored")
-    if link is not None and link.by_error:
+    if any(each.link is not None and each.link.by_error for each in case.chain):
         lines.append("which step led to the child: it was found by its error, which is the same")
     if case.workflow.status in IN_FLIGHT:
         if not case.executors:

@@ -30,7 +30,8 @@ from dbos_mcp.queries.steps import StepItem
 RECV = "DBOS.recv"
 _TRANSIENT = re.compile(
     r"time[d -]?out|timed out|connection|unavailable|temporar|refused|reset by|throttl|rate.?limit"
-    r"|too many requests|\b(?:429|50[0-4])\b|maximum of \d+ retries|unreachable|deadlock|busy",
+    r"|too many requests|\b(?:429|50[0-4])\b(?![.,]\d)|maximum of \d+ retries|unreachable|deadlock"
+    r"|busy",
     re.IGNORECASE,
 )
 
