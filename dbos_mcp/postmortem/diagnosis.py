@@ -221,6 +221,10 @@ def _next(case: Case, findings: Sequence[Finding], advice: Advice) -> list[Call]
             "all that failed of this, and what sets it apart",
             workflow_name=focus.workflow_name or "",
         )
+    if focus.error is None and focus.status == WorkflowStatus.ERROR:
+        for child in case.detail.children.items[::-1]:
+            if child.status in FAILED:
+                call("diagnose_workflow", "a child that failed", workflow_id=child.workflow_id)
     top = next(iter(case.detail.ancestors.items), None)
     if top is not None and workflow.status in FAILED and top.status in FAILED:
         call(

@@ -157,7 +157,9 @@ def _within(origin: Traced, bad_step: int | None, replayed: int | None) -> tuple
     link = origin.link
     failed = None if link is None else link.step
     if link is not None and link.end in ("steps not read", "child not mirrored"):
-        return None, "From which step is not known: " + link.end + "."
+        return None, f"From which step a fork would help is not known: {link.end}."
+    if link is not None and link.error is None and link.end == "code":
+        return None, "From which step a fork would help is not known: no error text is there."
     if bad_step is not None:
         step = next((each for each in origin.steps if each.step_id == bad_step), None)
         called = "" if step is None else f" {name(step.step_name)}"

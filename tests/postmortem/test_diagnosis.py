@@ -148,3 +148,17 @@ def test_what_a_running_workflow_waits_for(steps: list[StepItem], wait: Wait) ->
 def test_what_a_workflow_waits_for_before_it_runs() -> None:
     assert wait_of(workflow_of("ENQUEUED"), [], now=1_000).kind == "queue"
     assert wait_of(workflow_of("DELAYED"), [], now=1_000).kind == "delay"
+
+
+async def test_without_error_texts_nothing_is_claimed_of_steps_and_others(
+    patient: Patient,
+) -> None:
+    for n in range(4):
+        patient.run(f"order-{n}", "ERROR", parent_workflow_id="order-0" if n == 1 else None)
+        patient.step(f"order-{n}", 1, "charge")
+    diagnosis = await patient.diagnosis("order-0")
+    assert "its last step is 1 charge; why, and in which step, is not known" in diagnosis.verdict
+    assert "group" not in {finding.kind for finding in diagnosis.findings}
+    assert "the error of order-0: the mirror keeps none" in diagnosis.not_known
+    assert "Children that failed: order-1." in diagnosis.evidence
+    assert diagnosis.next[0].arguments == {"workflow_id": "order-1"}

@@ -27,7 +27,7 @@ from dbos_mcp.server.render import Column, compact_json
 from dbos_mcp.server.tools import arguments
 from dbos_mcp.server.tools.arguments import ApplicationName, MaxAge, Texts, Time, WorkflowId
 from dbos_mcp.server.workflow_rows import ANSWER_BYTES, DATA_NOTE
-from dbos_mcp.settings import DAY_MS
+from dbos_mcp.settings import DAY_MS, Toolset
 
 CELL_CHARACTERS = 200
 DIAGNOSIS_BYTES = 4_096
@@ -169,7 +169,7 @@ async def diagnose_workflow(
     case = replace(case, told=await _ask(runtime, case, refused))
     found = diagnose(case)
     calls = [
-        _call(application_name, call)
+        _call(application_name, call, admin=Toolset.ADMIN in runtime.settings.toolsets)
         for call in found.next
         if not (call.command and runtime.settings.read_only)
     ]
@@ -306,7 +306,8 @@ def _wakes_at(output: str | None) -> int | None:
     return int(moment * 1000 if seconds else moment) if 0 < moment < 1e15 else None
 
 
-def _call(application_name: str, call: Call) -> str:
+def _call(application_name: str, call: Call, *, admin: bool) -> str:
     arguments = {"application_name": application_name, **call.arguments}
     given = ", ".join(f"{key}={compact_json(value)}" for key, value in arguments.items())
-    return f"- {call.tool}({given}): {render.plain(call.why, limit=WHY_CHARACTERS)}"
+    needs = " (of the toolset admin)" if call.tool == "manage_schedule" and not admin else ""
+    return f"- {call.tool}({given}): {render.plain(call.why, limit=WHY_CHARACTERS)}{needs}"
