@@ -130,13 +130,16 @@ class Tables:
         error: str | None = None,
         *,
         child: str | None = None,
+        output: object = None,
+        started_at: int = 1000,
+        completed_at: int = 2000,
     ) -> None:
         self.change(
-            "INSERT INTO operation_outputs (workflow_uuid, function_id, function_name, error,"
-            " child_workflow_id, started_at_epoch_ms, completed_at_epoch_ms)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            *(workflow_id, step_id, name, error and pickled(RuntimeError(error)), child),
-            *(1000, 2000),
+            "INSERT INTO operation_outputs (workflow_uuid, function_id, function_name, output,"
+            " error, child_workflow_id, started_at_epoch_ms, completed_at_epoch_ms, serialization)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'py_pickle')",
+            *(workflow_id, step_id, name, None if output is None else pickled(output)),
+            *(error and pickled(RuntimeError(error)), child, started_at, completed_at),
         )
 
     def update(self, workflow_id: str, **columns: object) -> None:

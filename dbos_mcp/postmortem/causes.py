@@ -3,7 +3,7 @@ or the code, that failed first. For one workflow or for very many at once, read 
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
@@ -160,6 +160,7 @@ class _Finder:
             child.workflow_id: child
             for child in self._workflows(col(WorkflowRow.workflow_id), wanted, failed=False)
         }
+        steps |= self._with_children_found(level, steps, children)
         unread = [w for w in level if w.key not in read and w.status in FAILED]
         alike = self._alike(unread)
         reached: dict[int, FailedWorkflow] = {}
@@ -187,6 +188,40 @@ class _Finder:
             if child is not None:
                 reached[child.key] = child
         return [child for key, child in reached.items() if key not in self._found]
+
+    def _with_children_found(
+        self,
+        level: Sequence[FailedWorkflow],
+        steps: Mapping[int, FailedStep | None],
+        children: dict[str, FailedWorkflow],
+    ) -> dict[int, FailedStep | None]:
+        """A fork from the result of a child that was called names one there that never was: the
+        step before, which was copied, names the child that it awaited."""
+        lost = {
+            workflow.key: step
+            for workflow in level
+            if (step := steps.get(workflow.key)) is not None
+            and step.child_workflow_id is not None
+            and step.child_workflow_id not in children
+        }
+        found: dict[int, FailedStep | None] = {}
+        for chunk in _chunks(lost):
+            for key, step_id, child_id in self._connection.execute(
+                select(
+                    col(StepRow.workflow_key),
+                    col(StepRow.step_id),
+                    col(StepRow.child_workflow_id),
+                ).where(
+                    col(StepRow.workflow_key).in_(chunk),
+                    col(StepRow.child_workflow_id).is_not(None),
+                )
+            ):
+                if step_id == lost[key].step_id - 1:
+                    found[key] = replace(lost[key], child_workflow_id=child_id)
+        wanted = {step.child_workflow_id for step in found.values() if step is not None}
+        for child in self._workflows(col(WorkflowRow.workflow_id), wanted, failed=False):
+            children[child.workflow_id] = child
+        return found
 
     def _workflows(
         self, column: Any, values: Iterable[Any], *, failed: bool = True

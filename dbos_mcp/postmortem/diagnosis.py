@@ -1,0 +1,237 @@
+"""From a case to a verdict: what was found, the evidence, what is not known, what to do next."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
+from dbos_mcp.postmortem.case import UP_TO_DATE_MS, Case, Traced
+from dbos_mcp.postmortem.findings import FINDINGS, HEALTHY, Finding, culprit
+from dbos_mcp.postmortem.forks import Advice, advise, last_replayed, told
+from dbos_mcp.postmortem.peers import FEWEST
+from dbos_mcp.postmortem.words import at, many, name, some
+
+MOST_DECISIVE = 4
+MOST_CALLS = 3
+_LONGEST_ID = 200
+
+
+@dataclass(frozen=True)
+class Call:
+    """A tool call, ready to be made."""
+
+    tool: str
+    arguments: Mapping[str, str | int | bool]
+    why: str
+    command: bool = False
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    verdict: str
+    chain: Sequence[str]
+    """A line for each workflow from the one that was asked about down to the last."""
+    evidence: Sequence[str]
+    not_known: Sequence[str]
+    next: Sequence[Call]
+    findings: Sequence[Finding]
+
+
+def diagnose(case: Case) -> Diagnosis:
+    findings = [found for each in FINDINGS if (found := each(case)) is not None]
+    decisive = [finding for finding in findings if finding.decisive]
+    bad_step = None if case.differences is None else case.differences.first_step
+    made_by = culprit(case)
+    if made_by is not None:
+        bad_step = made_by[0].step_id
+    advice = advise(case.chain, bad_step=bad_step, replayed=_replayed(case, findings))
+    evidence = [
+        *(f"{each.says}." for each in decisive[MOST_DECISIVE:]),
+        *(line for finding in findings for line in finding.evidence),
+        *(case.differences.lines if case.differences is not None else ()),
+        *_forks_so_far(case),
+        *told(advice),
+    ]
+    return Diagnosis(
+        verdict=". ".join(each.says for each in decisive[:MOST_DECISIVE]) + "."
+        if decisive
+        else f"Nothing is known to be wrong with it; it is {case.workflow.status}.",
+        chain=_chain(case),
+        evidence=list(dict.fromkeys(evidence)),
+        not_known=_not_known(case, findings),
+        next=_next(case, findings, advice)[:MOST_CALLS],
+        findings=findings,
+    )
+
+
+def _replayed(case: Case, findings: Sequence[Finding]) -> int | None:
+    """The last step that a fork replayed, only to fail as its source did."""
+    if any(finding.kind == "bad fork" for finding in findings):
+        return last_replayed(case.chain[0], case.source)
+    tried = case.tried
+    if tried is None or len(case.chain) > 1 or tried.workflow.error != case.workflow.error:
+        return None
+    return last_replayed(tried, case.chain[0])
+
+
+def _chain(case: Case) -> list[str]:
+    if len(case.chain) == 1:
+        return []
+    lines = []
+    for level, each in enumerate(case.chain):
+        workflow = each.workflow
+        lines.append(
+            f"{name(workflow.workflow_id, 120)} {workflow.status} {name(workflow.workflow_name)}"
+            + _place(each)
+        )
+        if case.levels_left_out and level == len(case.chain) // 2 - 1:
+            lines.append(f"… {case.levels_left_out} more …")
+    return lines
+
+
+def _place(each: Traced) -> str:
+    step = each.failed_step
+    if step is not None:
+        return f", step {step.step_id} {name(step.step_name)}"
+    wait = each.wait
+    if wait is None:
+        return ""
+    place = f" step {wait.step_id}" if wait.step_id is not None else ""
+    return f", since {at(wait.since)} at{place or ' its'} {wait.kind}"
+
+
+def _forks_so_far(case: Case) -> list[str]:
+    forks = case.detail.forks
+    if not forks.total or case.workflow.status not in FAILED:
+        return []
+    each = [f"{fork.workflow_id} {fork.status}" for fork in forks.items]
+    return [f"Forked already, {many(forks.total, 'time')}: {some(each, 3)}."]
+
+
+def _not_known(case: Case, findings: Sequence[Finding]) -> list[str]:
+    kinds = {finding.kind for finding in findings}
+    lines = list(case.told.refused)
+    for each in case.chain:
+        workflow = each.workflow
+        if workflow.status in (WorkflowStatus.ENQUEUED, WorkflowStatus.DELAYED):
+            continue
+        if each.read_at is None:
+            lines.append(f"the steps of {name(workflow.workflow_id)}: not read yet")
+        elif workflow.status in IN_FLIGHT and case.now - each.read_at > UP_TO_DATE_MS:
+            lines.append(f"the steps of {name(workflow.workflow_id)} since {at(each.read_at)}")
+        if workflow.status == WorkflowStatus.ERROR and workflow.error is None:
+            why = "private mode withholds it" if case.private_mode else "the mirror keeps none"
+            lines.append(f"the error of {name(workflow.workflow_id)}: {why}")
+    link = case.origin.link
+    if link is not None and link.end == "child not mirrored" and link.step is not None:
+        lines.append(f"child {name(link.step.child_workflow_id)}: not mirrored")
+    if any(each.link is not None and each.link.by_error for each in case.chain):
+        lines.append("which step led to the child: it was found by its error, which is the same")
+    if case.workflow.status in IN_FLIGHT:
+        if not case.executors:
+            lines.append("whether its executor lives: Conductor lists none")
+        if case.queue is not None and not case.told.queues_known:
+            lines.append(f"the limits of queue {name(case.queue.name)}: read from Conductor alone")
+        if case.queue is not None and not case.queue.complete:
+            lines.append("all that runs and waits there: only the oldest were looked through")
+    if case.seen_at < case.now:
+        lines.append(f"anything since {at(case.seen_at)}, when the mirror last looked")
+    if case.workflow.schedule_name is not None and not case.told.schedules_known:
+        lines.append("whether its schedule is active: read from Conductor alone")
+    if "message" in kinds and case.told.messages is None:
+        lines.append("the topic or the key it waits for, and what was sent to it")
+    if case.workflow.status in (*FAILED, WorkflowStatus.CANCELLED):
+        well = len(case.peers.succeeded)
+        if well < FEWEST:
+            lines.append(f"what is usual: {many(well, 'run')} of that workflow went well")
+        elif len(case.peers.steps) < FEWEST:
+            lines.append("what steps are usual: those of the runs that went well are not read yet")
+    return list(dict.fromkeys(lines))
+
+
+def _next(case: Case, findings: Sequence[Finding], advice: Advice) -> list[Call]:
+    """Those that mend it first."""
+    kinds = {finding.kind for finding in findings}
+    workflow, focus = case.workflow, case.origin.workflow
+    calls: list[Call] = []
+
+    def call(tool: str, why: str, *, command: bool = False, **arguments: str | int | bool) -> None:
+        texts = [value for value in arguments.values() if isinstance(value, str)]
+        if all(text.isprintable() and len(text) <= _LONGEST_ID for text in texts):
+            calls.append(Call(tool, arguments, why, command))
+
+    if "schedule" in kinds and case.told.schedule is not None:
+        call(
+            "manage_schedule",
+            "it fires again",
+            command=True,
+            schedule_name=workflow.schedule_name or "",
+            action="resume",
+        )
+    if advice.fork is not None:
+        call(
+            "fork_workflow",
+            advice.fork.why,
+            command=True,
+            workflow_id=advice.fork.workflow_id,
+            start_step=advice.fork.start_step,
+        )
+    if workflow.deleted_at is None and (
+        workflow.status in (WorkflowStatus.CANCELLED, "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+    ):
+        why = "goes on behind its last completed step" + (
+            ", without a deadline" if "timed out" in kinds else ""
+        )
+        call("resume_workflow", why, command=True, workflow_id=workflow.workflow_id)
+    if "no executor" in kinds:
+        versions = [
+            e.application_version
+            for e in case.executors
+            if e.status == HEALTHY and e.application_version is not None
+        ]
+        if versions and focus.application_version not in versions:
+            step = case.origin.steps[-1].step_id + 1 if case.origin.steps else 1
+            call(
+                "fork_workflow",
+                "goes on behind its last completed step, in a version that runs; cancel the"
+                " stranded one",
+                command=True,
+                workflow_id=focus.workflow_id,
+                start_step=step,
+                application_version=versions[0],
+            )
+        call("list_executors", "who is connected")
+    if "deadlock" in kinds and case.queue is not None:
+        call(
+            "cancel_workflow",
+            "frees a place, so that a child can start",
+            command=True,
+            workflow_id=case.queue.running[-1].workflow_id,
+        )
+    if "full queue" in kinds and case.queue is not None:
+        call(
+            "diagnose_workflow",
+            "what holds a place longest",
+            workflow_id=case.queue.running[0].workflow_id,
+        )
+    if case.queue is not None:
+        call("list_workflows", "what waits there", queue_name=case.queue.name, status="ENQUEUED")
+    if case.peers.alike and "group" in kinds:
+        call(
+            "list_failures",
+            "all that failed of this, and what sets it apart",
+            workflow_name=focus.workflow_name or "",
+        )
+    if focus.error is None and focus.status == WorkflowStatus.ERROR:
+        for child in case.detail.children.items[::-1]:
+            if child.status in FAILED:
+                call("diagnose_workflow", "a child that failed", workflow_id=child.workflow_id)
+    top = next(iter(case.detail.ancestors.items), None)
+    if top is not None and workflow.status in FAILED and top.status in FAILED:
+        call(
+            "diagnose_workflow",
+            "the root, which failed too: a fork of it runs all of it again",
+            workflow_id=top.workflow_id,
+        )
+    if focus.status != WorkflowStatus.SUCCESS and (case.origin.steps or focus.error):
+        call("list_steps", "its steps, with their outputs", workflow_id=focus.workflow_id)
+    return calls
