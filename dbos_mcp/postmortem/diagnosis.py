@@ -124,7 +124,7 @@ def _not_known(case: Case, findings: Sequence[Finding]) -> list[str]:
     link = case.origin.link
     if link is not None and link.end == "child not mirrored" and link.step is not None:
         lines.append(f"child {name(link.step.child_workflow_id)}: not mirrored")
-    if link is not None and link.by_error:
+    if any(each.link is not None and each.link.by_error for each in case.chain):
         lines.append("which step led to the child: it was found by its error, which is the same")
     if case.workflow.status in IN_FLIGHT:
         if not case.executors:
@@ -221,6 +221,10 @@ def _next(case: Case, findings: Sequence[Finding], advice: Advice) -> list[Call]
             "all that failed of this, and what sets it apart",
             workflow_name=focus.workflow_name or "",
         )
+    if focus.error is None and focus.status == WorkflowStatus.ERROR:
+        for child in case.detail.children.items[::-1]:
+            if child.status in FAILED:
+                call("diagnose_workflow", "a child that failed", workflow_id=child.workflow_id)
     top = next(iter(case.detail.ancestors.items), None)
     if top is not None and workflow.status in FAILED and top.status in FAILED:
         call(

@@ -129,6 +129,17 @@ def failed(case: Case) -> Finding | None:
         case "step" if step is not None:
             says = f"{where} in step {step.step_id} {name(step.step_name)}: {quoted(step.error)}"
             known = [f"The step's error is the workflow's: {step.evidence}."]
+        case "code" if workflow.error is None:
+            last = origin.steps[-1] if origin.steps else None
+            behind = (
+                "" if last is None else f"; its last step is {last.step_id} {name(last.step_name)}"
+            )
+            says = f"{where}{behind}; why, and in which step, is not known: no error text is there"
+            below = [c for c in case.detail.children.items if c.status in FAILED]
+            known = (
+                [f"Children that failed: {some([c.workflow_id for c in below])}."] if below else []
+            )
+            return Finding("failed", says, known)
         case "code":
             last = origin.steps[-1] if origin.steps else None
             behind = "before any step" if last is None else f"behind step {last.step_id}"
@@ -250,7 +261,7 @@ def only_on(case: Case) -> Finding | None:
     first = features[0]
     return Finding(
         "only on",
-        f"{first.field} {name(first.value)} sets them apart: {first.failed} of {first.of_failed}"
+        f"{first.field} {_value(first)} sets them apart: {first.failed} of {first.of_failed}"
         f" that failed so have it, {first.others} of {first.of_others} that went well",
         [_feature(case, feature) for feature in features[:_MOST_LINES]],
     )
@@ -785,10 +796,14 @@ def _alike(case: Case, other: WorkflowItem) -> bool:
 def _feature(case: Case, feature: Feature) -> str:
     runs = [run for run in case.peers.runs if getattr(run, feature.field) == feature.value]
     return (
-        f"{feature.field} {name(feature.value)}: {feature.failed} of {feature.of_failed} that"
+        f"{feature.field} {_value(feature)}: {feature.failed} of {feature.of_failed} that"
         f" failed so, {feature.others} of {feature.of_others} that went well; of its"
         f" {many(len(runs), 'run')} {feature.failed} failed so."
     )
+
+
+def _value(feature: Feature) -> str:
+    return "none" if feature.value is None else name(feature.value)
 
 
 def _usual_step(case: Case, step_id: int | None) -> tuple[str | None, str]:

@@ -30,7 +30,8 @@ from dbos_mcp.queries.steps import StepItem
 RECV = "DBOS.recv"
 _TRANSIENT = re.compile(
     r"time[d -]?out|timed out|connection|unavailable|temporar|refused|reset by|throttl|rate.?limit"
-    r"|too many requests|\b(?:429|50[0-4])\b|maximum of \d+ retries|unreachable|deadlock|busy",
+    r"|too many requests|\b(?:429|50[0-4])\b(?![.,]\d)|maximum of \d+ retries|unreachable|deadlock"
+    r"|busy",
     re.IGNORECASE,
 )
 
@@ -156,7 +157,9 @@ def _within(origin: Traced, bad_step: int | None, replayed: int | None) -> tuple
     link = origin.link
     failed = None if link is None else link.step
     if link is not None and link.end in ("steps not read", "child not mirrored"):
-        return None, "From which step is not known: " + link.end + "."
+        return None, f"From which step a fork would help is not known: {link.end}."
+    if link is not None and link.error is None and link.end == "code":
+        return None, "From which step a fork would help is not known: no error text is there."
     if bad_step is not None:
         step = next((each for each in origin.steps if each.step_id == bad_step), None)
         called = "" if step is None else f" {name(step.step_name)}"

@@ -127,10 +127,12 @@ class Peers:
     @cached_property
     def features(self) -> list[Feature]:
         """What sets those that failed alike apart from those that went well, the surest first."""
-        found = []
+        found: list[Feature] = []
+        if len(self.alike) < FEWEST:
+            return found
         for name in FEATURES:
-            # Whatever is cancelled loses its queue.
-            if name == "queue_name" and any(run.status not in FAILED for run in self.alike):
+            # Whatever ends otherwise than by an error loses its queue.
+            if name == "queue_name" and self.alike[0].status != WorkflowStatus.ERROR:
                 continue
             failed = Counter(getattr(run, name) for run in self.alike)
             well = Counter(getattr(run, name) for run in self.succeeded)
@@ -251,6 +253,8 @@ def _alike(workflow: WorkflowItem, runs: Sequence[Peer]) -> list[Peer]:
     if workflow.status not in (*FAILED, WorkflowStatus.CANCELLED):
         return []
     own = _peer_of(workflow)
+    if own.error is None and own.status == WorkflowStatus.ERROR:
+        return [run for run in runs if run.key == own.key]
     return [
         run
         for run in runs

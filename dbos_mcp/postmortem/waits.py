@@ -16,7 +16,7 @@ from dbos_mcp.queries.steps import SLEEP, StepItem
 from dbos_mcp.queries.workflows import WorkflowItem
 
 GET_RESULT = "DBOS.getResult"
-_A_MOMENT_MS = 1_000
+_A_MOMENT_MS = 50
 
 Kind = Literal["queue", "delay", "sleep", "message", "children", "work"]
 

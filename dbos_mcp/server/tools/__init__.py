@@ -17,6 +17,7 @@ from dbos_mcp.server.tools.admin import (
 from dbos_mcp.server.tools.aggregates import get_workflow_aggregates
 from dbos_mcp.server.tools.applications import list_applications, list_executors
 from dbos_mcp.server.tools.commands import cancel_workflow, fork_workflow, resume_workflow
+from dbos_mcp.server.tools.comparison import compare_workflows
 from dbos_mcp.server.tools.define import CommandTool, command_tool, login_tool, read_tool
 from dbos_mcp.server.tools.history import get_workflow_history, list_changes
 from dbos_mcp.server.tools.login import login, login_complete
@@ -47,6 +48,7 @@ TOOLSETS: dict[Toolset, tuple[Tool, ...]] = {
     Toolset.POSTMORTEM: (
         read_tool(list_failures),
         read_tool(diagnose_workflow),
+        read_tool(compare_workflows),
     ),
     Toolset.SQL: (),
     Toolset.SYNC: (

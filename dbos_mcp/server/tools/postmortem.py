@@ -14,6 +14,7 @@ from dbos_mcp.errors import UsageError
 from dbos_mcp.postmortem import failures as queries
 from dbos_mcp.postmortem.case import Case, Message, ScheduleState, Told, read_case, unread
 from dbos_mcp.postmortem.diagnosis import Call, diagnose
+from dbos_mcp.postmortem.differences import Differences
 from dbos_mcp.postmortem.failures import FailureGroup, Failures, Feature, Window
 from dbos_mcp.postmortem.queues import QueueLimits
 from dbos_mcp.queries.coverage import Gap, gap_of
@@ -22,12 +23,13 @@ from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
 from dbos_mcp.server.budget import fitting
 from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, answer_from
+from dbos_mcp.server.differences import differences_of
 from dbos_mcp.server.lookup import NOT_TO_BE_READ, look_at, look_up
 from dbos_mcp.server.render import Column, compact_json
 from dbos_mcp.server.tools import arguments
 from dbos_mcp.server.tools.arguments import ApplicationName, MaxAge, Texts, Time, WorkflowId
 from dbos_mcp.server.workflow_rows import ANSWER_BYTES, DATA_NOTE
-from dbos_mcp.settings import DAY_MS
+from dbos_mcp.settings import DAY_MS, Toolset
 
 CELL_CHARACTERS = 200
 DIAGNOSIS_BYTES = 4_096
@@ -59,7 +61,7 @@ async def list_failures(
     since: Annotated[Time, Field(description="Default: -24h")] = None,
     until: Time = None,
     workflow_name: Texts = None,
-    group: Annotated[str | None, Field(description="Tell more of this one")] = None,
+    group: Annotated[str | None, Field(description="Tell what sets this one apart")] = None,
     max_age_seconds: MaxAge = None,
 ) -> str:
     """Group what failed or timed out by its cause: where it began (a failure of a child counts
@@ -89,6 +91,12 @@ async def list_failures(
         return found, gap_of(connection, reach)
 
     (found, gap), freshness = await answer_from(runtime, query, application_name, looked=looked)
+    separated = Differences()
+    if group is not None:
+        (one,) = found.groups
+        separated = await differences_of(
+            asker, runtime, application_name, one.sample, of_failed=one.count
+        )
     span = f"from {render.time(window.since)} to {render.time(window.until)}"
     name = render.plain(application_name)
 
@@ -103,6 +111,7 @@ async def list_failures(
             render.table(_COLUMNS, groups, limit=CELL_CHARACTERS) if shown else "None.",
             *(_features(each) for each in groups),
             _more(found.groups[0]) if group is not None else None,
+            "\n".join(render.plain(line, limit=LINE_CHARACTERS) for line in separated.lines),
             f"{left} smaller groups: narrow by workflow_name, or a shorter time." if left else None,
             _notes(found) if shown else None,
             DATA_NOTE if shown else None,
@@ -169,7 +178,7 @@ async def diagnose_workflow(
     case = replace(case, told=await _ask(runtime, case, refused))
     found = diagnose(case)
     calls = [
-        _call(application_name, call)
+        _call(application_name, call, admin=Toolset.ADMIN in runtime.settings.toolsets)
         for call in found.next
         if not (call.command and runtime.settings.read_only)
     ]
@@ -306,7 +315,8 @@ def _wakes_at(output: str | None) -> int | None:
     return int(moment * 1000 if seconds else moment) if 0 < moment < 1e15 else None
 
 
-def _call(application_name: str, call: Call) -> str:
+def _call(application_name: str, call: Call, *, admin: bool) -> str:
     arguments = {"application_name": application_name, **call.arguments}
     given = ", ".join(f"{key}={compact_json(value)}" for key, value in arguments.items())
-    return f"- {call.tool}({given}): {render.plain(call.why, limit=WHY_CHARACTERS)}"
+    needs = " (of the toolset admin)" if call.tool == "manage_schedule" and not admin else ""
+    return f"- {call.tool}({given}): {render.plain(call.why, limit=WHY_CHARACTERS)}{needs}"

@@ -1,0 +1,164 @@
+"""What is read of a case, by which indexes, and what of it is not known."""
+
+import pytest
+from sqlalchemy import Connection
+
+from dbos_mcp.errors import NotFoundError
+from dbos_mcp.postmortem.case import MOST_LEVELS, read_case, unread
+from dbos_mcp.postmortem.waits import Wait, wait_of
+from dbos_mcp.queries.steps import StepItem
+from dbos_mcp.queries.workflows import WorkflowItem
+from tests.postmortem.conftest import HOUR, NOW, Patient, diagnosed
+from tests.queries.plans import plans_of
+from tests.upstream import APP, problem
+
+MAY_BE_SCANNED = ("application", "executor", "sync_state")
+"""Tables of few rows."""
+
+
+async def test_everything_is_read_by_indexes(patient: Patient) -> None:
+    patient.well(3, "load")
+    patient.run("order", "ERROR", error="no", schedule_name="nightly")
+    patient.step("order", 1, "pay", child="order-1")
+    patient.step("order", 2, "DBOS.getResult", "no", child="never-was")
+    patient.run("order-1", "ERROR", error="no", forked_from="order", parent_workflow_id="order")
+    patient.run("fork", "ERROR", error="no", forked_from="order")
+    for n in range(2):
+        patient.run(f"report-{n}", "PENDING", queue_name="reports")
+        patient.step(f"report-{n}", 1, "part", child=f"part-{n}")
+        patient.run(f"part-{n}", "ENQUEUED", queue_name="reports", parent_workflow_id=f"report-{n}")
+    await patient.case("order")
+
+    def ask(connection: Connection) -> None:
+        for workflow_id in ("order", "fork", "report-0", "part-1", "well-0"):
+            read_case(connection, APP, workflow_id, NOW)
+            unread(connection, APP, workflow_id, NOW)
+
+    with patient.site.cache.read() as connection:
+        plans = plans_of(connection, ask)
+    scanned = {line.split(" ")[1] for line in plans if line.startswith("SCAN")}
+    assert scanned <= {*MAY_BE_SCANNED, "CONSTANT", "(subquery-1)"}
+    searches = [line for line in plans if line.startswith("SEARCH workflow ")]
+    assert searches
+    assert all("INDEX" in line or "PRIMARY KEY" in line for line in searches)
+    assert not [line for line in searches if "(application_name=?)" in line]
+
+
+async def test_what_cannot_be_known_is_said(patient: Patient) -> None:
+    patient.run("order", "ERROR", error="no")
+    patient.run("order-1", "ERROR", error="no", parent_workflow_id="order")
+    patient.run("waits", "ERROR", error="no such row")
+    patient.step("waits", 1, "DBOS.getResult", "no such row", child="nobody")
+    patient.site.wire.fault = lambda request: (
+        problem(500) if "/order" in request.url.path and "/steps" in request.url.path else None
+    )
+    await patient.site.sync()
+    with patient.site.cache.read() as connection:
+        diagnosis = diagnosed(read_case(connection, APP, "order", NOW))
+        assert unread(connection, APP, "order", NOW) == ["order", "order-1"]
+    assert diagnosis.not_known[:3] == [
+        "the steps of order: not read yet",
+        "the steps of order-1: not read yet",
+        "which step led to the child: it was found by its error, which is the same",
+    ]
+    assert "what is usual: 0 runs of that workflow went well" in diagnosis.not_known
+    assert "where that began is not known: steps not read" in diagnosis.verdict
+    assert not [call for call in diagnosis.next if call.tool == "fork_workflow"]
+    with patient.site.cache.read() as connection:
+        diagnosis = diagnosed(read_case(connection, APP, "waits", NOW))
+    assert "child nobody: not mirrored" in diagnosis.not_known
+    assert "is not known: child not mirrored" in diagnosis.verdict
+
+
+async def test_an_old_mirror_speaks_of_its_own_time(patient: Patient) -> None:
+    patient.run("order", "PENDING")
+    patient.step("order", 1, "DBOS.sleep", lasted=2 * HOUR)
+    await patient.site.sync_until_steps_are_read()
+    with patient.site.cache.read() as connection:
+        later = diagnosed(read_case(connection, APP, "order", NOW + 9 * HOUR))
+    assert "so " in later.verdict.split("it is", 1)[1]
+    assert any(line.startswith("anything since") for line in later.not_known)
+
+
+async def test_of_a_long_chain_the_middle_is_left_out(patient: Patient) -> None:
+    for n in range(20):
+        patient.run(f"level-{n}", "ERROR", error="no")
+        if n < 19:
+            patient.step(f"level-{n}", 1, "DBOS.getResult", "no", child=f"level-{n + 1}")
+    patient.step("level-19", 1, "charge", "no")
+    diagnosis = await patient.diagnosis("level-0")
+    assert "19 levels down: restock level-19 in step 1 charge" in diagnosis.verdict
+    assert len(diagnosis.chain) == MOST_LEVELS + 1
+    assert "… 8 more …" in diagnosis.chain
+
+
+async def test_workflows_that_wait_for_each_other_come_to_an_end(patient: Patient) -> None:
+    for one, other in (("one", "other"), ("other", "one")):
+        patient.run(one, "PENDING")
+        patient.step(one, 1, "call", child=other)
+    assert len((await patient.case("one")).chain) == 2
+
+
+async def test_what_was_never_seen_is_not_diagnosed(patient: Patient) -> None:
+    await patient.site.sync()
+    with patient.site.cache.read() as connection, pytest.raises(NotFoundError):
+        read_case(connection, APP, "nobody", NOW)
+
+
+def workflow_of(status: str = "PENDING") -> WorkflowItem:
+    times = dict.fromkeys(("created_at", "updated_at", "observed_at"), 0)
+    return WorkflowItem.model_validate({"id": 1, "workflow_id": "w", "status": status, **times})
+
+
+def row(step_id: int, name: str, began: int, ended: int, child: str | None = None) -> StepItem:
+    return StepItem(
+        step_id=step_id,
+        step_name=name,
+        started_at=began,
+        completed_at=ended,
+        child_workflow_id=child,
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "wait"),
+    [
+        ([], Wait("work", 0)),
+        ([row(1, "load", 5, 9)], Wait("work", 9, step_id=2)),
+        ([row(1, "DBOS.sleep", 5, 5_000)], Wait("sleep", 5, 5_000, 1)),
+        ([row(1, "DBOS.sleep", 5, 90)], Wait("work", 90, step_id=2)),
+        ([row(1, "load", 1, 2), row(3, "DBOS.sleep", 5, 5)], Wait("message", 5, None, 2)),
+        ([row(2, "DBOS.sleep", 5, 5_000)], Wait("message", 5, 5_000, 1)),
+        ([row(1, "ship", 5, 6, "a")], Wait("children", 5, children=("a",))),
+        (
+            [row(1, "ship", 5, 6, "a"), row(2, "ship", 6, 7, "b"),
+             row(3, "DBOS.getResult", 8, 9, "a")],
+            Wait("children", 6, children=("b",)),
+        ),
+        (
+            [row(1, "ship", 5, 6, "a"), row(2, "DBOS.getResult", 6, 7, "never-was")],
+            Wait("work", 7, step_id=3),
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_running_workflow_waits_for(steps: list[StepItem], wait: Wait) -> None:
+    assert wait_of(workflow_of(), steps, now=1_000) == wait
+
+
+def test_what_a_workflow_waits_for_before_it_runs() -> None:
+    assert wait_of(workflow_of("ENQUEUED"), [], now=1_000).kind == "queue"
+    assert wait_of(workflow_of("DELAYED"), [], now=1_000).kind == "delay"
+
+
+async def test_without_error_texts_nothing_is_claimed_of_steps_and_others(
+    patient: Patient,
+) -> None:
+    for n in range(4):
+        patient.run(f"order-{n}", "ERROR", parent_workflow_id="order-0" if n == 1 else None)
+        patient.step(f"order-{n}", 1, "charge")
+    diagnosis = await patient.diagnosis("order-0")
+    assert "its last step is 1 charge; why, and in which step, is not known" in diagnosis.verdict
+    assert "group" not in {finding.kind for finding in diagnosis.findings}
+    assert "the error of order-0: the mirror keeps none" in diagnosis.not_known
+    assert "Children that failed: order-1." in diagnosis.evidence
+    assert diagnosis.next[0].arguments == {"workflow_id": "order-1"}
