@@ -38,6 +38,7 @@ class Diagnosis:
 
 def diagnose(case: Case) -> Diagnosis:
     findings = [found for each in FINDINGS if (found := each(case)) is not None]
+    # What does not fit into an answer is left out at its end.
     decisive = [finding for finding in findings if finding.decisive]
     bad_step = None if case.differences is None else case.differences.first_step
     made_by = culprit(case)
@@ -46,10 +47,10 @@ def diagnose(case: Case) -> Diagnosis:
     advice = advise(case.chain, bad_step=bad_step, replayed=_replayed(case, findings))
     evidence = [
         *(f"{each.says}." for each in decisive[MOST_DECISIVE:]),
-        *(line for finding in findings for line in finding.evidence),
         *(case.differences.lines if case.differences is not None else ()),
-        *_forks_so_far(case),
         *told(advice),
+        *(line for finding in findings for line in finding.evidence),
+        *_forks_so_far(case),
     ]
     return Diagnosis(
         verdict=". ".join(each.says for each in decisive[:MOST_DECISIVE]) + "."

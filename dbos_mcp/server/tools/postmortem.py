@@ -291,7 +291,6 @@ def _limits(queue: Queue) -> QueueLimits:
         worker_concurrency=queue.worker_concurrency,
         rate_limit_max=queue.rate_limit_max,
         rate_limit_period_ms=None if period is None else int(period * 1000),
-        partitioned=queue.partition_queue,
         by_priority=queue.priority_enabled,
     )
 
