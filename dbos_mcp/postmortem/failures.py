@@ -18,9 +18,10 @@ from dbos_mcp.store.projections.workflows import WorkflowRow
 MOST_OTHERS = 50_000
 """So many other runs, the newest, are compared with the failed ones: 0.1 s."""
 EXAMPLES = 5
+SAMPLED = 300
 FEATURES = ("application_version", "executor_id", "queue_name", "schedule_name")
 MOST_FEATURES = 3
-_SURE = 10.83
+SURE = 10.83
 """Of the G-test: chance alone would come to it once in a thousand times."""
 
 FAILED_AT = func.coalesce(col(WorkflowRow.completed_at), col(WorkflowRow.updated_at))
@@ -72,6 +73,8 @@ class FailureGroup:
     features: Sequence[Feature]
     origins: Sequence[str]
     """Ids of the newest workflows in which it began."""
+    sample: Sequence[int]
+    """Keys of more of them."""
     known: bool
     """Whether its origin is known: else the chain broke off there."""
 
@@ -199,6 +202,7 @@ def _group(
         last_at=max(times),
         features=others.features(members.origins),
         origins=[link.workflow.workflow_id for link in members.origins[:EXAMPLES]],
+        sample=[link.workflow.key for link in members.origins[:SAMPLED]],
         known=newest.end in ("step", "code", "recovered too often", "timed out", "cancelled"),
     )
 
@@ -269,7 +273,7 @@ def over_represented(name: str, failed: Counter[Any], rest: Counter[Any]) -> lis
         for value, count in failed.items()
         if of_others and count * of_others > rest[value] * of_failed
     ]
-    return [feature for feature in features if g_test(feature) >= _SURE]
+    return [feature for feature in features if g_test(feature) >= SURE]
 
 
 def g_test(feature: Feature) -> float:

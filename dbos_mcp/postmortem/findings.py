@@ -264,8 +264,17 @@ def only_on(case: Case) -> Finding | None:
         "only on",
         f"{first.field} {_value(first)} sets them apart: {first.failed} of {first.of_failed}"
         f" that failed so have it, {first.others} of {first.of_others} that went well",
-        [_feature(case, feature) for feature in features[:_MOST_LINES]],
+        []  # which says as much, and more
+        if case.differences is not None and case.differences.lines
+        else [_feature(case, feature) for feature in features[:_MOST_LINES]],
     )
+
+
+def input_separates(case: Case) -> Finding | None:
+    lines = () if case.differences is None else case.differences.lines
+    if not lines or not lines[0].startswith("input."):
+        return None
+    return Finding("input", lines[0].rstrip("."))
 
 
 def nothing_separates(case: Case) -> Finding | None:
@@ -277,6 +286,8 @@ def nothing_separates(case: Case) -> Finding | None:
     if peers.features or len(peers.alike) < FEWEST or len(well) < len(peers.alike):
         return None
     if link is None or link.error is None or is_transient(link.error):
+        return None
+    if case.differences is not None and case.differences.lines:
         return None
     return Finding(
         "data",
@@ -758,6 +769,7 @@ FINDINGS: tuple[Callable[[Case], Finding | None], ...] = (
     retries,
     wrong_value,
     deleted,
+    input_separates,
     only_on,
     group,
     overtaken,

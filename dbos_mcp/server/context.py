@@ -33,6 +33,7 @@ from dbos_mcp.queries.freshness import (
 )
 from dbos_mcp.runtime import Runtime, open_runtime, organization_of
 from dbos_mcp.server.consent import Confirmations
+from dbos_mcp.server.memory import Memory
 from dbos_mcp.server.render import LAST_ERROR, freshness_line, plain
 from dbos_mcp.settings import Settings
 from dbos_mcp.store.sync_state import CONDUCTOR
@@ -71,6 +72,7 @@ class Session:
         self.looked_once = False
         self.confirmations = Confirmations()
         self.readings = Readings(now_ms)
+        self.memory = Memory()
 
     async def runtime(self) -> Runtime:
         """Open what is not open yet, and start syncing.
@@ -109,6 +111,7 @@ class Session:
     async def _close(self) -> None:
         self._runtime, self.scheduler, self.looked_once = None, None, False
         self.readings = Readings(now_ms)
+        self.memory = Memory()
         await self._stack.aclose()
 
     def note_question(self, application_name: str = CONDUCTOR) -> None:

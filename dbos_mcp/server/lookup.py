@@ -51,7 +51,7 @@ async def look_at(
         async def look() -> None:
             await telling(asker.call, partial(look_unless_met, worker, wanted))
 
-        why = await _why_not(asker.session, look)
+        why = await why_not(asker.session, look)
     if why is None:
         why = await runtime.read(wanted.reason)
     return NOTHING_LOOKED_AT if why is None else _not_as_fresh(why)
@@ -97,7 +97,7 @@ async def look_up(
             await look(runtime.live)
         except ConductorError as error:
             return Looked(why_not=f"Not looked up at Conductor: {error}")
-    elif (why := await _why_not(session, partial(look, runtime.live))) is not None:
+    elif (why := await why_not(session, partial(look, runtime.live))) is not None:
         return _not_as_fresh(why)
     if not was_held and not await runtime.read(held):
         raise NotFoundError(
@@ -120,19 +120,25 @@ async def read_again(
     async def look() -> None:
         await session.readings.read(what, since, reread)
 
-    return await _why_not(session, look)
+    return await why_not(session, look)
 
 
-async def _why_not(session: Session, look: Callable[[], Awaitable[object]]) -> str | None:
+async def why_not(
+    session: Session,
+    look: Callable[[], Awaitable[object]],
+    *,
+    seconds: float = LOOK_SECONDS,
+    slow: str = SLOW,
+) -> str | None:
     """Look, for as long as somebody waits; why it came to nothing."""
     scheduler = session.scheduler
     if scheduler is not None and scheduler.refused:
         return REFUSED
     try:
-        with anyio.fail_after(LOOK_SECONDS):
+        with anyio.fail_after(seconds):
             await look()
     except TimeoutError:
-        return SLOW
+        return slow
     except DbosMcpError as error:
         if isinstance(error, AuthenticationError) and scheduler is not None:
             scheduler.note_refusal()

@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import Connection
 
 from dbos_mcp.errors import NotFoundError
-from dbos_mcp.postmortem.case import MOST_LEVELS, Differences, read_case, unread
+from dbos_mcp.postmortem.case import MOST_LEVELS, read_case, unread
+from dbos_mcp.postmortem.differences import Differences
 from dbos_mcp.postmortem.waits import Wait, wait_of
 from dbos_mcp.queries.steps import StepItem
 from dbos_mcp.queries.workflows import WorkflowItem
@@ -175,5 +176,5 @@ async def test_differences_that_were_found_elsewhere_lead_to_the_step_to_fork_fr
     case = await patient.case("order")
     line = "input.currency = EUR: 86 of 86 failed, 0 of 214 others."
     diagnosis = diagnosed(replace(case, differences=Differences(first_step=2, lines=[line])))
-    assert line in diagnosis.evidence
+    assert line in diagnosis.verdict
     assert diagnosis.next[0].arguments == {"workflow_id": "order", "start_step": 2}

@@ -1,43 +1,37 @@
 """Failures and their causes."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from itertools import zip_longest
 from typing import Annotated
 
 from pydantic import Field
 from sqlalchemy import Connection
 
-from dbos_mcp.conductor.models import Queue
-from dbos_mcp.domain import WorkflowStatus, now_ms
+from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import UsageError
 from dbos_mcp.postmortem import failures as queries
-from dbos_mcp.postmortem.case import Case, Message, ScheduleState, Told, read_case, unread
-from dbos_mcp.postmortem.diagnosis import Call, diagnose
+from dbos_mcp.postmortem.comparison import Comparison, Differing, StepPair, compare
+from dbos_mcp.postmortem.differences import LINE_CHARACTERS, Differences
 from dbos_mcp.postmortem.failures import FailureGroup, Failures, Feature, Window
-from dbos_mcp.postmortem.queues import QueueLimits
+from dbos_mcp.postmortem.runs import Outcome
+from dbos_mcp.queries import workflow
 from dbos_mcp.queries.coverage import Gap, gap_of
 from dbos_mcp.queries.filters import WorkflowFilter
-from dbos_mcp.runtime import Runtime
+from dbos_mcp.queries.freshness import NOTHING_LOOKED_AT
+from dbos_mcp.queries.workflows import WorkflowItem
 from dbos_mcp.server import render
 from dbos_mcp.server.budget import fitting
 from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, answer_from
-from dbos_mcp.server.lookup import NOT_TO_BE_READ, look_at, look_up
-from dbos_mcp.server.render import Column, compact_json
+from dbos_mcp.server.differences import Pair, differences_of, read_pair
+from dbos_mcp.server.lookup import look_at, look_up
+from dbos_mcp.server.render import WHY_CHARACTERS, Column
 from dbos_mcp.server.tools import arguments
 from dbos_mcp.server.tools.arguments import ApplicationName, MaxAge, Texts, Time, WorkflowId
-from dbos_mcp.server.workflow_rows import ANSWER_BYTES, DATA_NOTE
-from dbos_mcp.settings import DAY_MS, Toolset
+from dbos_mcp.server.workflow_rows import ANSWER_BYTES, CROWDED_CELL_CHARACTERS, DATA_NOTE
+from dbos_mcp.settings import DAY_MS
 
 CELL_CHARACTERS = 200
-DIAGNOSIS_BYTES = 4_096
-VERDICT_CHARACTERS = 900
-LINE_CHARACTERS = 400
-ID_CHARACTERS = 200
-WHY_CHARACTERS = 160
-MOST_READ = 5
-"""Workflows of a chain whose steps are read before it is told."""
-QUEUED = (WorkflowStatus.ENQUEUED, WorkflowStatus.DELAYED)
 _COLUMNS: list[Column[FailureGroup]] = [
     ("group", lambda group: group.group),
     ("began", lambda group: str(group.count)),
@@ -59,7 +53,7 @@ async def list_failures(
     since: Annotated[Time, Field(description="Default: -24h")] = None,
     until: Time = None,
     workflow_name: Texts = None,
-    group: Annotated[str | None, Field(description="Tell more of this one")] = None,
+    group: Annotated[str | None, Field(description="Tell what sets this one apart")] = None,
     max_age_seconds: MaxAge = None,
 ) -> str:
     """Group what failed or timed out by its cause: where it began (a failure of a child counts
@@ -89,6 +83,12 @@ async def list_failures(
         return found, gap_of(connection, reach)
 
     (found, gap), freshness = await answer_from(runtime, query, application_name, looked=looked)
+    separated = Differences()
+    if group is not None:
+        (one,) = found.groups
+        separated = await differences_of(
+            asker, runtime, application_name, one.sample, of_failed=one.count
+        )
     span = f"from {render.time(window.since)} to {render.time(window.until)}"
     name = render.plain(application_name)
 
@@ -103,6 +103,7 @@ async def list_failures(
             render.table(_COLUMNS, groups, limit=CELL_CHARACTERS) if shown else "None.",
             *(_features(each) for each in groups),
             _more(found.groups[0]) if group is not None else None,
+            "\n".join(render.plain(line, limit=LINE_CHARACTERS) for line in separated.lines),
             f"{left} smaller groups: narrow by workflow_name, or a shorter time." if left else None,
             _notes(found) if shown else None,
             DATA_NOTE if shown else None,
@@ -149,164 +150,182 @@ def _notes(found: Failures) -> str:
     )
 
 
-async def diagnose_workflow(
+async def compare_workflows(
     asker: CurrentAsker,
     runtime: CurrentRuntime,
     application_name: ApplicationName,
     workflow_id: WorkflowId,
+    other_workflow_id: WorkflowId,
     max_age_seconds: MaxAge = None,
 ) -> str:
-    """Say why a workflow failed, or what it waits for, in one call: down through its children to
-    where that began, what differs from runs that went well, since when and which others are alike,
-    what is not known, and what to do, such as a fork from the step that mends it."""
-    now = now_ms()
-    looked = await look_up(asker, runtime, application_name, workflow_id, max_age_seconds)
-    refused = await _read_chain(runtime, application_name, workflow_id)
-    read = partial(read_case, application_name=application_name, workflow_id=workflow_id, now=now)
-    case, freshness = await answer_from(runtime, read, application_name, looked=looked)
-    if await _read_peers(runtime, application_name, case):
-        case, freshness = await answer_from(runtime, read, application_name, looked=looked)
-    case = replace(case, told=await _ask(runtime, case, refused))
-    found = diagnose(case)
-    calls = [
-        _call(application_name, call, admin=Toolset.ADMIN in runtime.settings.toolsets)
-        for call in found.next
-        if not (call.command and runtime.settings.read_only)
-    ]
-    workflow = case.workflow
-    evidence = [*found.chain, *found.evidence]
+    """Show two runs side by side, as one that failed and one that went well: states, versions,
+    executors, durations, where their inputs differ, and their steps by name and order with
+    outcomes, durations and outputs that differ. Inputs and outputs are read live."""
+    looked = NOTHING_LOOKED_AT
+    for each in (workflow_id, other_workflow_id):
+        seen = await look_up(asker, runtime, application_name, each, max_age_seconds)
+        looked = looked if seen == NOTHING_LOOKED_AT else seen
 
-    def answer_of(shown: int) -> str:
-        lines = [f"- {render.plain(line, limit=LINE_CHARACTERS)}" for line in evidence[:shown]]
+    def query(connection: Connection) -> tuple[WorkflowItem, WorkflowItem]:
+        return (
+            workflow.get_workflow(connection, application_name, workflow_id).workflow,
+            workflow.get_workflow(connection, application_name, other_workflow_id).workflow,
+        )
+
+    (one, other), freshness = await answer_from(runtime, query, application_name, looked=looked)
+    pair = await read_pair(asker, runtime, application_name, (one.key, other.key))
+    found = compare(
+        one,
+        other,
+        inputs=pair.inputs,
+        steps=pair.steps,
+        outputs_known=all(pair.outputs_known),
+    )
+    inputs, steps = found.inputs or [], found.steps or []
+    # What tells the most stays where not all fits.
+    telling = sorted(range(len(steps)), key=lambda place: not steps[place].telling)
+    parts = [
+        part
+        for both in zip_longest(telling, range(len(inputs)))
+        for part in zip((steps, inputs), both, strict=True)
+        if part[1] is not None
+    ]
+
+    def answer_of(shown: int, limit: int = COMPARED_CHARACTERS) -> str:
+        kept = parts[:shown]
+        some_inputs = [inputs[place] for of, place in kept if of is inputs]
+        some_steps = [steps[place] for place in sorted(p for of, p in kept if of is steps)]
         return render.answer(
-            f"{render.plain(workflow_id, limit=ID_CHARACTERS)}: {render.plain(workflow.status)},"
-            f" {render.plain(workflow.workflow_name)} of {render.plain(application_name)}",
-            f"verdict: {render.plain(found.verdict, limit=VERDICT_CHARACTERS)}",
-            "\n".join(["evidence:", *lines]) if lines else None,
-            f"not known: {render.plain('; '.join(found.not_known), limit=LINE_CHARACTERS)}."
-            if found.not_known
-            else None,
-            "\n".join(["next:", *calls]) if calls else None,
+            f"Two workflows of {render.plain(application_name)}",
+            f"one: {_headline(one)}",
+            f"other: {_headline(other)}",
+            render.table(_COMPARED, [*found.differing, *_times(one, other)], limit=limit),
+            _the_same(found, limit),
+            _inputs_compared(found, some_inputs, limit),
+            _steps_compared(found, some_steps, limit),
+            _deeper(found),
+            _not_read(pair),
             DATA_NOTE,
             freshness,
         )
 
-    answer, _ = fitting(len(evidence), DIAGNOSIS_BYTES, answer_of)
+    answer, shown = fitting(len(parts), ANSWER_BYTES, answer_of)
+    if len(answer.encode()) > ANSWER_BYTES:
+        answer = answer_of(shown, CROWDED_CELL_CHARACTERS)
     return answer
 
 
-async def _read_chain(runtime: Runtime, application_name: str, workflow_id: str) -> list[str]:
-    """Read the steps that lead down to the cause, a few workflows at most; what could not be."""
-    if runtime.live is None:
-        return []
-    mirror = runtime.live.mirror
-    tried: set[str] = set()
-    refused: list[str] = []
-    while len(tried) < MOST_READ:
-        missing = await runtime.read(
-            partial(
-                unread,
-                application_name=application_name,
-                workflow_id=workflow_id,
-                now=now_ms(),
-            )
-        )
-        ids = [each for each in missing if each not in tried][: MOST_READ - len(tried)]
-        if not ids:
-            break
-        for each in ids:
-            tried.add(each)
-            try:
-                await mirror.refresh_steps(application_name, each)
-            except NOT_TO_BE_READ as error:
-                why = render.plain(error, limit=WHY_CHARACTERS)
-                refused.append(f"the steps of {render.plain(each)}: {why}")
-                return refused
-    return refused
+COMPARED_CHARACTERS = 160
+_COMPARED: list[Column[Differing]] = [
+    ("what", lambda each: each.name),
+    ("one", lambda each: each.one),
+    ("other", lambda each: each.other),
+]
 
 
-async def _read_peers(runtime: Runtime, application_name: str, case: Case) -> bool:
-    """Of a failure, the steps of a few runs that went well, if the mirror lacks them."""
-    if runtime.live is None or case.workflow.status in (WorkflowStatus.SUCCESS, *QUEUED):
-        return False
-    for each in case.peers.unread:
-        try:
-            await runtime.live.mirror.refresh_steps(application_name, each)
-        except NOT_TO_BE_READ:
-            return False
-    return bool(case.peers.unread)
+def _headline(item: WorkflowItem) -> str:
+    named = render.plain(item.workflow_id, limit=300)
+    return f"{named}: {render.plain(item.status)}, {render.plain(item.workflow_name)}"
 
 
-async def _ask(runtime: Runtime, case: Case, refused: Sequence[str]) -> Told:
-    """What only Conductor knows, and findings on such a case look at."""
-    told = Told(refused=refused)
-    if runtime.live is None or refused:
-        return told
-    client, application_name = runtime.live.client, case.application_name
-    origin = case.origin
-    try:
-        if case.queue is not None:
-            queues = await client.list_queues(application_name)
-            limits = next((_limits(q) for q in queues if q.name == case.queue.name), None)
-            told = replace(told, limits=limits, queues_known=True)
-        if case.workflow.schedule_name is not None:
-            schedules = await client.list_schedules(application_name)
-            state = next(
-                (
-                    ScheduleState(each.status, each.cron_expression, each.last_fired_at)
-                    for each in schedules
-                    if each.schedule_name == case.workflow.schedule_name
-                ),
-                None,
-            )
-            told = replace(told, schedule=state, schedules_known=True)
-        workflow_id = origin.workflow.workflow_id
-        if case.in_flight and origin.wait is not None and origin.wait.kind == "message":
-            sent = await client.list_notifications(application_name, workflow_id)
-            steps = await client.list_steps(application_name, workflow_id)
-            told = replace(
-                told,
-                messages=[Message(each.topic, each.created_at, each.consumed) for each in sent],
-                wakes_at=_wakes_at(steps[-1].output if steps else None),
-            )
-        elif (
-            origin.link is not None
-            and origin.link.error is not None
-            and origin.workflow.deleted_at is None
-        ):
-            steps = await client.list_steps(application_name, workflow_id)
-            whole = await client.get_workflow(application_name, workflow_id)
-            outputs = {step.step_id: step.output for step in steps if step.output is not None}
-            told = replace(told, outputs=outputs, input=whole.input)
-    except NOT_TO_BE_READ as error:
-        why = render.plain(error, limit=WHY_CHARACTERS)
-        told = replace(told, refused=[f"what only Conductor knows: {why}"])
-    return told
+def _times(one: WorkflowItem, other: WorkflowItem) -> list[Differing]:
+    times = [
+        Differing("created_at", *(render.time(item.created_at) for item in (one, other))),
+        Differing("queue_wait", *(render.duration(item.queue_wait_ms) for item in (one, other))),
+        Differing("duration", *(render.duration(item.duration_ms) for item in (one, other))),
+    ]
+    return [each for each in times if (each.one, each.other) != (None, None)]
 
 
-def _limits(queue: Queue) -> QueueLimits:
-    period = queue.rate_limit_period_secs
-    return QueueLimits(
-        concurrency=queue.concurrency,
-        worker_concurrency=queue.worker_concurrency,
-        rate_limit_max=queue.rate_limit_max,
-        rate_limit_period_ms=None if period is None else int(period * 1000),
-        by_priority=queue.priority_enabled,
+def _the_same(found: Comparison, limit: int) -> str | None:
+    if not found.same:
+        return None
+    same = ", ".join(f"{each.name} {render.plain(each.one, limit=limit)}" for each in found.same)
+    return f"the same: {same}"
+
+
+def _inputs_compared(found: Comparison, shown: Sequence[Differing], limit: int) -> str | None:
+    if found.inputs is None:
+        return None
+    left = len(found.inputs) - len(shown)
+    of = f"{len(found.inputs)} of {len(found.inputs) + found.same_inputs}"
+    if not found.inputs:
+        return f"inputs: the same at all {found.same_inputs} paths"
+    return render.answer(
+        f"inputs differ at {of} paths:",
+        render.table(_COMPARED, shown, limit=limit) if shown else None,
+        f"{left} more." if left else None,
     )
 
 
-def _wakes_at(output: str | None) -> int | None:
-    """A sleep's output is when it ends: in Python seconds, elsewhere milliseconds."""
-    try:
-        moment = float(output or "")
-    except ValueError:
+def _steps_compared(found: Comparison, shown: Sequence[StepPair], limit: int) -> str | None:
+    if found.steps is None:
         return None
-    seconds = moment < 100_000_000_000
-    return int(moment * 1000 if seconds else moment) if 0 < moment < 1e15 else None
+    if not found.steps:
+        return "steps: neither has any"
+    columns: list[Column[StepPair]] = [
+        ("step", lambda pair: "/".join(map(str, pair.step_ids)) + f" {pair.place[0]}"),
+        ("one", lambda pair: _outcome(pair.one, limit)),
+        ("other", lambda pair: _outcome(pair.other, limit)),
+        ("outputs", lambda pair: _outputs(pair, limit)),
+    ]
+    first = next((pair for pair in found.steps if pair.telling), None)
+    left = len(found.steps) - len(shown)
+    return render.answer(
+        f"steps ({len(found.steps)} in all"
+        + (
+            f", the first that differs in more than data is {render.plain(first.place[0])}):"
+            if first is not None
+            else ", none differs in more than data):"
+        ),
+        render.table(columns, shown, limit=3 * limit) if shown else None,
+        f"{left} more." if left else None,
+    )
 
 
-def _call(application_name: str, call: Call, *, admin: bool) -> str:
-    arguments = {"application_name": application_name, **call.arguments}
-    given = ", ".join(f"{key}={compact_json(value)}" for key, value in arguments.items())
-    needs = " (of the toolset admin)" if call.tool == "manage_schedule" and not admin else ""
-    return f"- {call.tool}({given}): {render.plain(call.why, limit=WHY_CHARACTERS)}{needs}"
+def _deeper(found: Comparison) -> str | None:
+    """The children to go on with, where the first step that differs awaits them."""
+    first = next((pair for pair in found.steps or () if pair.telling), None)
+    if first is None or first.one is None or first.other is None:
+        return None
+    children = [step.child_workflow_id for step in (first.one, first.other)]
+    if not all(child and child.isprintable() and len(child) <= 200 for child in children):
+        return None
+    one, other = (json.dumps(child, ensure_ascii=False) for child in children)
+    return f"Go on with compare_workflows(workflow_id={one}, other_workflow_id={other})."
+
+
+def _outcome(step: Outcome | None, limit: int) -> str:
+    if step is None:
+        return "(not there)"
+    took = render.duration(step.duration_ms) or "done"
+    child = f" child {step.child_workflow_id}" if step.child_workflow_id else ""
+    if step.error is not None:
+        return f"raised {render.plain(step.error, limit=limit)}, {took}{child}"
+    return f"{took}{child}"
+
+
+def _outputs(pair: StepPair, limit: int) -> str:
+    if not pair.outputs.startswith("differ") or pair.one is None or pair.other is None:
+        return pair.outputs
+    one, other = (
+        "none" if step.output is None else render.plain(step.output, limit=limit // 2)
+        for step in (pair.one, pair.other)
+    )
+    return f"{pair.outputs}: {one} against {other}"
+
+
+def _not_read(pair: Pair) -> str | None:
+    lacking = [
+        what
+        for what, known in (
+            ("inputs", None not in pair.inputs),
+            ("steps", None not in pair.steps),
+            ("outputs", all(pair.outputs_known)),
+        )
+        if not known
+    ]
+    if not lacking:
+        return None
+    why = pair.why_not or "Conductor sent none"
+    return f"Not known of both: {', '.join(lacking)}: {render.plain(why, limit=WHY_CHARACTERS)}."

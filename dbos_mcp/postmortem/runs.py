@@ -1,0 +1,198 @@
+"""Runs of one workflow to be compared: what the mirror knows of them, with the inputs and outputs
+that it has kept. The others may be read at Conductor and put beside them."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from sqlalchemy import Connection, func, select
+from sqlmodel import col
+
+from dbos_mcp.domain import WorkflowStatus, to_datetime
+from dbos_mcp.postmortem.discriminators import Facts
+from dbos_mcp.postmortem.error_text import LONGEST, kind_of
+from dbos_mcp.postmortem.values import Scalar, arguments, paths, positions, read
+from dbos_mcp.store.projections.steps import StepRow
+from dbos_mcp.store.projections.workflows import WorkflowRow
+from dbos_mcp.store.sync_state import StepReadingRow
+
+MOST_ROWS = 2_000
+"""So many rows around some failures are looked through for runs that went well."""
+MOST_ERRORS = 300
+"""Telling what kind of error a text tells of takes a third of a millisecond."""
+KEEPING_ITS_QUEUE = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR)
+"""Whatever ends otherwise loses its queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    key: int
+    workflow_id: str
+    status: str
+    workflow_name: str | None
+    created_at: int
+    updated_at: int
+    deleted_at: int | None
+    application_version: str | None
+    executor_id: str | None
+    queue_name: str | None
+    schedule_name: str | None
+    authenticated_user: str | None
+    attributes: str | None
+    parent_workflow_id: str | None
+    forked_from: str | None
+    error: str | None
+    input_loaded: bool
+    """Whether the mirror has asked for the input; it may be null all the same."""
+    input: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of a step."""
+
+    step_id: int
+    step_name: str
+    output: str | None
+    error: str | None
+    child_workflow_id: str | None
+    started_at: int | None
+    completed_at: int | None
+
+    @property
+    def duration_ms(self) -> int | None:
+        if self.started_at is None or self.completed_at is None:
+            return None
+        return max(0, self.completed_at - self.started_at)
+
+
+_COLUMNS = [
+    col(getattr(WorkflowRow, "id" if name == "key" else name)) for name in Run.__dataclass_fields__
+]
+
+
+def runs_of(connection: Connection, keys: Iterable[int]) -> list[Run]:
+    """In the order of the keys."""
+    wanted = list(dict.fromkeys(keys))
+    rows = connection.execute(select(*_COLUMNS).where(col(WorkflowRow.id).in_(wanted)))
+    found = {row[0]: Run(*row) for row in rows}
+    return [found[key] for key in wanted if key in found]
+
+
+def went_well(
+    connection: Connection, application_name: str, failed: Sequence[Run], most: int
+) -> list[Run]:
+    """Runs of the workflow of some failed ones that succeeded about the time when those began,
+    evenly out of all that were looked through."""
+    if not failed:
+        return []
+    begun = sorted(run.created_at for run in failed)
+    near = _near(connection, application_name, failed[0].workflow_name, begun[len(begun) // 2])
+    keys = sorted(key for key, status, _ in near if status == WorkflowStatus.SUCCESS)
+    step = max(1.0, len(keys) / most)
+    return runs_of(connection, [keys[int(place * step)] for place in range(min(most, len(keys)))])
+
+
+def failed_alike(connection: Connection, application_name: str, run: Run, most: int) -> list[int]:
+    """Keys of runs of a workflow that failed with the same kind of error, itself the first."""
+    kind = kind_of(run.error or "")
+    near = _near(connection, application_name, run.workflow_name, run.created_at)
+    failed = [(key, error) for key, status, error in near if status == run.status]
+    others = (
+        key
+        for key, error in failed[:MOST_ERRORS]
+        if key != run.key and kind_of(error or "") == kind
+    )
+    return [run.key, *islice(others, most - 1)]
+
+
+def _near(
+    connection: Connection, application_name: str, workflow_name: str | None, moment: int
+) -> list[tuple[int, str, str | None]]:
+    """Key, status and error of the runs that began about that time, the nearest first."""
+    created_at = col(WorkflowRow.created_at)
+    found: list[tuple[int, int, str, str | None]] = []
+    if workflow_name is None:
+        return []
+    for side, order in (
+        (created_at >= moment, created_at),
+        (created_at < moment, created_at.desc()),
+    ):
+        rows = connection.execute(
+            select(
+                col(WorkflowRow.id),
+                created_at,
+                col(WorkflowRow.status),
+                func.substr(col(WorkflowRow.error), 1, LONGEST),
+            )
+            .where(
+                col(WorkflowRow.application_name) == application_name,
+                col(WorkflowRow.workflow_name) == workflow_name,
+                side,
+            )
+            .order_by(order)
+            .limit(MOST_ROWS // 2)
+        )
+        found += [(abs(begun - moment), key, status, error) for key, begun, status, error in rows]
+    return [(key, status, error) for _, key, status, error in sorted(found, key=lambda f: f[:2])]
+
+
+def kept_outcomes(connection: Connection, runs: Sequence[Run]) -> dict[int, list[Outcome]]:
+    """By key: the steps of those whose steps were read, as the mirror has them."""
+    keys = [run.key for run in runs]
+    reading = col(StepReadingRow.workflow_key)
+    read_of = connection.execute(select(reading).where(reading.in_(keys))).scalars()
+    found: dict[int, list[Outcome]] = {key: [] for key in read_of}
+    columns = [col(getattr(StepRow, name)) for name in Outcome.__dataclass_fields__]
+    rows = connection.execute(
+        select(col(StepRow.workflow_key), *columns)
+        .where(col(StepRow.workflow_key).in_(keys))
+        .order_by(col(StepRow.workflow_key), col(StepRow.step_id))
+    )
+    for key, *values in rows:
+        found.setdefault(key, []).append(Outcome(*values))
+    return found
+
+
+def has_outputs(steps: Sequence[Outcome]) -> bool:
+    return any(step.output is not None for step in steps)
+
+
+def facts_of(runs: Sequence[Run], inputs: Mapping[int, str | None]) -> list[Facts]:
+    """What may separate runs from each other; the input of a run by its key, where it is known."""
+    values = {key: read(text) for key, text in inputs.items() if text is not None}
+    alone = all(positions(value) <= 1 for value in values.values())
+    queued = all(run.status in KEEPING_ITS_QUEUE for run in runs)
+    found: list[Facts] = []
+    for run in runs:
+        facts: dict[str, tuple[Scalar, ...]] = {
+            "application_version": (run.application_version,),
+            "executor_id": (run.executor_id,),
+            **({"queue_name": (run.queue_name,)} if queued else {}),
+            "schedule_name": (run.schedule_name,),
+            "authenticated_user": (run.authenticated_user,),
+            "hour of creation (UTC)": (to_datetime(run.created_at).hour,),
+            **dict(_attributes(run)),
+        }
+        if run.key in values:
+            facts |= paths(arguments(values[run.key], alone=alone), "input")
+        found.append(facts)
+    return _without_what_nobody_has(found)
+
+
+def _attributes(run: Run) -> Iterator[tuple[str, tuple[Scalar, ...]]]:
+    if run.attributes is None:
+        return
+    try:
+        told = json.loads(run.attributes)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(told, dict):
+        yield from paths(told, "attributes").items()
+
+
+def _without_what_nobody_has(found: list[Facts]) -> list[Facts]:
+    """A schedule, a user or a queue that none of them has says nothing of any."""
+    some = {field for facts in found for field, values in facts.items() if values != (None,)}
+    return [{field: v for field, v in facts.items() if field in some} for facts in found]
