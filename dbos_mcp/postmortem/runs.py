@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import Connection, func, select
 from sqlmodel import col
 
 from dbos_mcp.domain import WorkflowStatus, to_datetime
@@ -126,7 +126,7 @@ def _near(
     workflow_name: str | None,
     moment: int,
     most: int,
-    *columns: ColumnElement[Any],
+    *columns: Any,
 ) -> list[tuple[Any, ...]]:
     """Key and columns of the runs that began about that time, the nearest first."""
     if workflow_name is None:

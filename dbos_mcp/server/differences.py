@@ -30,6 +30,7 @@ from dbos_mcp.sync.mirror import PAYLOADS_PER_REQUEST
 
 SECONDS = 5.0
 AT_ONCE = 4
+MOST_KEYS = 300
 OFFLINE = "the server is offline"
 GONE = "they are gone at Conductor, and the mirror keeps none"
 TOO_SLOW = f"the rest takes more than {SECONDS:g} s; the same call goes on from there"
@@ -165,7 +166,7 @@ def _mirrored(
     connection: Connection, application_name: str, keys: Sequence[int], sizes: Sizes
 ) -> _Sample:
     """With what the mirror has kept."""
-    found = runs.runs_of(connection, keys)
+    found = runs.runs_of(connection, keys[:MOST_KEYS])
     names = Counter(run.workflow_name for run in found)
     name = max(names, key=lambda name: names[name], default=None)
     failed = [run for run in found if run.workflow_name == name][: sizes.failed]
