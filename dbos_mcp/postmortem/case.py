@@ -9,6 +9,7 @@ from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
 from dbos_mcp.postmortem.causes import Link, find_causes
+from dbos_mcp.postmortem.differences import Differences
 from dbos_mcp.postmortem.peers import Peers, read_peers
 from dbos_mcp.postmortem.queues import QueueLimits, QueueState, read_queue
 from dbos_mcp.postmortem.waits import Wait, wait_of
@@ -102,15 +103,6 @@ class Told:
     """Of its steps, by their ids."""
     refused: Sequence[str] = ()
     """What was asked for in vain, and why."""
-
-
-@dataclass(frozen=True)
-class Differences:
-    """What separates it from runs that went well, beyond what the mirror holds of them."""
-
-    first_step: int | None = None
-    """Whose output differs in kind."""
-    lines: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

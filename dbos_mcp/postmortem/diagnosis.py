@@ -10,7 +10,7 @@ from dbos_mcp.postmortem.forks import Advice, advise, last_replayed, told
 from dbos_mcp.postmortem.peers import FEWEST
 from dbos_mcp.postmortem.words import at, many, name, some
 
-MOST_DECISIVE = 4
+MOST_DECISIVE = 5
 MOST_CALLS = 3
 _LONGEST_ID = 200
 
@@ -38,6 +38,7 @@ class Diagnosis:
 
 def diagnose(case: Case) -> Diagnosis:
     findings = [found for each in FINDINGS if (found := each(case)) is not None]
+    # What does not fit into an answer is left out at its end.
     decisive = [finding for finding in findings if finding.decisive]
     bad_step = None if case.differences is None else case.differences.first_step
     made_by = culprit(case)
@@ -46,10 +47,10 @@ def diagnose(case: Case) -> Diagnosis:
     advice = advise(case.chain, bad_step=bad_step, replayed=_replayed(case, findings))
     evidence = [
         *(f"{each.says}." for each in decisive[MOST_DECISIVE:]),
-        *(line for finding in findings for line in finding.evidence),
-        *(case.differences.lines if case.differences is not None else ()),
-        *_forks_so_far(case),
+        *_differences(case, decisive[:MOST_DECISIVE]),
         *told(advice),
+        *(line for finding in findings for line in finding.evidence),
+        *_forks_so_far(case),
     ]
     return Diagnosis(
         verdict=". ".join(each.says for each in decisive[:MOST_DECISIVE]) + "."
@@ -61,6 +62,13 @@ def diagnose(case: Case) -> Diagnosis:
         next=_next(case, findings, advice)[:MOST_CALLS],
         findings=findings,
     )
+
+
+def _differences(case: Case, told: Sequence[Finding]) -> list[str]:
+    """But what the verdict says already."""
+    said = {f"{finding.says}." for finding in told}
+    lines = () if case.differences is None else case.differences.lines
+    return [line for line in lines if line not in said]
 
 
 def _replayed(case: Case, findings: Sequence[Finding]) -> int | None:

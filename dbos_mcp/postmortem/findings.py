@@ -17,6 +17,7 @@ from dbos_mcp.postmortem.causes import INTERNAL, was_due
 from dbos_mcp.postmortem.failures import Feature
 from dbos_mcp.postmortem.forks import copied, is_transient, side_effects, started
 from dbos_mcp.postmortem.peers import FEWEST
+from dbos_mcp.postmortem.queues import QueueState
 from dbos_mcp.postmortem.waits import GET_RESULT
 from dbos_mcp.postmortem.words import at, counted, many, name, quoted, some, took
 from dbos_mcp.queries.applications import ExecutorItem
@@ -263,8 +264,17 @@ def only_on(case: Case) -> Finding | None:
         "only on",
         f"{first.field} {_value(first)} sets them apart: {first.failed} of {first.of_failed}"
         f" that failed so have it, {first.others} of {first.of_others} that went well",
-        [_feature(case, feature) for feature in features[:_MOST_LINES]],
+        []  # which says as much, and more
+        if case.differences is not None and case.differences.lines
+        else [_feature(case, feature) for feature in features[:_MOST_LINES]],
     )
+
+
+def input_separates(case: Case) -> Finding | None:
+    lines = () if case.differences is None else case.differences.lines
+    if not lines or not lines[0].startswith("input."):
+        return None
+    return Finding("input", lines[0].rstrip("."))
 
 
 def nothing_separates(case: Case) -> Finding | None:
@@ -276,6 +286,8 @@ def nothing_separates(case: Case) -> Finding | None:
     if peers.features or len(peers.alike) < FEWEST or len(well) < len(peers.alike):
         return None
     if link is None or link.error is None or is_transient(link.error):
+        return None
+    if case.differences is not None and case.differences.lines:
         return None
     return Finding(
         "data",
@@ -507,21 +519,25 @@ def full_queue(case: Case) -> Finding | None:
     concurrency = None if limits is None else limits.concurrency
     worker = None if limits is None else limits.worker_concurrency
     full = concurrency is not None and len(queue.running) >= concurrency
-    if limits is not None and not full and worker is None:
+    busy = worker is not None and _all_busy(case, queue, worker)
+    if limits is not None and not full and not busy:
         return None
     limit = f"concurrency {concurrency}" if concurrency is not None else "its limit is not known"
-    if concurrency is None and worker is not None:
+    if busy and not full:
         limit = f"worker concurrency {worker}"
     holders = Counter(item.workflow_name or "?" for item in queue.running)
     longest = queue.running[0]
     ahead = _ahead(case)
     started_at = queue.starts[0] if queue.starts else None
+    healthy = {executor.executor_id for executor in _healthy(case)}
+    dead = [i for i in queue.running if case.executors and i.executor_id not in healthy]
+    lost = f", {len(dead)} of them on executors that are not healthy" if dead else ""
     return Finding(
         "full queue",
         f"{_it(case)} waits in queue {name(queue.name)} since"
         f" {at(case.origin.workflow.created_at)}: {len(queue.running)} running ({limit}),"
         f" {ahead} of {len(queue.waiting)} waiting are ahead of it; the places are held by"
-        f" {counted(holders)}",
+        f" {counted(holders)}{lost}",
         [
             "Running there: "
             + "; ".join(
@@ -558,8 +574,8 @@ def rate_limit(case: Case) -> Finding | None:
 
 def overtaken(case: Case) -> Finding | None:
     """Others, of a higher priority, go first."""
-    queue, mine = case.queue, case.origin.workflow
-    if queue is None:
+    queue, mine, limits = case.queue, case.origin.workflow, case.told.limits
+    if queue is None or (limits is not None and not limits.by_priority):
         return None
     first = [
         item
@@ -753,6 +769,7 @@ FINDINGS: tuple[Callable[[Case], Finding | None], ...] = (
     retries,
     wrong_value,
     deleted,
+    input_separates,
     only_on,
     group,
     overtaken,
@@ -838,11 +855,22 @@ def _trend(case: Case, step_name: str) -> list[str]:
 
 def _ahead(case: Case) -> int:
     """Those that are taken before it: by priority, the lower number first, then by age."""
-    mine = case.origin.workflow
-    waiting = [] if case.queue is None else case.queue.waiting
-    return sum(
-        (item.priority, item.created_at) < (mine.priority, mine.created_at) for item in waiting
-    )
+    limits, waiting = case.told.limits, [] if case.queue is None else case.queue.waiting
+    weighs = limits is None or limits.by_priority
+
+    def place(item: WorkflowItem) -> tuple[int, int]:
+        return item.priority if weighs else 0, item.created_at
+
+    return sum(place(item) < place(case.origin.workflow) for item in waiting)
+
+
+def _all_busy(case: Case, queue: QueueState, worker_concurrency: int) -> bool:
+    """Whether each executor runs as many as one may; without a list of them, each that was seen
+    there."""
+    version = case.origin.workflow.application_version
+    running = Counter(item.executor_id for item in queue.running)
+    able = [e.executor_id for e in _healthy(case) if version in (None, e.application_version)]
+    return all(running[each] >= worker_concurrency for each in able or running)
 
 
 def _ended(workflow: WorkflowItem) -> int:

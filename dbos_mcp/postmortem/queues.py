@@ -25,8 +25,7 @@ class QueueLimits:
     worker_concurrency: int | None = None
     rate_limit_max: int | None = None
     rate_limit_period_ms: int | None = None
-    partitioned: bool = False
-    by_priority: bool = False
+    by_priority: bool = True
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from sqlalchemy import Connection, func, select
 from sqlmodel import col
@@ -17,10 +18,8 @@ from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.sync_state import StepReadingRow
 
-MOST_ROWS = 2_000
-"""So many rows around some failures are looked through for runs that went well."""
-MOST_ERRORS = 300
-"""Telling what kind of error a text tells of takes a third of a millisecond."""
+ROWS_FOR_ONE = 5
+"""So many rows about the time of some failures are looked through for each run that is wanted."""
 KEEPING_ITS_QUEUE = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR)
 """Whatever ends otherwise loses its queue."""
 
@@ -88,8 +87,15 @@ def went_well(
     if not failed:
         return []
     begun = sorted(run.created_at for run in failed)
-    near = _near(connection, application_name, failed[0].workflow_name, begun[len(begun) // 2])
-    keys = sorted(key for key, status, _ in near if status == WorkflowStatus.SUCCESS)
+    near = _near(
+        connection,
+        application_name,
+        failed[0].workflow_name,
+        begun[len(begun) // 2],
+        ROWS_FOR_ONE * most,
+        col(WorkflowRow.status),
+    )
+    keys = sorted(key for key, status in near if status == WorkflowStatus.SUCCESS)
     step = max(1.0, len(keys) / most)
     return runs_of(connection, [keys[int(place * step)] for place in range(min(most, len(keys)))])
 
@@ -97,45 +103,52 @@ def went_well(
 def failed_alike(connection: Connection, application_name: str, run: Run, most: int) -> list[int]:
     """Keys of runs of a workflow that failed with the same kind of error, itself the first."""
     kind = kind_of(run.error or "")
-    near = _near(connection, application_name, run.workflow_name, run.created_at)
-    failed = [(key, error) for key, status, error in near if status == run.status]
+    near = _near(
+        connection,
+        application_name,
+        run.workflow_name,
+        run.created_at,
+        ROWS_FOR_ONE * most,
+        col(WorkflowRow.status),
+        func.substr(col(WorkflowRow.error), 1, LONGEST),
+    )
     others = (
         key
-        for key, error in failed[:MOST_ERRORS]
-        if key != run.key and kind_of(error or "") == kind
+        for key, status, error in near
+        if status == run.status and key != run.key and kind_of(error or "") == kind
     )
     return [run.key, *islice(others, most - 1)]
 
 
 def _near(
-    connection: Connection, application_name: str, workflow_name: str | None, moment: int
-) -> list[tuple[int, str, str | None]]:
-    """Key, status and error of the runs that began about that time, the nearest first."""
-    created_at = col(WorkflowRow.created_at)
-    found: list[tuple[int, int, str, str | None]] = []
+    connection: Connection,
+    application_name: str,
+    workflow_name: str | None,
+    moment: int,
+    most: int,
+    *columns: Any,
+) -> list[tuple[Any, ...]]:
+    """Key and columns of the runs that began about that time, the nearest first."""
     if workflow_name is None:
         return []
+    created_at = col(WorkflowRow.created_at)
+    found: list[tuple[Any, ...]] = []
     for side, order in (
         (created_at >= moment, created_at),
         (created_at < moment, created_at.desc()),
     ):
         rows = connection.execute(
-            select(
-                col(WorkflowRow.id),
-                created_at,
-                col(WorkflowRow.status),
-                func.substr(col(WorkflowRow.error), 1, LONGEST),
-            )
+            select(created_at, col(WorkflowRow.id), *columns)
             .where(
                 col(WorkflowRow.application_name) == application_name,
                 col(WorkflowRow.workflow_name) == workflow_name,
                 side,
             )
             .order_by(order)
-            .limit(MOST_ROWS // 2)
+            .limit(most // 2)
         )
-        found += [(abs(begun - moment), key, status, error) for key, begun, status, error in rows]
-    return [(key, status, error) for _, key, status, error in sorted(found, key=lambda f: f[:2])]
+        found += [(abs(begun - moment), *rest) for begun, *rest in rows]
+    return [rest for _, *rest in sorted(found, key=lambda row: row[:2])]  # type: ignore[misc]
 
 
 def kept_outcomes(connection: Connection, runs: Sequence[Run]) -> dict[int, list[Outcome]]:

@@ -16,7 +16,8 @@ from dbos_mcp.queries.steps import SLEEP, StepItem
 from dbos_mcp.queries.workflows import WorkflowItem
 
 GET_RESULT = "DBOS.getResult"
-_A_MOMENT_MS = 50
+_A_MOMENT_MS = 1_000
+"""To write a row takes no longer."""
 
 Kind = Literal["queue", "delay", "sleep", "message", "children", "work"]
 
@@ -50,7 +51,7 @@ def wait_of(workflow: WorkflowItem, steps: Sequence[StepItem], now: int) -> Wait
     if last.step_name == SLEEP:
         began_at, ends_at = last.started_at or began, last.completed_at or began
         of_no_length = ends_at - began_at <= _A_MOMENT_MS
-        if last.step_id - 1 not in ids and (of_no_length or last.step_id > min(ids | {1})):
+        if last.step_id - 1 not in ids and last.step_id > 1:
             until = None if of_no_length else ends_at
             return Wait("message", began_at, until, last.step_id - 1)
         if ends_at > now:

@@ -3,6 +3,7 @@ the steps of a smaller one, are read at Conductor where the mirror keeps none, i
 They stay in this session's memory: what the mirror keeps, its payload policy says.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,7 @@ from dbos_mcp.sync.mirror import PAYLOADS_PER_REQUEST
 
 SECONDS = 5.0
 AT_ONCE = 4
+MOST_KEYS = 300
 OFFLINE = "the server is offline"
 GONE = "they are gone at Conductor, and the mirror keeps none"
 TOO_SLOW = f"the rest takes more than {SECONDS:g} s; the same call goes on from there"
@@ -111,7 +113,7 @@ async def differences_of(
     of_failed: int | None = None,
     more: bool = True,
 ) -> Differences:
-    """Of failed runs by their keys, as far as they are of the same workflow as the first; there are
+    """Of failed runs by their keys, as far as they are of the workflow that most are of; there are
     `of_failed` of them in all. `more`: also of steps that are missing, or extra, or took longer."""
     sample = await runtime.read(
         partial(_mirrored, application_name=application_name, keys=keys, sizes=sizes)
@@ -150,7 +152,9 @@ async def read_pair(
     sample, without_outputs = await runtime.read(mirrored)
     await _read(asker.session, runtime.live, application_name, sample, one)
     first, second = keys
-    known = first in sample.steps, second in sample.steps
+    # Private mode withholds all of them.
+    told = any(runs.has_outputs(steps) for steps in sample.steps.values())
+    known = told and first in sample.steps, told and second in sample.steps
     steps = without_outputs | sample.steps
     return Pair(
         (sample.inputs.get(first), sample.inputs.get(second)),
@@ -164,8 +168,10 @@ def _mirrored(
     connection: Connection, application_name: str, keys: Sequence[int], sizes: Sizes
 ) -> _Sample:
     """With what the mirror has kept."""
-    found = runs.runs_of(connection, keys[: sizes.failed])
-    failed = [run for run in found if run.workflow_name == found[0].workflow_name]
+    found = runs.runs_of(connection, keys[:MOST_KEYS])
+    names = Counter(run.workflow_name for run in found)
+    name = max(names, key=lambda name: names[name], default=None)
+    failed = [run for run in found if run.workflow_name == name][: sizes.failed]
     others = runs.went_well(connection, application_name, failed, sizes.others)
     return _kept(connection, failed, others, sizes)
 

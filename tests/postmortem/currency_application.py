@@ -3,9 +3,10 @@ succeeds, and the next one fails of it. It says `ready` once all payments have c
 
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
-from dbos import DBOS, SetWorkflowID
+from dbos import DBOS, SetWorkflowID, WorkflowHandle
 
 PAYMENTS = 42
 CURRENCIES = ("GBP", "EUR", "USD", "GBP", "USD", "GBP", "USD")
@@ -38,6 +39,12 @@ def order(payment: dict[str, Any]) -> str:
     return post_payment(payment)
 
 
+def start(number: int) -> WorkflowHandle[str]:
+    payment = {"cents": 17000 + 37 * number, "currency": CURRENCIES[number % 7], "lines": [1]}
+    with SetWorkflowID(f"order-{number}"):
+        return DBOS.start_workflow(order, payment)
+
+
 def main() -> None:
     DBOS(
         config={
@@ -49,14 +56,10 @@ def main() -> None:
         }
     )
     DBOS.launch()
-    for number in range(PAYMENTS):
-        payment = {"cents": 17000 + 37 * number, "currency": CURRENCIES[number % 7], "lines": [1]}
-        with SetWorkflowID(f"order-{number}"):
-            handle = DBOS.start_workflow(order, payment)
-        try:
+    handles = [start(number) for number in range(PAYMENTS)]
+    for handle in handles:
+        with suppress(ValueError):
             handle.get_result(polling_interval_sec=0.01)
-        except Exception as error:
-            DBOS.logger.debug("%r", error)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.read()

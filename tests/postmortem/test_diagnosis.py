@@ -1,10 +1,13 @@
 """What is read of a case, by which indexes, and what of it is not known."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import Connection
 
 from dbos_mcp.errors import NotFoundError
 from dbos_mcp.postmortem.case import MOST_LEVELS, read_case, unread
+from dbos_mcp.postmortem.differences import Differences
 from dbos_mcp.postmortem.waits import Wait, wait_of
 from dbos_mcp.queries.steps import StepItem
 from dbos_mcp.queries.workflows import WorkflowItem
@@ -162,3 +165,16 @@ async def test_without_error_texts_nothing_is_claimed_of_steps_and_others(
     assert "the error of order-0: the mirror keeps none" in diagnosis.not_known
     assert "Children that failed: order-1." in diagnosis.evidence
     assert diagnosis.next[0].arguments == {"workflow_id": "order-1"}
+
+
+async def test_differences_that_were_found_elsewhere_lead_to_the_step_to_fork_from(
+    patient: Patient,
+) -> None:
+    patient.run("order", "ERROR", error="no")
+    for step_id, error in ((1, None), (2, None), (3, "no")):
+        patient.step("order", step_id, f"step-{step_id}", error)
+    case = await patient.case("order")
+    line = "input.currency = EUR: 86 of 86 failed, 0 of 214 others."
+    diagnosis = diagnosed(replace(case, differences=Differences(first_step=2, lines=[line])))
+    assert line in diagnosis.verdict
+    assert diagnosis.next[0].arguments == {"workflow_id": "order", "start_step": 2}

@@ -275,6 +275,19 @@ async def test_its_queue_is_full(patient: Patient) -> None:
     assert any("the limits of queue index" in line for line in diagnosis.not_known)
 
 
+async def test_each_executor_runs_as_many_as_one_may(patient: Patient) -> None:
+    patient.executor("a", "1.0")
+    for n, executor in enumerate(("a", "gone")):
+        patient.run(f"busy-{n}", "PENDING", queue_name="index", executor_id=executor, name="build")
+    patient.run("next", "ENQUEUED", queue_name="index", application_version="1.0")
+    one = Told(QueueLimits(worker_concurrency=1), queues_known=True)
+    full = (await patient.found("next", one))["full queue"]
+    assert "2 running (worker concurrency 1)" in full
+    assert "held by build 2, 1 of them on executors that are not healthy" in full
+    two = Told(QueueLimits(worker_concurrency=2), queues_known=True)
+    assert "full queue" not in await patient.found("next", two)
+
+
 async def test_children_and_parents_block_one_queue(patient: Patient) -> None:
     for n in range(2):
         patient.run(f"report-{n}", "PENDING", queue_name="reports", name="report",
@@ -312,6 +325,8 @@ async def test_others_of_a_higher_priority_go_first(patient: Patient) -> None:
         patient.run(f"high-{n}", "ENQUEUED", queue_name="mail", priority=1, ago=MINUTE)
     assert "3 workflows that came later go first" in (await patient.found("low"))["overtaken"]
     assert "overtaken" not in await patient.found("high-0")
+    fair = Told(QueueLimits(by_priority=False), queues_known=True)
+    assert "overtaken" not in await patient.found("low", fair)
 
 
 async def test_it_sleeps_until_a_time(patient: Patient) -> None:

@@ -161,6 +161,20 @@ async def test_without_conductor_the_answer_says_what_it_did_not_look_at(
 
 
 @pytest.mark.e2e
+async def test_what_could_be_read_is_told_and_the_rest_is_named(ask: Ask, bank: Bank) -> None:
+    group = await group_of(ask)
+    bank.wire.fault = below("/steps", lambda: problem(403, "not for you"))
+    answer = await ask("list_failures", **group)
+    assert EUROS in answer
+    assert FIRST not in answer
+    assert re.search(r"^Not looked at: outputs: .*not for you", answer, re.MULTILINE)
+    bank.wire.fault = lambda _request: None
+    bank.wire.asked.clear()
+    assert FIRST in await ask("list_failures", **group)
+    assert "inputs" not in bank.payloads_asked()
+
+
+@pytest.mark.e2e
 async def test_what_the_mirror_keeps_is_enough_offline(bank: Bank, serve: Serve) -> None:
     keeping = bank.settings.model_copy(update={"payloads": Payloads.ALL})
     async with serve(keeping, transport=bank.wire) as ask:
@@ -204,6 +218,14 @@ async def test_where_a_child_is_what_differs_the_children_are_next(ask: Ask) -> 
         'Go on with compare_workflows(workflow_id="order-1-1", other_workflow_id="order-2-1").'
         in answer
     )
+
+
+@pytest.mark.e2e
+async def test_outputs_that_are_withheld_are_not_the_same(ask: Ask, bank: Bank) -> None:
+    bank.tables.change("UPDATE operation_outputs SET output = NULL")
+    answer = await ask("compare_workflows", **PAIR)
+    assert "the same" not in [line.split(" | ")[-1] for line in answer.splitlines()]
+    assert "Not known of both: outputs: Conductor sent none." in answer
 
 
 @pytest.mark.e2e
