@@ -127,7 +127,7 @@ _NAME = r"[A-Za-z_$][\w$.]*"
 _OPEN = re.compile(rf"(?P<tag>{_NAME}(?:\(\d+\))?)?\s*(?:\[Object: null prototype\]\s*)?[\[({{]")
 _CLOSE = ")]}"
 _LEFT_OUT = re.compile(  # [Object], [Circular *1], [Function: pay]
-    r"\[(?:[A-Z]\w*|(?:Circular|(?:Async|Generator)?Function|class|Symbol|Getter|Setter)"
+    r"\[(?:(?!(?:None|True|False|NaN|Infinity)\])[A-Z]\w*|(?:Circular|(?:Async|Generator)?Function|class|Symbol|Getter|Setter)"
     r"[^\[\]{},'\"]{0,80})\]"
 )
 _MORE = re.compile(r"\.\.\.(?:\s*\d+ more [a-z]+)?")
@@ -159,6 +159,12 @@ _MOMENT = re.compile(r"(?:\w+\.)*(?:datetime|date|time)")
 _MISTAKABLE = re.compile(rf"|{'|'.join(_LITERALS)}|none|[+-]?\d+(?:\.\d+)?")
 
 
+def _key(value: Value) -> str:
+    if isinstance(value, list | dict | Tagged):
+        return "…"
+    return value[:VALUE_CHARACTERS] if isinstance(value, str) else told(value)
+
+
 @dataclass
 class _Frame:
     """A container that is being read."""
@@ -172,9 +178,7 @@ class _Frame:
 
     def add(self, value: Value, *, is_key: bool) -> None:
         if is_key and self.key is None:
-            self.key = (
-                "…" if isinstance(value, list | dict | Tagged) else told(value, KEY_CHARACTERS)
-            )
+            self.key = _key(value)
         elif self.key is not None:
             self.pairs[self.key] = value
             self.key = None

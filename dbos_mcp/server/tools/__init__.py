@@ -17,11 +17,12 @@ from dbos_mcp.server.tools.admin import (
 from dbos_mcp.server.tools.aggregates import get_workflow_aggregates
 from dbos_mcp.server.tools.applications import list_applications, list_executors
 from dbos_mcp.server.tools.commands import cancel_workflow, fork_workflow, resume_workflow
+from dbos_mcp.server.tools.comparison import compare_workflows
 from dbos_mcp.server.tools.define import CommandTool, command_tool, login_tool, read_tool
 from dbos_mcp.server.tools.diagnosis import diagnose_workflow
 from dbos_mcp.server.tools.history import get_workflow_history, list_changes
 from dbos_mcp.server.tools.login import login, login_complete
-from dbos_mcp.server.tools.postmortem import compare_workflows, list_failures
+from dbos_mcp.server.tools.postmortem import list_failures
 from dbos_mcp.server.tools.sync import sync_now, sync_status
 from dbos_mcp.server.tools.workflow import get_workflow, list_steps
 from dbos_mcp.server.tools.workflows import list_workflows
