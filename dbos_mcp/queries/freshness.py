@@ -8,7 +8,7 @@ from sqlmodel import col
 from dbos_mcp.domain import format_time
 from dbos_mcp.store import sync_state
 from dbos_mcp.store.projections.applications import ApplicationRow
-from dbos_mcp.store.sync_state import CONDUCTOR
+from dbos_mcp.store.sync_state import CONDUCTOR, Excerpt
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Freshness:
     behind: tuple[str, ...] = ()
     """Of all applications those for which any of this is worse, each with how."""
     looked: Looked = NOTHING_LOOKED_AT
+    excerpt: Excerpt | None = None
+    """What there is of it, where that is not a mirror but an incident file."""
 
 
 def freshness(connection: Connection, application_name: str = CONDUCTOR) -> Freshness:
@@ -52,6 +54,7 @@ def freshness(connection: Connection, application_name: str = CONDUCTOR) -> Fres
         history_complete=state.history_complete,
         offline_since=state.offline_since,
         reason=state.last_error,
+        excerpt=state.excerpt_of,
     )
 
 
