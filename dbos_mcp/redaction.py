@@ -20,9 +20,10 @@ _MOST_USERS = 1_000
 
 # Every pattern begins at the border of a word and takes all that can belong to the match at once
 # (`++`), so that no text makes it read the same characters again and again.
+_ALONE = r"(?<![\w-])"
 _SHAPES: tuple[tuple[Kind, str], ...] = (
-    ("jwt", r"eyJ[\w-]{8,}+\.[\w-]{4,}+(?:\.[\w-]*+){0,3}"),
-    ("dbos-key", r"dbos_(?=[a-z_]{0,40}+[A-Z0-9])[A-Za-z0-9_=-]{16,}+"),
+    ("jwt", rf"(?:{_ALONE}eyJ[\w-]{{8,}}+|eyJ[\w-]{{8,300}}+)\.[\w-]{{4,}}+(?:\.[\w-]*+){{0,3}}"),
+    ("dbos-key", _ALONE + r"dbos_(?=[a-z_]{0,40}+[A-Z0-9])[A-Za-z0-9_=-]{16,}+"),
     ("aws-key", r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Za-z0-9])"),
     ("github-token", r"(?:gh[pousr]_[A-Za-z0-9]{20,}+|github_pat_\w{20,}+)"),
     ("gitlab-token", r"gl(?:pat|dt|rt|ptt)-[\w-]{16,}+"),
@@ -32,11 +33,11 @@ _SHAPES: tuple[tuple[Kind, str], ...] = (
     ("api-key", r"sk-[\w-]{20,}+"),
     ("google-key", r"(?:AIza[\w-]{35}|ya29\.[\w-]{20,}+|GOCSPX-[\w-]{20,}+)"),
     ("package-token", r"(?:npm_[A-Za-z0-9]{36}|pypi-[\w-]{40,}+)"),
-    ("sendgrid-key", r"SG\.[\w-]{16,}+\.[\w-]{16,}+"),
-    ("token", r"(?:hf|shpat|dop_v1|secret)_[A-Za-z0-9]{24,}+"),
+    ("sendgrid-key", _ALONE + r"SG\.[\w-]{16,}+\.[\w-]{16,}+"),
+    ("token", _ALONE + r"(?:hf|shpat|dop_v1|secret)_[A-Za-z0-9]{24,}+"),
 )
 _SHAPE = re.compile(
-    r"(?<![A-Za-z0-9_-])(?:"
+    r"(?<![A-Za-z0-9])(?:"
     + "|".join(f"(?P<k{place}>{shape})" for place, (_, shape) in enumerate(_SHAPES))
     + ")",
     re.ASCII,

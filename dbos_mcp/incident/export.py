@@ -289,14 +289,7 @@ def _excerpts(
     with_payloads: bool,
 ) -> dict[str, Excerpt]:
     """Of each application, and of all of it."""
-    there = {
-        name: source.execute(
-            select(func.count())
-            .select_from(WorkflowRow)
-            .where(col(WorkflowRow.application_name) == name)
-        ).scalar_one()
-        for name in selection.keys
-    }
+    there = {name: _workflows_of(source, name) for name in selection.keys}
     shared = {
         "made_at": now,
         "version": dbos_mcp.__version__,
@@ -317,6 +310,18 @@ def _excerpts(
     return excerpts | {
         CONDUCTOR: Excerpt(**shared, workflows=selection.workflows, of_workflows=total)
     }
+
+
+def _workflows_of(source: Connection, application_name: str) -> int:
+    """In the mirror, also if this is made of an excerpt."""
+    excerpt = sync_state.load(source, application_name).excerpt_of
+    if excerpt is not None:
+        return excerpt.of_workflows
+    return source.execute(
+        select(func.count())
+        .select_from(WorkflowRow)
+        .where(col(WorkflowRow.application_name) == application_name)
+    ).scalar_one()
 
 
 def _copy_sync_state(

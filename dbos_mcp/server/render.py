@@ -124,6 +124,9 @@ def freshness_line(freshness: Freshness, *, now: int, offline: bool = False) -> 
             f" {plain(excerpt.subject, limit=WHY_CHARACTERS)};"
             f" {rest} of {excerpt.of_workflows} workflows are not in it"
         )
+        if excerpt.left_out:
+            left_out = plain(", ".join(excerpt.left_out), limit=WHY_CHARACTERS)
+            parts.append(f"left out: {left_out}")
     if offline:
         parts.append("offline: answered from the cache alone")
     elif freshness.offline_since is not None:
