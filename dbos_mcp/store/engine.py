@@ -219,6 +219,8 @@ class Cache:
             raise
         except faults as error:
             reason, hint = _explain(error)
+            if self.is_excerpt:
+                hint = "It may have been cut off on its way: ask for it again."
             raise StoreError(
                 f"The cache {self.path} cannot be {what}: {reason}.", hint=hint
             ) from error
