@@ -128,7 +128,9 @@ class Redactor:
             case str():
                 return self.text(value)
             case Mapping():
-                return {key: self._named(str(key), item) for key, item in value.items()}
+                return {
+                    self.text(str(key)): self._named(str(key), item) for key, item in value.items()
+                }
             case list() | tuple():
                 return [self.value(item) for item in value]
             case _:

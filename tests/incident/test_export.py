@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import anyio
 import pytest
 
 from dbos_mcp.errors import (
@@ -23,12 +22,22 @@ from dbos_mcp.incident.export import export
 from dbos_mcp.incident.selection import select_workflow
 from dbos_mcp.settings import Settings
 from dbos_mcp.store import engine, event_log, projector
+from dbos_mcp.store.engine import Cache
+from dbos_mcp.store.events import (
+    ApplicationObserved,
+    CommandIssued,
+    CommandSettled,
+    Event,
+    ExecutorObserved,
+)
 from dbos_mcp.store.migrate import open_cache
 from tests.incident.conftest import NOW, PASSWORD, SECRET, STRANGER, Export, opened
 from tests.server.conftest import Serve, serve
+from tests.store.conftest import blank_cache, cache
+from tests.store.factories import BORN, changed, observed
 from tests.upstream import APP
 
-__all__ = ["serve"]  # the fixture
+__all__ = ["blank_cache", "cache", "serve"]  # fixtures
 
 LAST_LINES = ("As of ", "This is of an excerpt", "It is older than the mirror", "Ended workflows")
 
@@ -38,6 +47,14 @@ def facts(answer: str) -> list[str]:
     return [line for line in answer.splitlines() if not line.startswith(LAST_LINES)]
 
 
+@pytest.fixture
+def nothing_else(tmp_path: Path, exporting: Export) -> Iterator[None]:
+    """When the test is done, only the file is there."""
+    yield
+    assert [path.name for path in tmp_path.iterdir()] == ["incident.sqlite"]
+
+
+@pytest.mark.usefixtures("nothing_else")
 async def test_an_agent_offline_gets_the_answers_of_the_mirror(
     mirror: Path, exporting: Export, serve: Serve, tmp_path: Path
 ) -> None:
@@ -73,7 +90,6 @@ async def test_an_agent_offline_gets_the_answers_of_the_mirror(
         listed = await ask_file("list_workflows", application_name=APP)
         assert "counts and comparisons are of what it holds" in listed
         assert "excerpt" in await ask_file("sync_status")
-    assert await anyio.to_thread.run_sync(list, tmp_path.iterdir()) == [file]
 
 
 def test_the_log_keeps_its_places_and_the_read_models_are_folded_from_it(
@@ -153,6 +169,59 @@ def test_commands_come_with_their_workflow(exporting: Export) -> None:
     with opened(exporting("pay").path) as connection:
         commands = connection.exec_driver_sql("SELECT command, workflow_id, outcome FROM command")
         assert commands.all() == [("cancel", "pay-waiting", "done")]
+
+
+def test_what_is_about_no_workflow_comes_along_where_it_matters(
+    cache: Cache, tmp_path: Path
+) -> None:
+    def executor(executor_id: str, status: str) -> ExecutorObserved:
+        return ExecutorObserved(
+            application_name=APP,
+            executor_id=executor_id,
+            status=status,
+            created_at=BORN,
+            updated_at=BORN,
+        )
+
+    def ordered(number: int, *made: str) -> list[Event]:
+        issued = CommandIssued(
+            application_name=APP, command_id=f"command-{number}", command="backfill_schedule"
+        )
+        settled = CommandSettled(
+            application_name=APP,
+            command_id=f"command-{number}",
+            outcome="done",
+            new_workflow_ids=made,
+        )
+        return [issued, settled]
+
+    with cache.write() as connection:
+        projector.record(
+            connection,
+            [
+                ApplicationObserved(application_name=APP, application_id="1", status="AVAILABLE"),
+                executor("dead", "REMOVED"),
+                executor("idle", "CONNECTED"),
+                executor("stranger", "REMOVED"),
+                *ordered(1, "nightly-1", "nightly-2"),
+                *ordered(2, "other-1", "other-2"),
+                observed("nightly-1", executor_id="dead"),
+                observed("other-1", executor_id="stranger"),
+                changed("nightly-1", executor_id="idle", status="ERROR"),
+            ],
+            recorded_at=BORN,
+        )
+    with cache.read() as connection:
+        chosen = select_workflow(connection, None, "nightly-1")
+        done = export(connection, chosen, tmp_path / "incident.sqlite", now=NOW)
+    with opened(done.path) as connection:
+        read = connection.exec_driver_sql
+        assert set(read("SELECT executor_id FROM executor").scalars()) == {"dead", "idle"}
+        assert list(read("SELECT command_id FROM command").scalars()) == ["command-1"]
+        assert read("SELECT data FROM event WHERE kind = 'CommandSettled'").scalar() == (
+            '{"command_id":"command-1","outcome":"done","new_workflow_id":"nightly-1"}'
+        )
+    assert b"nightly-2" not in done.path.read_bytes()
 
 
 def test_an_excerpt_of_an_excerpt_still_says_of_how_many(exporting: Export, tmp_path: Path) -> None:
