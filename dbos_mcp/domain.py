@@ -40,12 +40,10 @@ def to_datetime(ms: int) -> datetime:
     Raises:
         ValueError: a time that no calendar has (before year 1 or after 9999).
     """
-    seconds, milliseconds = divmod(ms, 1000)
     try:
-        whole = datetime.fromtimestamp(seconds, UTC)
-    except (OverflowError, OSError) as error:
+        return _EPOCH + timedelta(milliseconds=ms)
+    except OverflowError as error:
         raise ValueError(f"{ms} ms is not a time of the calendar") from error
-    return whole.replace(microsecond=milliseconds * 1000)
 
 
 def to_ms(moment: datetime) -> int:
@@ -57,7 +55,7 @@ def format_time(ms: int) -> str:
     """Epoch milliseconds as RFC 3339 in UTC: `2026-11-21T06:30:05.120Z`, no fraction if 0."""
     moment = to_datetime(ms)
     timespec = "milliseconds" if moment.microsecond else "seconds"
-    return moment.replace(tzinfo=None).isoformat(timespec=timespec) + "Z"
+    return moment.isoformat(timespec=timespec).removesuffix("+00:00") + "Z"
 
 
 def tell_time(seconds: int) -> str:

@@ -12,8 +12,10 @@ from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, IN_FLIGHT, TERMINAL, WorkflowStatus
 from dbos_mcp.errors import UsageError
+from dbos_mcp.queries import day_counts
 from dbos_mcp.queries.applications import require_application
 from dbos_mcp.queries.filters import WorkflowFilter
+from dbos_mcp.store.projections.workflow_counts import DAY_MS
 from dbos_mcp.store.projections.workflows import WorkflowRow
 
 COLUMNS = (
@@ -34,6 +36,9 @@ OrderBy = Literal["count", "failure_rate", "p95"]
 Key = tuple[str | int | None, ...]
 
 _EVER = -(2**63)
+_FIRST, _LAST = -(2**63) // DAY_MS * DAY_MS, 2**63 // DAY_MS * DAY_MS + DAY_MS - 1
+"""The bounds of days that hold any time."""
+_COUNTED = {*COLUMNS, "day"} - {"schedule_name"}
 _USUAL = WorkflowStatus.SUCCESS.value
 _IN_TABLE_ORDER = "+workflow.application_name"
 """Without an index: one that leaves nothing out would have the rows be read in its own order."""
@@ -183,6 +188,14 @@ class _Tally:
             waits=sorted(chain.from_iterable(tally.waits for tally in tallies)),
         )
 
+    def add(self, status: str, *, there: int, deleted: int) -> None:
+        """So many more of one status."""
+        self.count += there
+        self.deleted += deleted
+        self.in_flight += there if status in IN_FLIGHT else 0
+        self.ended += there if status in TERMINAL else 0
+        self.failed += there if status in FAILED else 0
+
     def numbers(self) -> Numbers:
         return Numbers(
             self.count,
@@ -256,6 +269,8 @@ def _tally(
     shift_ms: int,
 ) -> _Tallies:
     """`shift_ms` moves the periods of the window before onto those that it is compared with."""
+    if not measured and _is_counted(connection, question, group_by, shift_ms):
+        return _from_counts(connection, question, group_by, shift_ms)
     if question != _of_the_time(question):
         # A bound, even of nothing, has the planner take the index of a filter, or else of the time.
         begins = _EVER if question.start_time is None else question.start_time
@@ -265,6 +280,50 @@ def _tally(
         return _counted(connection, question, group_by)
     conditions = _conditions(question, _IN_TABLE_ORDER) if wide else question.conditions()
     return _read(connection, conditions, group_by, measured, shift_ms)
+
+
+def _is_counted(
+    connection: Connection, question: WorkflowFilter, group_by: Sequence[str], shift_ms: int
+) -> bool:
+    application, *parts = question.indexed_conditions()
+    assert application.counted is not None
+    return (
+        all(part.counted is not None for part in parts)
+        and _COUNTED.issuperset(group_by)
+        and ("day" not in group_by or shift_ms % DAY_MS == 0)
+        and day_counts.all_of(connection, application.counted) is not None
+    )
+
+
+def _from_counts(
+    connection: Connection, question: WorkflowFilter, group_by: Sequence[str], shift_ms: int
+) -> _Tallies:
+    """By the counts of whole days; of those that are cut, the workflows are read."""
+    begins = _FIRST if question.start_time is None else question.start_time
+    ends = _LAST if question.end_time is None else question.end_time
+    first, behind = -(-begins // DAY_MS), (ends + 1) // DAY_MS  # the whole days
+    if first >= behind:
+        return _read(connection, question.conditions(), group_by, False, shift_ms)
+    tallies: defaultdict[Key, _Tally] = defaultdict(_Tally)
+    for kind, state, deleted, count in day_counts.by_kind(
+        connection, question, group_by, range(first, behind)
+    ):
+        tally = tallies[
+            tuple(
+                part * DAY_MS + shift_ms if name == "day" else part
+                for name, part in zip(group_by, kind, strict=True)
+            )
+        ]
+        tally.add(state, there=0 if deleted else count, deleted=count if deleted else 0)
+    cut = [(begins, first * DAY_MS - 1)] if question.start_time is not None else []
+    cut += [(behind * DAY_MS, ends)] if question.end_time is not None else []
+    for start, end in cut:
+        window = question.model_copy(update={"start_time": start, "end_time": end})
+        if start <= end:
+            read = _read(connection, window.conditions(), group_by, False, shift_ms)
+            for key, tally in read.items():
+                tallies[key] = _Tally.sum_of([tallies[key], tally])
+    return tallies
 
 
 def _read(
@@ -280,9 +339,7 @@ def _read(
     completed, status = col(WorkflowRow.completed_at), col(WorkflowRow.status)
     there = col(WorkflowRow.deleted_at).is_(None)
     keys: list[ColumnElement[Any]] = [
-        (created + shift_ms) // PERIODS_MS[name] * PERIODS_MS[name]
-        if name in PERIODS_MS
-        else _ungrouped(name)
+        _period(created + shift_ms, PERIODS_MS[name]) if name in PERIODS_MS else _ungrouped(name)
         for name in group_by
     ]
     values: list[Any] = [
@@ -308,6 +365,11 @@ def _read(
         )
         for row in rows
     }
+
+
+def _period(time: ColumnElement[int], length: int) -> ColumnElement[int]:
+    """The first millisecond of a time's; the remainder of a time before the epoch is negative."""
+    return time - (time % length + length) % length
 
 
 def _counted(connection: Connection, question: WorkflowFilter, group_by: Sequence[str]) -> _Tallies:
@@ -336,12 +398,8 @@ def _counted(connection: Connection, question: WorkflowFilter, group_by: Sequenc
     for (state, workflow_name), count in counts.items():
         values = {"status": state, "workflow_name": workflow_name}
         tally = tallies[tuple(values[part] for part in group_by)]
-        there = count - deleted.get((state, workflow_name), 0)
-        tally.count += there
-        tally.deleted += count - there
-        tally.in_flight += there if state in IN_FLIGHT else 0
-        tally.ended += there if state in TERMINAL else 0
-        tally.failed += there if state in FAILED else 0
+        of_these = deleted.get((state, workflow_name), 0)
+        tally.add(state, there=count - of_these, deleted=of_these)
     return tallies
 
 

@@ -1,14 +1,18 @@
 """Applications and their executors."""
 
+from collections import Counter, defaultdict
+
 from pydantic import BaseModel
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Select, func, select
 from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, IN_FLIGHT, EpochMs
 from dbos_mcp.errors import NotFoundError
 from dbos_mcp.store import sync_state
+from dbos_mcp.store.projections import workflow_counts
 from dbos_mcp.store.projections.applications import ApplicationRow
 from dbos_mcp.store.projections.executors import ExecutorRow
+from dbos_mcp.store.projections.workflow_counts import WorkflowCountRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.sync_state import CONDUCTOR
 from dbos_mcp.store.tables import table_of
@@ -48,26 +52,14 @@ def list_applications(connection: Connection) -> list[ApplicationItem]:
     Raises:
         NotFoundError: none, because Conductor could not be asked; it says why.
     """
-    alive = col(WorkflowRow.deleted_at).is_(None)
-    status = col(WorkflowRow.status)
-    counts = {
-        row.application_name: row
-        for row in connection.execute(
-            select(
-                col(WorkflowRow.application_name),
-                func.count().label("workflows"),
-                func.count().filter(status.in_(IN_FLIGHT)).label("in_flight"),
-                func.count().filter(status.in_(FAILED)).label("failed"),
-            )
-            .where(alive)
-            .group_by(col(WorkflowRow.application_name))
-        )
-    }
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for application_name, status, number in connection.execute(_by_status(connection)):
+        counts[application_name][status] = number
     items = []
     for row in connection.execute(
         select(table_of(ApplicationRow)).order_by(col(ApplicationRow.application_name))
     ):
-        count = counts.get(row.application_name)
+        count = counts[row.application_name]
         state = sync_state.load(connection, row.application_name)
         items.append(
             ApplicationItem(
@@ -75,9 +67,9 @@ def list_applications(connection: Connection) -> list[ApplicationItem]:
                 status=row.status,
                 language=row.language,
                 private_mode=row.private_mode,
-                workflows=count.workflows if count else 0,
-                in_flight=count.in_flight if count else 0,
-                failed=count.failed if count else 0,
+                workflows=count.total(),
+                in_flight=sum(count[status] for status in IN_FLIGHT),
+                failed=sum(count[status] for status in FAILED),
                 as_of=state.succeeded_at,
                 covered_since=state.covered_since,
                 history_complete=state.history_complete,
@@ -89,19 +81,34 @@ def list_applications(connection: Connection) -> list[ApplicationItem]:
     return items
 
 
+def _by_status(connection: Connection) -> Select[str, str, int]:
+    """How many workflows each application has upstream, of each status."""
+    if workflow_counts.are_kept(connection):
+        application_name, status = (
+            col(WorkflowCountRow.application_name),
+            col(WorkflowCountRow.status),
+        )
+        counted = select(application_name, status, func.sum(col(WorkflowCountRow.count)))
+        counted = counted.where(col(WorkflowCountRow.deleted).is_(False))
+    else:
+        application_name, status = col(WorkflowRow.application_name), col(WorkflowRow.status)
+        counted = select(application_name, status, func.count())
+        counted = counted.where(col(WorkflowRow.deleted_at).is_(None))
+    return counted.group_by(application_name, status)
+
+
 def require_application(connection: Connection, application_name: str) -> None:
     """Raises NotFoundError, with the names that there are, for an application never listed."""
-    names = connection.execute(
-        select(col(ApplicationRow.application_name)).order_by(col(ApplicationRow.application_name))
-    ).scalars()
-    known = list(names)
-    if application_name not in known:
-        if not known:
-            _refuse_to_call_unseen_empty(connection)
-        raise NotFoundError(
-            f"No application {application_name!r} is known here.",
-            hint=f"Known: {', '.join(known[:20]) or 'none'}.",
-        )
+    name = col(ApplicationRow.application_name)
+    if connection.execute(select(name).where(name == application_name)).first() is not None:
+        return
+    known = connection.execute(select(name).order_by(name)).scalars().all()
+    if not known:
+        _refuse_to_call_unseen_empty(connection)
+    raise NotFoundError(
+        f"No application {application_name!r} is known here.",
+        hint=f"Known: {', '.join(known[:20]) or 'none'}.",
+    )
 
 
 def list_executors(connection: Connection, application_name: str) -> list[ExecutorItem]:

@@ -11,6 +11,7 @@ from sqlmodel import col
 
 from dbos_mcp.domain import IN_FLIGHT
 from dbos_mcp.store.projections.steps import StepRow
+from dbos_mcp.store.projections.workflow_counts import DAY_MS, NULL, WorkflowCountRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.tables import table_of
 
@@ -39,6 +40,7 @@ _BOUNDS = (
     ("max_queue_wait", "queue_wait", "at most"),
 )
 _INDEXES = {index.name for index in table_of(WorkflowRow).indexes}
+_COUNTED = {column.name for column in table_of(WorkflowCountRow).columns}
 
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 """What SQLite can hold."""
@@ -57,6 +59,8 @@ class Condition:
     """An index that says it of nearly all rows."""
     keys: Select[int] | None = None
     """The keys of the rows for which it holds, where another table knows them."""
+    counted: ColumnElement[bool] | None = None
+    """The same of a row of the counts. Of a time only that the day is possible."""
 
 
 class WorkflowFilter(BaseModel):
@@ -103,21 +107,29 @@ class WorkflowFilter(BaseModel):
             yield condition.expression
 
     def indexed_conditions(self) -> Iterator[Condition]:
-        yield Condition(_column("application_name") == self.application_name)
+        yield Condition(
+            _column("application_name") == self.application_name,
+            counted=_counted("application_name") == self.application_name,
+        )
         yield from self._of_columns()
         if self.deleted_upstream is not None:
             deleted = _column("deleted_at")
+            counted = _counted("deleted").is_(self.deleted_upstream)
             yield (
-                Condition(deleted.is_not(None), _index_of("deleted_at"), in_order=True)
+                Condition(
+                    deleted.is_not(None), _index_of("deleted_at"), in_order=True, counted=counted
+                )
                 if self.deleted_upstream
-                else Condition(deleted.is_(None))
+                else Condition(deleted.is_(None), counted=counted)
             )
+        if self.attributes:
+            there = _column("attributes").is_not(None)
+            yield Condition(there, _index_of("attributes"), in_order=True)
         for key, value in self.attributes:
             yield Condition(_has_attribute(key, value))
         if self.active_at is not None:
             # Read first: it spares most rows the rest.
-            created = _column("created_at") <= self.active_at
-            yield Condition(created, _index_of("created_at"))
+            yield _created("at most", self.active_at)
             yield Condition(_was_active(self.active_at), nearly_in=_index_of("completed_at"))
         if self.error_contains:
             error = _column("error")
@@ -135,6 +147,7 @@ class WorkflowFilter(BaseModel):
                     _column(name).in_(values),
                     "ux_workflow" if name == "workflow_id" else _index_of(name),
                     in_order=len(values) == 1,
+                    counted=_counted(name).in_(values) if name in _COUNTED else None,
                 )
         if len(self.workflow_id_prefix) == 1:
             yield Condition(starts_with(self.workflow_id_prefix[0]), "ux_workflow")
@@ -142,24 +155,40 @@ class WorkflowFilter(BaseModel):
             yield self._starts_with_one()
         for name, column, side in _BOUNDS:
             bound = getattr(self, name)
-            if bound is not None:
+            if bound is not None and column == "created_at":
+                yield _created(side, bound)
+            elif bound is not None:
                 value = _BOUND[column] if column in _BOUND else _column(column)
                 yield Condition(
                     value >= bound if side == "at least" else value <= bound, _index_of(column)
                 )
         if self.has_parent is not None:
             parent = _column("parent_workflow_id")
+            counted = _counted("has_parent").is_(self.has_parent)
             yield (
-                Condition(parent.is_not(None), _index_of("parent_workflow_id"))
+                Condition(parent.is_not(None), _index_of("parent_workflow_id"), counted=counted)
                 if self.has_parent
-                else Condition(parent.is_(None))
+                else Condition(parent.is_(None), counted=counted)
             )
         if self.was_forked_from is not None:
-            yield Condition(_column("was_forked_from").is_(self.was_forked_from))
+            yield Condition(
+                _column("was_forked_from").is_(self.was_forked_from),
+                _index_of("was_forked_from") if self.was_forked_from else None,
+                in_order=True,
+                counted=_counted("was_forked_from").is_(self.was_forked_from),
+            )
         if self.queues_only:
-            yield Condition(_column("queue_name").is_not(None), _index_of("queue_name"))
+            yield Condition(
+                _column("queue_name").is_not(None),
+                _index_of("queue_name"),
+                counted=_counted("queue_name") != NULL,
+            )
             if not self.status:
-                yield Condition(_column("status").in_(IN_FLIGHT), _index_of("status"))
+                yield Condition(
+                    _column("status").in_(IN_FLIGHT),
+                    _index_of("status"),
+                    counted=_counted("status").in_(IN_FLIGHT),
+                )
 
     def _starts_with_one(self) -> Condition:
         """SQLite goes through an index by several ranges only to look up each row that it finds."""
@@ -188,6 +217,19 @@ class WorkflowFilter(BaseModel):
 
 def _column(name: str) -> Any:
     return col(getattr(WorkflowRow, name))
+
+
+def _counted(name: str) -> Any:
+    return col(getattr(WorkflowCountRow, name))
+
+
+def _created(side: str, bound: int) -> Condition:
+    created, day, of_bound = _column("created_at"), _counted("day"), bound // DAY_MS
+    return Condition(
+        created >= bound if side == "at least" else created <= bound,
+        _index_of("created_at"),
+        counted=day >= of_bound if side == "at least" else day <= of_bound,
+    )
 
 
 def _index_of(column: str) -> str | None:

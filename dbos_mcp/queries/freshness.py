@@ -8,7 +8,7 @@ from sqlmodel import col
 from dbos_mcp.domain import format_time
 from dbos_mcp.store import sync_state
 from dbos_mcp.store.projections.applications import ApplicationRow
-from dbos_mcp.store.sync_state import CONDUCTOR, Excerpt
+from dbos_mcp.store.sync_state import CONDUCTOR, Excerpt, SyncStateRow
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,20 @@ class Freshness:
 
 def freshness(connection: Connection, application_name: str = CONDUCTOR) -> Freshness:
     """Of one application, or of the list of applications."""
-    state = sync_state.load(connection, application_name)
-    return Freshness(
-        as_of=state.succeeded_at,
-        covered_since=state.covered_since,
-        history_complete=state.history_complete,
-        offline_since=state.offline_since,
-        reason=state.last_error,
-        excerpt=state.excerpt_of,
-    )
+    state = connection.execute(
+        select(
+            col(SyncStateRow.succeeded_at),
+            col(SyncStateRow.covered_since),
+            col(SyncStateRow.history_complete),
+            col(SyncStateRow.offline_since),
+            col(SyncStateRow.last_error),
+            col(SyncStateRow.excerpt),
+        ).where(col(SyncStateRow.application_name) == application_name)
+    ).first()
+    if state is None:
+        return Freshness(None, None, False, None, None)
+    *known, excerpt = state
+    return Freshness(*known, excerpt=Excerpt.of(excerpt))
 
 
 def freshness_of_all(connection: Connection) -> Freshness:

@@ -7,10 +7,9 @@ from sqlmodel import col
 
 from dbos_mcp.queries.applications import require_application
 from dbos_mcp.queries.steps import StepSummary, summarize_steps
-from dbos_mcp.queries.workflows import WorkflowItem, not_mirrored
+from dbos_mcp.queries.workflows import ITEM_COLUMNS, WorkflowItem, item_of, not_mirrored
 from dbos_mcp.store import event_log
 from dbos_mcp.store.projections.workflows import WorkflowRow
-from dbos_mcp.store.tables import table_of
 
 RELATIVES = 20
 ANCESTORS = 50
@@ -111,9 +110,9 @@ def _ancestors(connection: Connection, application_name: str, workflow: Workflow
 
 def _find(connection: Connection, application_name: str, workflow_id: str) -> WorkflowItem | None:
     row = connection.execute(
-        select(table_of(WorkflowRow)).where(*_is(application_name, workflow_id))
+        select(*ITEM_COLUMNS).where(*_is(application_name, workflow_id))
     ).first()
-    return None if row is None else WorkflowItem.model_validate(row, from_attributes=True)
+    return None if row is None else item_of(row)
 
 
 def _relatives(connection: Connection, *conditions: ColumnElement[bool]) -> Relatives:
@@ -121,14 +120,12 @@ def _relatives(connection: Connection, *conditions: ColumnElement[bool]) -> Rela
         select(func.count()).select_from(WorkflowRow).where(*conditions)
     ).scalar_one()
     rows = connection.execute(
-        select(table_of(WorkflowRow))
+        select(*ITEM_COLUMNS)
         .where(*conditions)
         .order_by(col(WorkflowRow.created_at), col(WorkflowRow.id))
         .limit(RELATIVES)
     )
-    return Relatives(
-        [WorkflowItem.model_validate(row, from_attributes=True) for row in rows], total
-    )
+    return Relatives([item_of(row) for row in rows], total)
 
 
 def _is(application_name: str, workflow_id: str) -> tuple[ColumnElement[bool], ...]:

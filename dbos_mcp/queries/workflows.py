@@ -66,6 +66,19 @@ class WorkflowItem(BaseModel):
         return None if self.dequeued_at is None else max(0, self.dequeued_at - self.created_at)
 
 
+ITEM_COLUMNS = tuple(
+    table_of(WorkflowRow).c[str(field.validation_alias or name)]
+    for name, field in WorkflowItem.model_fields.items()
+)
+"""What a row is made of that is to be an item: without payloads, which may be large."""
+_ITEM_NAMES = [column.name for column in ITEM_COLUMNS]
+
+
+def item_of(row: Row[*tuple[object, ...]]) -> WorkflowItem:
+    """Of a row of `ITEM_COLUMNS`."""
+    return WorkflowItem.model_validate(dict(zip(_ITEM_NAMES, row, strict=True)))
+
+
 @dataclass(frozen=True)
 class WorkflowPage:
     items: Sequence[WorkflowItem]
@@ -106,11 +119,11 @@ def list_workflows(
     rows = {
         row.id: row
         for row in connection.execute(
-            select(table_of(WorkflowRow)).where(col(WorkflowRow.id).in_(keys))
-        )
+            select(*ITEM_COLUMNS).where(col(WorkflowRow.id).in_(keys))
+        ).all()
     }
     return WorkflowPage(
-        items=[_item(rows[key]) for key in keys],
+        items=[item_of(rows[key]) for key in keys],
         total=found.total,
         left=found.left,
         cursors=[Cursor(value, key, name, asked_at) for value, key in found.places],
@@ -134,7 +147,3 @@ def not_mirrored(application_name: str, workflow_id: str) -> NotFoundError:
         f"The mirror holds no workflow {workflow_id!r} of {application_name}.",
         hint="Look ids up with list_workflows (workflow_id_prefix finds the start of one).",
     )
-
-
-def _item(row: Row[*tuple[object, ...]]) -> WorkflowItem:
-    return WorkflowItem.model_validate(row, from_attributes=True)

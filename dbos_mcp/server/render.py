@@ -33,7 +33,9 @@ _UNSAFE = re.compile(
 
 def plain(value: object, *, limit: int = CELL_CHARACTERS) -> str:
     """A value as one line of printable text, cut at `limit` characters with a mark."""
-    text = "" if value is None else str(value)
+    if value is None:
+        return ""
+    text = str(value)
     clipped = text if len(text) <= limit else f"{text[: limit - 1]}…"
     return _UNSAFE.sub(_escape, clipped)
 

@@ -1,6 +1,7 @@
 """A page of workflows as a table or as JSON: which columns, and as many rows as fit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from dbos_mcp.queries.coverage import Gap
@@ -23,6 +24,7 @@ _TIMES = (
 )
 _DURATIONS = ("duration", "queue_wait")
 _FIELDS = [name for name, field in WorkflowItem.model_fields.items() if not field.exclude]
+_FLAGS = [name for name in _FIELDS if WorkflowItem.model_fields[name].annotation is bool]
 COLUMNS = (*_FIELDS, *_DURATIONS)
 """All that there are, in the words of the filters."""
 _CONCISE = (
@@ -48,18 +50,17 @@ def table_columns(names: Sequence[str], *, clip_errors: bool = True) -> list[Col
     return [(name, _reader(name, clip_errors)) for name in names]
 
 
-def _reader(name: str, clip_errors: bool) -> Any:
-    def read(item: WorkflowItem) -> object:
-        if name in _DURATIONS:
-            return render.duration(getattr(item, f"{name}_ms"))
-        value = getattr(item, name)
-        if name in _TIMES:
-            return render.time(value)
-        if name == "error" and value and clip_errors:
-            return render.plain(value, limit=CONCISE_ERROR_CHARACTERS)
-        return {True: "yes", False: None}[value] if isinstance(value, bool) else value
-
-    return read
+def _reader(name: str, clip_errors: bool) -> Callable[[WorkflowItem], object]:
+    value = attrgetter(f"{name}_ms" if name in _DURATIONS else name)
+    if name in _DURATIONS:
+        return lambda item: render.duration(value(item))
+    if name in _TIMES:
+        return lambda item: render.time(value(item))
+    if name == "error" and clip_errors:
+        return lambda item: render.plain(value(item), limit=CONCISE_ERROR_CHARACTERS)
+    if name in _FLAGS:
+        return lambda item: "yes" if value(item) else None
+    return value
 
 
 def as_text(

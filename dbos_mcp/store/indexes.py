@@ -32,6 +32,12 @@ def drop(connection: Connection, indexes: Sequence[Index] = DEFERRED) -> None:
         index.drop(connection, checkfirst=True)
 
 
+def pack(connection: Connection) -> None:
+    """The one that grew newest first, with pages half empty; the others then fill what that
+    leaves."""
+    connection.exec_driver_sql("REINDEX ix_workflow_created_at")
+
+
 def missing(connection: Connection) -> list[Index]:
     names = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'index'")
     there = set(names.scalars())

@@ -12,7 +12,7 @@ from dbos_mcp.errors import SchemaTooNewError, StoreError
 from dbos_mcp.store import event_log, indexes
 from dbos_mcp.store.event_log import Recorded
 from dbos_mcp.store.events import Event
-from dbos_mcp.store.projections import PROJECTIONS
+from dbos_mcp.store.projections import PROJECTIONS, workflow_counts
 from dbos_mcp.store.projections.base import CheckpointRow, Projection
 from dbos_mcp.store.tables import table_of
 
@@ -93,6 +93,7 @@ def rebuild(
 
     `progress(done, total)` is told positions of the log.
     """
+    workflow_counts.build(connection)  # a load under way goes without
     before = {table: digest(connection, table) for table in _tables(projections)}
     _replay(connection, projections, progress)
     rebuilt = []
@@ -119,6 +120,7 @@ def _replay(
     projections: Sequence[Projection],
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
+    workflow_counts.drop(connection)
     tables = _tables(projections)
     for table in reversed(tables):  # later ones refer to earlier ones
         connection.execute(delete(table))
@@ -133,6 +135,7 @@ def _replay(
             progress(batch[-1].position, end)
     for index in deferred:
         indexes.build(connection, index)
+    workflow_counts.build(connection)
     _move_checkpoints(connection, projections, end)
 
 

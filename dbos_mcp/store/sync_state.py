@@ -65,7 +65,7 @@ class SyncStateRow(SQLModel, table=True):
 
     @property
     def excerpt_of(self) -> "Excerpt | None":
-        return None if self.excerpt is None else Excerpt.model_validate_json(self.excerpt)
+        return Excerpt.of(self.excerpt)
 
 
 class Excerpt(BaseModel):
@@ -88,6 +88,11 @@ class Excerpt(BaseModel):
     """Whether inputs and outputs came along, where the mirror had them."""
     first_looked_at: int | None = None
     """When the mirror saw its first workflow: what came before was never seen."""
+
+    @classmethod
+    def of(cls, kept: str | None) -> "Excerpt | None":
+        """As it is kept in `sync_state`."""
+        return None if kept is None else cls.model_validate_json(kept)
 
 
 class StepReadingRow(SQLModel, table=True):

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from dbos_mcp.conductor.models import WorkflowSearch
 from dbos_mcp.domain import WorkflowStatus
 from dbos_mcp.store import event_log, indexes
+from dbos_mcp.store.projections import workflow_counts
 from dbos_mcp.sync import known
 from dbos_mcp.sync.diff import kept_texts
 from dbos_mcp.sync.listing import each_page
@@ -81,3 +82,4 @@ def _drop_indexes(connection: Connection, most_rows: int) -> None:
     """Unless other applications have filled the cache already."""
     if event_log.last_position(connection) <= most_rows:
         indexes.drop(connection)
+        workflow_counts.drop(connection)

@@ -29,6 +29,7 @@ from dbos_mcp.store.events import (
     WorkflowDeleted,
     WorkflowObserved,
 )
+from dbos_mcp.store.projections import workflow_counts
 from dbos_mcp.sync import diff, due, known
 from dbos_mcp.sync.diff import NO_TEXTS, Texts
 from dbos_mcp.sync.due import State
@@ -102,11 +103,15 @@ class Mirror:
         await anyio.to_thread.run_sync(self.cache.checkpoint)
 
     async def build_indexes(self) -> None:
-        """Those that a large load, perhaps one that broke off, went without; one after the other,
-        so that nobody waits long for the cache."""
-        for index in await self.read(indexes.missing):
+        """Those that a large load, perhaps one that broke off, went without, and its counts; one
+        after the other, so that nobody waits long for the cache."""
+        missing = await self.read(indexes.missing)
+        if missing:
+            await self.write(indexes.pack)
+        for index in missing:
             await self.write(partial(indexes.build, index=index))
             await self.fold_back()
+        await self.write(workflow_counts.build)
 
     def record(self, connection: Connection, events: Sequence[Event]) -> int:
         """Append events in the caller's transaction, stamped with our clock; how many."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from dbos_mcp.store.projections.workflow_counts import DAY_MS
 from tests.store.factories import BORN
 
 Row = Mapping[str, Any]
@@ -15,9 +16,12 @@ IDS = ["a", "A", "a-1", "a-2", "ab%", "a_b", "b", "", "z\U0010ffff", "\ud7ff!", 
 STATUSES = ["PENDING", "ENQUEUED", "SUCCESS", "ERROR", "CANCELLED", "NEW"]
 NAMES = ["pay", "ship", "it's", '"', "100%", "a\x00b"]
 ERRORS = ["KeyError: 'BT'", "100% full", "a_b", "keyerror", "a\x00B", "x\\y", ""]
-KEYS = ["customer", "a.b", "$", '"', "", "é", "a\x00"]
+KEYS = ["customer", "a.b", "$", '"', "", "é"]
 SCALARS = [None, True, False, 0, 1, 1.0, 2.5, "1", "true", "", "acme", 'a"b', "é", "a\nb"]
-TIMES = [BORN - 5, BORN, BORN + 1, BORN + 3, BORN + 10]
+DAY = BORN - BORN % DAY_MS
+OTHER_TIMES = [-DAY_MS - 1, -DAY_MS, -1, 0, DAY - 1, DAY, DAY + DAY_MS, 253_402_300_799_999]
+"""Of other days than that of the most: around its ends, before the epoch, in the year 9999."""
+TIMES = [BORN - 5, BORN, BORN + 1, BORN + 3, BORN + 10, *OTHER_TIMES]
 WAITS = [0, 1, 2, 9, 100]
 
 

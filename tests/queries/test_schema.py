@@ -16,7 +16,9 @@ def test_every_column_that_a_table_has_is_told(connection: Connection) -> None:
 
 def test_what_is_told_of_a_table_is_what_its_definition_says() -> None:
     told = {table.name: table for table in schema.tables()}
-    assert [*told] == ["event", "application", "executor", "workflow", "step", "command"]
+    assert [*told] == [
+        *("event", "application", "executor", "workflow", "workflow_count", "step", "command"),
+    ]
     assert told["workflow"].meaning.startswith("The newest known state of every workflow")
     assert "`observed_at` and `deleted_at` our clock" in told["workflow"].meaning
     assert "workflow_key INTEGER key → workflow.id" in told["step"].columns

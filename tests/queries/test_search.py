@@ -18,11 +18,23 @@ from dbos_mcp.queries.search import Place, find
 from dbos_mcp.store import indexes, projector
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.events import Event, StepsObserved, StepState, WorkflowDeleted
+from dbos_mcp.store.projections import workflow_counts
 from dbos_mcp.store.projections.steps import StepRow
+from dbos_mcp.store.projections.workflow_counts import DAY_MS
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.tables import table_of
 from tests.queries import predicates
-from tests.queries.predicates import ERRORS, IDS, KEYS, NAMES, SCALARS, STATUSES, VALUES, matches
+from tests.queries.predicates import (
+    ERRORS,
+    IDS,
+    KEYS,
+    NAMES,
+    OTHER_TIMES,
+    SCALARS,
+    STATUSES,
+    VALUES,
+    matches,
+)
 from tests.store.conftest import opened
 from tests.store.factories import BORN, SHOP, observed
 
@@ -39,6 +51,7 @@ NewCache = Callable[[object], Path]
 numbers = count()
 
 maybe = st.none() | st.sampled_from(NAMES)
+OTHER_DAYS = [*OTHER_TIMES, -(2**62), 2**62]
 soon = st.integers(BORN - 3, BORN + 12)
 some_json = st.dictionaries(
     st.sampled_from(KEYS), st.sampled_from([*SCALARS, [1], {"customer": "acme"}]), max_size=3
@@ -51,7 +64,7 @@ attributes = st.none() | st.one_of(
 workflows = st.fixed_dictionaries(
     {
         "status": st.sampled_from(STATUSES),
-        "created_at": st.integers(BORN, BORN + 4),
+        "created_at": st.integers(BORN, BORN + 4) | st.sampled_from(OTHER_DAYS),
         "updated_at": soon,
         "completed_at": st.none() | soon,
         "dequeued_at": st.none() | soon,
@@ -79,18 +92,19 @@ filters = st.lists(st.sampled_from(sorted(VALUES)), unique=True, max_size=4).fla
 )
 
 
-def events_of(population: Mapping[str, Any]) -> list[Event]:
+def events_of(population: Mapping[str, Any], application_name: str = APP) -> list[Event]:
     events: list[Event] = []
     for workflow_id, (fields, steps, deleted) in population.items():
-        events.append(observed(workflow_id, **fields))
+        subject: Any = {"application_name": application_name, "workflow_id": workflow_id}
+        events.append(observed(**subject, **fields))
         if steps:
             states = tuple(
                 StepState(step_id=n, step_name=name, error="failed" if failed else None)
                 for n, (name, failed) in enumerate(steps.items())
             )
-            events.append(StepsObserved(**SHOP, workflow_id=workflow_id, steps=states))
+            events.append(StepsObserved(**subject, steps=states))
         if deleted:
-            events.append(WorkflowDeleted(**SHOP, workflow_id=workflow_id))
+            events.append(WorkflowDeleted(**subject))
     return events
 
 
@@ -106,7 +120,7 @@ def rows_of(connection: Connection) -> list[dict[str, Any]]:
     by_key = {row["id"]: row for row in rows}
     for step in connection.execute(select(table_of(StepRow))):
         by_key[step.workflow_key]["steps"][step.step_name] = step.error is not None
-    return rows
+    return [row for row in rows if row["application_name"] == APP]
 
 
 def expected(connection: Connection, asked: Mapping[str, Any], order: Order) -> list[Place]:
@@ -121,28 +135,36 @@ def expected(connection: Connection, asked: Mapping[str, Any], order: Order) -> 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     populations,
+    populations,
+    populations,
     filters,
     st.sampled_from(ORDERS),
     st.sampled_from([0, 2, 1000]),
     st.sampled_from([0, 2, 1000]),
     st.sampled_from([1, 3, 50]),
-    st.booleans(),
+    st.sampled_from(["all there", "without counts", "bare"]),
 )
 def test_a_search_finds_what_a_walk_over_all_rows_finds(
     new_cache: NewCache,
     population: Mapping[str, Any],
+    later: Mapping[str, Any],
+    others: Mapping[str, Any],
     asked: dict[str, Any],
     order: Order,
     few: int,
     narrow: int,
     limit: int,
-    indexed: bool,
+    helped: str,
 ) -> None:
+    """Whatever changed, came back or was deleted `later`."""
     question = WorkflowFilter(application_name=APP, **asked)
     with opened(new_cache(next(numbers))) as cache:
         record(cache, events_of(population))
-        if not indexed:
-            with cache.write() as connection:
+        record(cache, [*events_of(others, "other"), *events_of(later)])
+        with cache.write() as connection:
+            if helped != "all there":
+                workflow_counts.drop(connection)
+            if helped == "bare":
                 indexes.drop(connection)
         with cache.read() as connection:
             places = expected(connection, asked, order)
@@ -267,16 +289,27 @@ BY_INDEX: dict[str, tuple[Any, str]] = {
     "active_at": (BORN, "ix_workflow_c"),  # by the creation, or by the end
     "error_contains": ("BT", "ix_workflow_error"),
     "deleted_upstream": (True, "ix_workflow_deleted_at"),
+    "was_forked_from": (True, "ix_workflow_was_forked_from"),
+    "attributes": ((("customer", "acme"),), "ix_workflow_attributes"),
     "has_failed_step": (True, "ix_step_error"),
     "step_name": (("pay",), "ix_step_step_name"),
 }
-COUNTED_BY_INDEX_ALONE = {
-    *("workflow_name", "status", "queue_name", "parent_workflow_id", "forked_from"),
-    *("authenticated_user", "schedule_name", "start_time", "end_time", "completed_after"),
-    *("completed_before", "dequeued_after", "dequeued_before", "min_duration", "max_duration"),
-    *("min_queue_wait", "max_queue_wait", "has_parent"),
+NOT_COUNTED_BY_INDEX_ALONE = {
+    *("workflow_id_prefix", "active_at", "error_contains", "attributes"),
+    *("has_failed_step", "step_name", "was_forked_from", "deleted_upstream", "queues_only"),
 }
-READ_FROM_END_TO_END = {"executor_id", "application_version", "was_forked_from", "attributes"}
+KNOWN: dict[str, Any] = {
+    "workflow_name": ("pay",),
+    "status": ("ERROR",),
+    "queue_name": ("pay",),
+    "executor_id": ("pay",),
+    "application_version": ("a",),
+    "has_parent": True,
+    "was_forked_from": True,
+    "queues_only": True,
+    "deleted_upstream": True,
+}
+"""What is counted without looking at workflows or their indexes."""
 
 
 def plans_of(cache: Cache, **asked: Any) -> dict[str, list[str]]:
@@ -300,7 +333,7 @@ def plans_of(cache: Cache, **asked: Any) -> dict[str, list[str]]:
                 for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
             ]
             for statement, parameters in statements
-            if "FROM workflow" in statement
+            if "FROM workflow " in statement
         }
 
 
@@ -330,27 +363,55 @@ def some_of_everything(cache: Cache) -> Cache:
         f"b{n}": ({**fields, "status": "PENDING", "created_at": BORN - 1}, {}, False)
         for n in range(3)
     }
-    record(cache, events_of(ended | running | {"a": ended["a1"]}))
+    others: dict[str, Any] = {
+        f"c{n}": ({"created_at": BORN - DAY_MS}, {}, False) for n in range(99)
+    }
+    record(cache, events_of(ended | running | others | {"a": ended["a1"]}))
     return cache
 
 
-def test_every_filter_is_said_to_have_an_index_or_not() -> None:
+def test_every_filter_is_said_to_have_an_index_or_counts() -> None:
     fields = WorkflowFilter.model_fields.keys() - {"application_name"}
-    assert BY_INDEX.keys() | READ_FROM_END_TO_END == fields
+    assert BY_INDEX.keys() | KNOWN.keys() == fields
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_what_the_store_has_counted_is_not_counted_again(
+    some_of_everything: Cache, name: str
+) -> None:
+    plans = plans_of(some_of_everything, **{name: KNOWN[name]})
+    assert not [statement for statement in plans if "count(*)" in statement]
+    for steps in plans.values():
+        assert not any(step.startswith("SCAN") for step in steps), steps
+
+
+def test_of_a_day_that_is_cut_an_index_is_read(some_of_everything: Cache) -> None:
+    for asked in ({"start_time": BORN}, {"end_time": BORN}):
+        plans = plans_of(some_of_everything, **asked, executor_id=("pay",))
+        counts = [steps for statement, steps in plans.items() if "count(*)" in statement]
+        assert len(counts) == 1
+        assert "ix_workflow_created_at (application_name=? AND created_at>" in counts[0][0]
 
 
 @pytest.mark.parametrize("name", sorted(BY_INDEX.keys() - {"workflow_id"}))
-def test_a_filter_goes_by_its_index(some_of_everything: Cache, name: str) -> None:
+@pytest.mark.parametrize("are_counted", [True, False])
+def test_a_filter_goes_by_its_index(
+    some_of_everything: Cache, name: str, are_counted: bool
+) -> None:
+    if not are_counted:
+        with some_of_everything.write() as connection:
+            workflow_counts.drop(connection)
     value, index = BY_INDEX[name]
     plans = plans_of(some_of_everything, **{name: value})
     counts = [steps for statement, steps in plans.items() if "count(*)" in statement]
-    assert counts
+    assert counts or (are_counted and name in KNOWN)
     for steps in counts:
         assert any(f" {index}" in step for step in steps), steps
     for steps in plans.values():
         assert not any(step.startswith("SCAN workflow") for step in steps), steps
-    if name in COUNTED_BY_INDEX_ALONE:
-        assert all("COVERING INDEX" in step for steps in counts for step in steps), counts
+    if name not in NOT_COUNTED_BY_INDEX_ALONE:
+        looks = [step for steps in counts for step in steps if " workflow " in step]
+        assert all("COVERING INDEX" in step for step in looks), looks
 
 
 def test_one_id_goes_by_its_index(some_of_everything: Cache) -> None:
@@ -367,19 +428,13 @@ def test_each_start_of_an_id_is_a_range_of_the_index(some_of_everything: Cache) 
         assert len(ranges) == 2, steps
 
 
-def test_everything_is_counted_by_an_index_alone(some_of_everything: Cache) -> None:
-    for steps in plans_of(some_of_everything).values():
-        assert "COVERING INDEX ix_workflow_created_at" in steps[0]
-
-
 def test_of_two_indexes_the_one_that_leaves_fewer_rows_is_taken(cache: Cache) -> None:
     fields = {"status": "SUCCESS", "workflow_name": "pay"}
     record(cache, [observed(f"w{n}", **fields) for n in range(30)])
     record(cache, [observed(f"r{n}", **{**fields, "workflow_name": "refund"}) for n in range(3)])
     plans = plans_of(cache, status=("SUCCESS",), workflow_name=("refund",))
-    rows = [steps for statement, steps in plans.items() if "count(*)" not in statement]
-    assert rows
-    assert all("ix_workflow_workflow_name" in steps[0] for steps in rows)
+    assert plans
+    assert all("ix_workflow_workflow_name" in steps[0] for steps in plans.values())
 
 
 def test_the_thresholds_are_of_a_large_mirror() -> None:

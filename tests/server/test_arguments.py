@@ -129,11 +129,14 @@ def test_columns_are_known_or_the_nearest_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [{"a": [1]}, {"a": {}}, {"a": 2**63}, {"a": -(10**400)}, {"a": math.nan}]
+    "value",
+    [{"a": [1]}, {"a": {}}, {"a": 2**63}, {"a": -(10**400)}, {"a": math.nan}],
 )
 def test_attributes_that_cannot_be_matched_are_refused(value: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"attributes: the .* of 'a'"):
         arguments.attributes(value)
+    with pytest.raises(UsageError, match="has a NUL"):
+        arguments.attributes({"a\0b": 1})
 
 
 def test_a_filter_takes_many_values_but_not_any_number() -> None:

@@ -22,6 +22,7 @@ from dbos_mcp.errors import SchemaTooNewError, StoreError
 from dbos_mcp.store import projector
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.migrate import HEAD, migrations_folder, open_cache, upgrade
+from dbos_mcp.store.projections import workflow_counts
 from dbos_mcp.sync.due import Priority
 from tests.store.conftest import opened
 from tests.store.factories import observed
@@ -87,13 +88,25 @@ def test_the_migrations_make_exactly_the_tables_of_the_models(cache: Cache) -> N
         made = {(kind, name) for kind, name in names}
     tables = {("table", name) for name in SQLModel.metadata.tables}
     triggers = {("trigger", f"event_refuses_{what}") for what in ("update", "delete", "replace")}
+    triggers |= {("trigger", name) for name in workflow_counts.TRIGGERS}
     assert made == tables | triggers | {("table", "alembic_version")}
 
 
-def test_the_table_without_a_rowid_is_made_so(cache: Cache) -> None:
+@pytest.mark.parametrize("table", ["step", "workflow_count"])
+def test_the_tables_without_a_rowid_are_made_so(cache: Cache, table: str) -> None:
     with cache.read() as connection:
-        listed = connection.exec_driver_sql("PRAGMA table_list(step)").mappings().one()
+        listed = connection.exec_driver_sql(f"PRAGMA table_list({table})").mappings().one()
         assert listed["wr"] == 1
+
+
+def test_triggers_that_are_made_again_are_those_of_the_migrations(cache_path: Path) -> None:
+    before = contents(cache_path)
+    with opened(cache_path) as cache, cache.write() as connection:
+        workflow_counts.drop(connection)
+        assert not workflow_counts.are_kept(connection)
+        workflow_counts.build(connection)
+        assert workflow_counts.are_kept(connection)
+    assert sorted(contents(cache_path)) == sorted(before)
 
 
 def test_opening_twice_does_nothing(cache_path: Path) -> None:
@@ -244,13 +257,42 @@ def test_a_first_opening_may_stop_at_any_statement(tmp_path: Path, blank_cache: 
     assert stopped > 25
 
 
-def test_step_readings_of_an_older_cache_stay_and_running_workflows_are_due(tmp_path: Path) -> None:
-    path, folder = tmp_path / "cache.sqlite", tmp_path / "migrations"
+def made_by(path: Path, folder: Path, newest: str) -> None:
+    """A cache file of an older version, whose newest migration was that one."""
     shutil.copytree(migrations_folder(), folder)
-    for newer in folder.glob("versions/000[2-9]*.py"):
-        newer.unlink()
+    for migration in folder.glob("versions/0*.py"):
+        if migration.name[:4] > newest:
+            migration.unlink()
     with closing(Cache(path)) as cache:
         upgrade(cache, folder)
+
+
+def test_workflows_of_an_older_cache_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "cache.sqlite"
+    made_by(path, tmp_path / "migrations", "0004")
+    for key, created_at, name in (
+        (1, -1, "NULL"),
+        (2, 0, "NULL"),
+        (3, 86_399_999, "NULL"),
+        (4, 7, "''"),
+    ):
+        execute(
+            path,
+            "INSERT INTO workflow (id, application_name, workflow_id, created_at, updated_at,"
+            " status, workflow_name, priority, was_forked_from, payloads_loaded, content_hash,"
+            f" observed_at) VALUES ({key}, 'shop', 'w-{key}', {created_at}, 6, 'SUCCESS', {name},"
+            " 0, 0, 0, x'00', 7)",
+        )
+    with closing(Cache(path)) as cache:
+        upgrade(cache)
+    with closing(sqlite3.connect(path)) as database:
+        counts = database.execute("SELECT day, workflow_name, count FROM workflow_count").fetchall()
+    assert counts == [(-1, b"", 1), (0, "", 1), (0, b"", 2)]
+
+
+def test_step_readings_of_an_older_cache_stay_and_running_workflows_are_due(tmp_path: Path) -> None:
+    path = tmp_path / "cache.sqlite"
+    made_by(path, tmp_path / "migrations", "0001")
     for key, status in (("1", "SUCCESS"), ("2", "PENDING")):
         execute(
             path,

@@ -171,6 +171,10 @@ def _duration(text: str) -> int:
 def attributes(value: Mapping[str, Any] | None) -> tuple[tuple[str, Scalar], ...]:
     """Raises UsageError for values that have parts: they cannot be matched."""
     for key, item in (value or {}).items():
+        if "\0" in key:
+            raise UsageError(
+                f"attributes: the key of {_quoted(key)} has a NUL, which no attribute can have."
+            )
         if isinstance(item, (dict, list)):
             raise UsageError(
                 f"attributes: the value of {_quoted(key)} has parts.",

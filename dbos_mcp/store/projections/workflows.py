@@ -11,6 +11,7 @@ from sqlmodel import Field, SQLModel, col
 from dbos_mcp.store.event_log import Recorded
 from dbos_mcp.store.events import WorkflowDeleted, WorkflowState
 from dbos_mcp.store.projections.base import Projection
+from dbos_mcp.store.projections.workflow_counts import WorkflowCountRow
 from dbos_mcp.store.tables import RowStatement
 
 
@@ -32,14 +33,14 @@ def _sparse_index(column: str) -> Index:
     )
 
 
-def _index_of_few(column: str) -> Index:
+def _index_of_few(column: str, holds: str = "IS NOT NULL") -> Index:
     """The few rows that have a value, whatever it is, by their creation."""
     return Index(
         f"ix_workflow_{column}",
         "application_name",
         "created_at",
         *(() if column == "deleted_at" else ("deleted_at",)),
-        sqlite_where=text(f"{column} IS NOT NULL"),
+        sqlite_where=text(f"{column} {holds}"),
     )
 
 
@@ -65,6 +66,8 @@ class WorkflowRow(SQLModel, table=True):
         _sparse_index("schedule_name"),
         _index_of_few("error"),
         _index_of_few("deleted_at"),
+        _index_of_few("attributes"),
+        _index_of_few("was_forked_from", "IS 1"),
     )
 
     id: int = Field(primary_key=True)
@@ -187,4 +190,4 @@ def _row(recorded: Recorded) -> dict[str, Any]:
     }
 
 
-PROJECTION = Projection("workflows", 2, (WorkflowRow,), apply)
+PROJECTION = Projection("workflows", 2, (WorkflowRow, WorkflowCountRow), apply)
