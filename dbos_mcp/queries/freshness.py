@@ -59,8 +59,14 @@ def freshness(connection: Connection, application_name: str = CONDUCTOR) -> Fres
     ).first()
     if state is None:
         return Freshness(None, None, False, None, None)
-    *known, excerpt = state
-    return Freshness(*known, excerpt=Excerpt.of(excerpt))
+    return Freshness(
+        state.succeeded_at,
+        state.covered_since,
+        state.history_complete,
+        state.offline_since,
+        state.last_error,
+        excerpt=Excerpt.of(state.excerpt),
+    )
 
 
 def freshness_of_all(connection: Connection) -> Freshness:
