@@ -7,6 +7,7 @@ Exit codes, as dbosctl's: 1 it failed, 2 wrong usage, 3 a login is needed, 4 not
 import json
 import logging
 import os
+import shlex
 import sys
 import time
 import webbrowser
@@ -39,6 +40,9 @@ from dbos_mcp.errors import (
     UnavailableError,
     UsageError,
 )
+from dbos_mcp.incident import selection
+from dbos_mcp.incident.export import Exported
+from dbos_mcp.incident.export import export as write_export
 from dbos_mcp.login import Account, LoggedIn, LoginFlow, log_out, who_am_i
 from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus, sync_status
 from dbos_mcp.runtime import Runtime, identity_of, locate_cache, open_runtime
@@ -509,6 +513,86 @@ def rebuild(context: typer.Context) -> None:
     if not all(table.equal for table in tables):
         err.print("The rebuilt rows are kept: the log is the truth. Please report this.")
         sys.exit(1)
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The file to make.", dir_okay=False)],
+    workflow: Annotated[
+        str | None, typer.Option(metavar="ID", help="It, and what belongs to it.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="What happened since: -24h, or ISO 8601 with a zone."),
+    ] = None,
+    application: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of this application only.")
+    ] = None,
+    with_payloads: Annotated[
+        bool,
+        typer.Option("--with-payloads", help="Also inputs and outputs, where they are mirrored."),
+    ] = False,
+    redact_users: Annotated[
+        bool, typer.Option("--redact-users", help="Without names of users and e-mail addresses.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Workflows at the most.")] = selection.LIMIT,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write an incident file: part of the mirror, without secrets, for a colleague's agent."""
+    if (workflow is None) == (since is None):
+        raise UsageError(
+            "Say what to export.", hint="Either --workflow ID, or --since TIME, as --since -24h."
+        )
+    from dbos_mcp.server.tools import arguments
+
+    now = now_ms()
+    began = arguments.time("--since", since, now=now)
+    settings = context.obj.target()
+    cache = open_cache(_existing_cache(settings), writable=False)
+    try:
+        with (
+            _until_interrupted("Nothing was written."),
+            err.status("Exporting…"),
+            cache.read() as connection,
+        ):
+            if workflow is not None:
+                chosen = selection.select_workflow(connection, application, workflow, limit=limit)
+            else:
+                chosen = selection.select_since(connection, application, began or now, limit=limit)
+            done = write_export(
+                connection,
+                chosen,
+                file,
+                now=now,
+                with_payloads=with_payloads,
+                redact_users=redact_users,
+                force=force,
+            )
+    finally:
+        cache.close()
+    _print_exported(done)
+
+
+def _print_exported(done: Exported) -> None:
+    excerpt = done.excerpt
+    parts = ", ".join(f"{count} {reason}" for reason, count in done.parts.items() if count)
+    redacted = ", ".join(f"{count} {kind}" for kind, count in sorted(done.redacted.items()))
+    size = f"{done.bytes / 1000:.0f} KB" if done.bytes < 1e6 else f"{done.bytes / 1e6:.1f} MB"
+    lines = [
+        ("file", f"{done.path}, {size}"),
+        ("holds", excerpt.subject),
+        (
+            "workflows",
+            f"{excerpt.workflows} of {excerpt.of_workflows}: {parts};"
+            f" {done.events} events, {done.steps} steps",
+        ),
+        ("left out", "; ".join(excerpt.left_out)),
+        ("payloads", "inputs and outputs, as far as mirrored" if excerpt.payloads else "none"),
+        ("redacted", redacted or "nothing was found; errors, ids and names are in it as they are"),
+        ("open it", f"dbos-mcp --offline --cache {shlex.quote(str(done.path))}"),
+    ]
+    out.print(escape(fields(lines, limit=2000)))
 
 
 def _existing_cache(settings: Settings) -> Path:

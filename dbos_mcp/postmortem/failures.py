@@ -302,3 +302,16 @@ def g_test(feature: Feature) -> float:
         if cell:
             g += cell * log(cell * total / (row * column))
     return 2 * g
+
+
+def failed_alike(
+    connection: Connection, application_name: str, key: int, window: Window
+) -> list[list[Link]]:
+    """The chains of the failures in a window that began as that of a workflow did, the newest
+    first, its own included wherever it is; none if it did not fail."""
+    if key not in find_causes(connection, application_name, [key]).links:
+        return []
+    keys = _failed_in(connection, application_name, window, ())
+    causes = find_causes(connection, application_name, dict.fromkeys((*keys, key)))
+    group = causes.origin(key).fingerprint
+    return [causes.chain(each) for each in causes.links if causes.origin(each).fingerprint == group]

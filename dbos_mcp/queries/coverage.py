@@ -19,6 +19,7 @@ from dbos_mcp.store.projections.workflows import WorkflowRow
 
 
 class Missing(StrEnum):
+    REST = "whatever an incident file does not hold"
     ENDED = "workflows that ended, created before"
     LOADING = "the same, and they are being loaded"
     ALL = "whatever ended: the first load has only begun"
@@ -37,6 +38,8 @@ class Gap:
 def gap_of(connection: Connection, question: WorkflowFilter) -> Gap | None:
     """What a list or a count of workflows may lack; None: nothing, it lies inside."""
     state = sync_state.load(connection, question.application_name)
+    if state.excerpt is not None:
+        return Gap(Missing.REST)
     since, start = state.covered_since, question.start_time
     statuses = set(question.status) or (set(IN_FLIGHT) if question.queues_only else None)
     if statuses is not None and statuses <= set(IN_FLIGHT) and state.succeeded_at is not None:
@@ -65,6 +68,8 @@ def gap_of_changes(
     connection: Connection, application_name: str | None, since: int | None
 ) -> Gap | None:
     """Of what changed since a time of our clock, in an application or in all."""
+    if sync_state.load(connection, application_name or sync_state.CONDUCTOR).excerpt is not None:
+        return Gap(Missing.REST)
     first = event_log.first_of(connection, application_name)
     if first is None or since is None or since >= first.recorded_at:
         return None
@@ -93,6 +98,9 @@ def gap_of_history(
 def first_looked_at(connection: Connection, application_name: str) -> int | None:
     """When the first workflow of an application was seen, by our clock. None: none has been, or
     only long after the application was listed."""
+    excerpt = sync_state.load(connection, application_name).excerpt_of
+    if excerpt is not None:
+        return excerpt.first_looked_at
     listed = event_log.first_of(connection, application_name)
     if listed is None:
         return None

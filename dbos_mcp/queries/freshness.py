@@ -8,7 +8,7 @@ from sqlmodel import col
 from dbos_mcp.domain import format_time
 from dbos_mcp.store import sync_state
 from dbos_mcp.store.projections.applications import ApplicationRow
-from dbos_mcp.store.sync_state import CONDUCTOR, SyncStateRow
+from dbos_mcp.store.sync_state import CONDUCTOR, Excerpt, SyncStateRow
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Freshness:
     behind: tuple[str, ...] = ()
     """Of all applications those for which any of this is worse, each with how."""
     looked: Looked = NOTHING_LOOKED_AT
+    excerpt: Excerpt | None = None
+    """What there is of it, where that is not a mirror but an incident file."""
 
 
 def freshness(connection: Connection, application_name: str = CONDUCTOR) -> Freshness:
@@ -52,9 +54,19 @@ def freshness(connection: Connection, application_name: str = CONDUCTOR) -> Fres
             col(SyncStateRow.history_complete),
             col(SyncStateRow.offline_since),
             col(SyncStateRow.last_error),
+            col(SyncStateRow.excerpt),
         ).where(col(SyncStateRow.application_name) == application_name)
     ).first()
-    return Freshness(None, None, False, None, None) if state is None else Freshness(*state)
+    if state is None:
+        return Freshness(None, None, False, None, None)
+    return Freshness(
+        state.succeeded_at,
+        state.covered_since,
+        state.history_complete,
+        state.offline_since,
+        state.last_error,
+        excerpt=Excerpt.of(state.excerpt),
+    )
 
 
 def freshness_of_all(connection: Connection) -> Freshness:

@@ -25,6 +25,7 @@ class SyncCondition(StrEnum):
     LOGIN_NEEDED = "login needed"
     FAILING = "failing"
     NOT_SEEN = "not looked at yet"
+    EXCERPT = "excerpt"
 
 
 class SyncItem(BaseModel):
@@ -97,7 +98,11 @@ def sync_status(
     return SyncStatus(
         applications=applications,
         conductor=SyncItem(**_of(conductor, conductor)),
-        events=event_log.last_position(connection),
+        events=(
+            event_log.count(connection)
+            if conductor.excerpt is not None
+            else event_log.last_position(connection)
+        ),
         bytes=engine.size_bytes(connection),
     )
 
@@ -138,6 +143,8 @@ def _of(state: SyncStateRow, conductor: SyncStateRow) -> dict[str, Any]:
 
 
 def _condition(state: SyncStateRow, conductor: SyncStateRow) -> SyncCondition:
+    if state.excerpt is not None:
+        return SyncCondition.EXCERPT
     if state.login_needed or conductor.login_needed:
         return SyncCondition.LOGIN_NEEDED
     if state.offline_since is not None:

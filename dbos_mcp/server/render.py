@@ -102,6 +102,17 @@ def freshness_line(freshness: Freshness, *, now: int, offline: bool = False) -> 
         parts.append(f"{word} for workflows created since {format_time(freshness.covered_since)}")
     elif freshness.history_complete:
         parts.append("complete")
+    excerpt = freshness.excerpt
+    if excerpt is not None:
+        rest = excerpt.of_workflows - excerpt.workflows
+        parts.append(
+            f"an excerpt made at {format_time(excerpt.made_at)}:"
+            f" {plain(excerpt.subject, limit=WHY_CHARACTERS)};"
+            f" {rest} of {excerpt.of_workflows} workflows are not in it"
+        )
+        if excerpt.left_out:
+            left_out = plain(", ".join(excerpt.left_out), limit=WHY_CHARACTERS)
+            parts.append(f"left out: {left_out}")
     if offline:
         parts.append("offline: answered from the cache alone")
     elif freshness.offline_since is not None:
@@ -135,6 +146,8 @@ def gap_line(gap: Gap | None) -> str | None:
         return None
     at = time(gap.before)
     match gap.missing:
+        case Missing.REST:
+            return "This is of an excerpt: counts and comparisons are of what it holds."
         case Missing.ENDED:
             return (
                 f"Ended workflows created before {at} may be missing; DBOS_MCP_HISTORY=all"

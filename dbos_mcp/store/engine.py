@@ -28,7 +28,9 @@ from dbos_mcp.errors import NotFoundError, NotOurFileError, StoreError
 logger = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x64626D63  # "dbmc", in the header of every cache file
+EXCERPT_ID = 0x64626D69  # "dbmi": an incident file, which nobody writes to
 WAL_LIMIT_BYTES = 16 * 1024 * 1024
+SMALL_BYTES = 4 * 1024 * 1024
 WRITER_CACHE_KIB = 8 * 1024
 """Workflow ids come in no order: the pages of their index are better not read again each time."""
 LOCK_TIMEOUT_SECONDS = 30.0
@@ -61,22 +63,30 @@ class Cache:
         *,
         writable: bool = True,
         lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
+        shown_as: Path | None = None,
     ) -> None:
         """Open `path`; a writable one is created when it is missing.
 
         Raises:
             NotFoundError: read-only, and there is no such file.
             NotOurFileError: the file is something else.
-            StoreError: it cannot be opened at all.
+            StoreError: it cannot be opened at all, or not for writing.
         """
-        self.path = path
+        self.path = shown_as or path
         self.writable = writable
+        self.is_excerpt = False
+        """Whether it is an incident file: part of a mirror, made once and never changed."""
         self._lock_timeout_seconds = lock_timeout_seconds
         # SQLite follows symbolic links; two names of one file must share one lock.
         self._file = Path(os.path.realpath(path))
         self._lock_path = self._beside(".lock")
         self._turn = threading.Lock()
-        self._reader = _engine(self._file, read_only=True)
+        self.cleanup = ExitStack()
+        """What `close()` does besides."""
+        # Such a file in WAL mode can be opened in no other way, and hardly be written to.
+        sealed_in = not writable and not os.access(self._file.parent, os.W_OK)
+        immutable = sealed_in and not self._beside("-wal").exists()
+        self._reader = _engine(self._file, read_only=True, immutable=immutable)
         self._writer = _engine(self._file, read_only=False) if writable else None
         try:
             with _opening, self._faults_as_errors("opened", OSError):
@@ -120,7 +130,14 @@ class Cache:
             raise
         # Pages are whole multiples of 512 bytes; SQLite takes a few bytes of text for a blank file.
         blank = application_id == 0 and tables == 0 and self._file.stat().st_size % 512 == 0
-        if application_id != APPLICATION_ID and not blank:
+        if application_id == EXCERPT_ID:
+            self.is_excerpt = True
+            if self.writable:
+                raise StoreError(
+                    f"{self.path} is an incident file: it can only be read.",
+                    hint="Start with --offline; or name another file with DBOS_MCP_CACHE.",
+                )
+        elif application_id != APPLICATION_ID and not blank:
             raise not_ours
         if blank and self.writable:
             self._file.chmod(0o600)  # of another program's making, and ours from now on
@@ -202,6 +219,8 @@ class Cache:
             raise
         except faults as error:
             reason, hint = _explain(error)
+            if self.is_excerpt:
+                hint = "It may have been cut off on its way: ask for it again."
             raise StoreError(
                 f"The cache {self.path} cannot be {what}: {reason}.", hint=hint
             ) from error
@@ -231,9 +250,41 @@ class Cache:
         self._reader.dispose()
         if self._writer is not None:
             self._writer.dispose()
+        self.cleanup.close()
 
     def _beside(self, suffix: str) -> Path:
         return self._file.with_name(self._file.name + suffix)
+
+
+def copy(cache: Cache, path: Path) -> None:
+    """Copy an incident file to a new one that is an ordinary cache, which can be changed."""
+    _create_private(path)
+    with cache.read() as connection, closing(sqlite3.connect(path)) as target:
+        _driver_connection(connection).backup(target)
+        target.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def seal(cache: Cache, path: Path) -> int:
+    """Make an incident file of a finished cache, and say how large it is: without a WAL, so that it
+    can be read where nothing can be written, and without room to spare.
+
+    The file must not be there yet.
+    """
+    _create_private(path)
+    with cache.read() as connection:
+        pages, page_size = (
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+            for name in ("page_count", "page_size")
+        )
+    with closing(sqlite3.connect(f"{cache.path.as_uri()}?mode=ro", uri=True)) as raw:
+        if pages * page_size < SMALL_BYTES:  # where most tables and indexes fill no page
+            raw.execute("PRAGMA page_size = 1024")
+        raw.execute("VACUUM INTO ?", (str(path),))
+    with closing(sqlite3.connect(path)) as sealed:
+        sealed.execute(f"PRAGMA application_id = {EXCERPT_ID}")
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return path.stat().st_size
 
 
 def size_bytes(connection: Connection) -> int:
@@ -249,8 +300,10 @@ class _Compiler(SQLiteCompiler):
         return text
 
 
-def _engine(path: Path, *, read_only: bool) -> Engine:
+def _engine(path: Path, *, read_only: bool, immutable: bool = False) -> Engine:
     uri = f"{path.as_uri()}?mode={'ro' if read_only else 'rw'}"
+    if immutable:
+        uri += "&immutable=1"
 
     def connect() -> sqlite3.Connection:  # a URL for SQLAlchemy would be unquoted once too often
         return sqlite3.connect(uri, uri=True, check_same_thread=False)

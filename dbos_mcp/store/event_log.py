@@ -78,6 +78,12 @@ def append(connection: Connection, events: Sequence[Event], recorded_at: int) ->
         return []
     first = last_position(connection) + 1
     recorded = [Recorded(first + n, recorded_at, event) for n, event in enumerate(events)]
+    insert_at(connection, recorded)
+    return recorded
+
+
+def insert_at(connection: Connection, recorded: Sequence[Recorded]) -> None:
+    """Write events of another log at their own places, in order and behind what is there."""
     _INSERT.run(
         connection,
         [
@@ -93,7 +99,6 @@ def append(connection: Connection, events: Sequence[Event], recorded_at: int) ->
             for position, recorded_at, event in recorded
         ],
     )
-    return recorded
 
 
 def read(connection: Connection, after: int = 0, batch: int = 1000) -> Iterator[list[Recorded]]:
@@ -106,6 +111,52 @@ def read(connection: Connection, after: int = 0, batch: int = 1000) -> Iterator[
             return
         after = rows[-1].position
         yield [_recorded(row) for row in rows]
+
+
+def read_at(connection: Connection, positions: Sequence[int]) -> list[Recorded]:
+    """The events at some places, oldest first."""
+    rows = connection.execute(_columns().where(col(EventRow.position).in_(positions)))
+    return [_recorded(row) for row in rows]
+
+
+def positions_of(
+    connection: Connection, application_name: str, workflow_ids: Sequence[str]
+) -> list[int]:
+    """Where all is that was recorded of some workflows, in no order."""
+    return list(
+        connection.execute(
+            select(col(EventRow.position)).where(
+                col(EventRow.workflow_id).in_(workflow_ids),
+                col(EventRow.application_name) == application_name,
+            )
+        ).scalars()
+    )
+
+
+def read_without_workflow(connection: Connection, application_name: str) -> Iterator[Recorded]:
+    """What was recorded of the application itself, its executors, and what else is no workflow."""
+    rows = connection.execute(
+        _columns().where(
+            col(EventRow.workflow_id).is_(None),
+            col(EventRow.application_name) == application_name,
+        ),
+        execution_options={"yield_per": 1000},
+    )
+    return map(_recorded, rows)
+
+
+def executors_at(connection: Connection, positions: Sequence[int]) -> set[str]:
+    """The executors that the events at some places name."""
+    named = _of_data("executor_id")
+    rows = connection.execute(
+        select(named).where(col(EventRow.position).in_(positions), named.is_not(None)).distinct()
+    )
+    return {executor_id for executor_id in rows.scalars() if executor_id is not None}
+
+
+def count(connection: Connection) -> int:
+    """How many events there are: fewer than the last position in an excerpt."""
+    return connection.execute(select(func.count()).select_from(EventRow)).scalar_one()
 
 
 def read_workflow(

@@ -1,11 +1,13 @@
 """Brings a cache file to this version's schema when it is opened."""
 
 import threading
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import dbos_mcp
 from dbos_mcp.errors import SchemaTooNewError, StoreError
-from dbos_mcp.store import projector
+from dbos_mcp.store import engine, projector
 from dbos_mcp.store.engine import LOCK_TIMEOUT_SECONDS, Cache
 
 HEAD = "0006"
@@ -20,7 +22,8 @@ def open_cache(
 ) -> Cache:
     """Open a cache file and make its schema and read models current.
 
-    A read-only cache must be current already.
+    A read-only cache must be current already; of an incident file that is not, a copy is made
+    current and read instead, so that old ones can be read for ever and stay as they are.
 
     Raises:
         SchemaTooNewError: a newer version wrote it.
@@ -30,6 +33,9 @@ def open_cache(
     try:
         if writable:
             _make_current(cache)
+        elif cache.is_excerpt and _is_older(cache):
+            outdated, cache = cache, _current_copy(cache)
+            outdated.close()
         else:
             _require_current(cache)
     except BaseException:
@@ -94,6 +100,26 @@ def _require_current(cache: Cache) -> None:
                 f"The cache {cache.path} was written by an older version of dbos-mcp.",
                 hint="`dbos-mcp rebuild` makes it current; it needs no Conductor.",
             )
+
+
+def _is_older(cache: Cache) -> bool:
+    revision = _revision(cache)
+    if revision is None or revision > HEAD:
+        return False
+    with cache.read() as connection:
+        return revision < HEAD or bool(projector.stale(connection))
+
+
+def _current_copy(cache: Cache) -> Cache:
+    """It goes with its `close()`."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="dbos-mcp-"))
+        path = Path(folder) / "copy.sqlite"
+        engine.copy(cache, path)
+        open_cache(path).close()
+        copy = Cache(path, writable=False, shown_as=cache.path)
+        copy.cleanup.push(stack.pop_all())
+        return copy
 
 
 def _revision(cache: Cache) -> str | None:

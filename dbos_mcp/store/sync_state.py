@@ -5,6 +5,7 @@ These are not facts about Conductor, so they are plain tables and no events.
 
 from collections.abc import Mapping
 
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, Index, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlmodel import Field, SQLModel, col
@@ -59,6 +60,39 @@ class SyncStateRow(SQLModel, table=True):
     reread_began_at: int | None = None
     reread_at: int | None = None
     """When the last share of it was read."""
+    excerpt: str | None = None
+    """In an incident file: what it holds of the mirror that it was made of, as an `Excerpt`."""
+
+    @property
+    def excerpt_of(self) -> "Excerpt | None":
+        return Excerpt.of(self.excerpt)
+
+
+class Excerpt(BaseModel):
+    """What an incident file holds, and what it lacks. Times are epoch milliseconds by the clock of
+    whoever made it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    made_at: int
+    version: str
+    """Of dbos-mcp."""
+    subject: str
+    """What was asked for."""
+    workflows: int
+    of_workflows: int
+    """How many the mirror had."""
+    left_out: tuple[str, ...] = ()
+    """What belongs to the subject and was too much."""
+    payloads: bool = False
+    """Whether inputs and outputs came along, where the mirror had them."""
+    first_looked_at: int | None = None
+    """When the mirror saw its first workflow: what came before was never seen."""
+
+    @classmethod
+    def of(cls, kept: str | None) -> "Excerpt | None":
+        """As it is kept in `sync_state`."""
+        return None if kept is None else cls.model_validate_json(kept)
 
 
 class StepReadingRow(SQLModel, table=True):

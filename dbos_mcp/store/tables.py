@@ -1,19 +1,31 @@
 """What the libraries leave out: the type of a class's table, and writing many rows fast."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.expression import UpdateBase
 from sqlmodel import SQLModel
 
+T = TypeVar("T")
+
+AT_ONCE = 500
+
 
 def table_of(model: type[SQLModel]) -> Table:
     table: Any = vars(model)["__table__"]
     assert isinstance(table, Table)
     return table
+
+
+def batches(values: Iterable[T], size: int = AT_ONCE) -> Iterator[list[T]]:
+    """Few enough at a time for one statement."""
+    rest = iter(values)
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
 class RowStatement:

@@ -1,0 +1,1 @@
+"""Part of a mirror as a small file for a colleague: what is chosen, and what leaves the machine."""
