@@ -45,7 +45,7 @@ def test_the_demo_shows_what_it_promises_and_leaves_a_cache_behind(tmp_path: Pat
         text=True,
         check=True,
     )
-    assert rebuilt.stdout.count("equal to the live ones") == 5
+    assert rebuilt.stdout.count("equal to the live ones") == 6
 
     again = subprocess.run(
         [sys.executable, "-m", "dbos_mcp", "demo", "--keep", str(keep)],
