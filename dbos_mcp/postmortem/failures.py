@@ -144,6 +144,31 @@ def list_failures(
     return Failures(found, len(now), len(before), others.seen, others.complete)
 
 
+@dataclass(frozen=True)
+class Outline:
+    """A group, without what it is compared with."""
+
+    group: str
+    count: int
+    last_at: int
+
+
+def outline(connection: Connection, application_name: str, window: Window) -> list[Outline]:
+    """The groups of `list_failures`, the one with the newest failure first: what completes a name,
+    or tells whether anything has changed, takes a part of the time.
+
+    Raises:
+        NotFoundError: an application that was never listed.
+    """
+    require_application(connection, application_name)
+    keys = _failed_in(connection, application_name, window, ())
+    groups = _grouped(find_causes(connection, application_name, keys), keys)
+    return [
+        Outline(name, len(members.origins), members.failed[0].workflow.failed_at)
+        for name, members in groups.items()
+    ]
+
+
 def _failed_in(
     connection: Connection, application_name: str, window: Window, names: Sequence[str]
 ) -> list[int]:

@@ -8,7 +8,6 @@ from sqlalchemy import Connection, Row, Select, select
 from sqlmodel import col
 
 from dbos_mcp.domain import FAILED
-from dbos_mcp.queries.failures import list_failures
 from dbos_mcp.queries.filters import starts_with
 from dbos_mcp.store.projections.applications import ApplicationRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
@@ -37,12 +36,6 @@ def of(names: Iterable[str], prefix: str) -> Matches:
 def application_names(connection: Connection, prefix: str) -> Matches:
     name = col(ApplicationRow.application_name)
     return of(connection.execute(select(name).order_by(name)).scalars(), prefix)
-
-
-def failure_groups(connection: Connection, application_name: str, prefix: str) -> Matches:
-    """The keys of the groups, the one with the newest failure first."""
-    groups = list_failures(connection, application_name, most=LOOKED_AT).groups
-    return of((group.key for group in groups), prefix)
 
 
 def workflow_ids(connection: Connection, application_name: str, prefix: str) -> Matches:

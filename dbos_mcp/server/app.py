@@ -27,9 +27,14 @@ INSTRUCTIONS: tuple[tuple[str, str], ...] = (
     ),
     ("list_applications", "Begin with list_applications."),
     (
+        "list_failures diagnose_workflow",
+        "To explain failures: list_failures, then diagnose_workflow on one of a cause; the latter"
+        " also tells what a workflow in flight waits for.",
+    ),
+    (
         "list_workflows get_workflow list_steps",
-        "To explain a failure: list_workflows with status ERROR, then get_workflow, then"
-        " list_steps, following child_workflow_id to the deepest failed step.",
+        "Otherwise list_workflows, get_workflow and list_steps, following child_workflow_id to the"
+        " deepest failed step.",
     ),
     (
         "list_changes get_workflow_history",

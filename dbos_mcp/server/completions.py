@@ -1,5 +1,6 @@
 """How the arguments of prompts and of the resources' templates go on."""
 
+from collections.abc import Callable
 from functools import partial
 
 from mcp_types import (
@@ -9,17 +10,27 @@ from mcp_types import (
     PromptReference,
     ResourceTemplateReference,
 )
+from sqlalchemy import Connection
 
+from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import DbosMcpError
+from dbos_mcp.postmortem import failures
 from dbos_mcp.queries import completions as queries
 from dbos_mcp.queries.completions import Matches
 from dbos_mcp.runtime import Runtime
 from dbos_mcp.server.context import Sessions
 from dbos_mcp.server.render import plain
+from dbos_mcp.server.windows import failures_of_a_week
 
-_OF_AN_APPLICATION = {
+
+def _failure_groups(connection: Connection, application_name: str, prefix: str) -> Matches:
+    groups = failures.outline(connection, application_name, failures_of_a_week(now_ms()))
+    return queries.of((group.group for group in groups), prefix)
+
+
+_OF_AN_APPLICATION: dict[str, Callable[..., Matches]] = {
     "workflow_id": queries.workflow_ids,
-    "group": queries.failure_groups,
+    "group": _failure_groups,
 }
 
 

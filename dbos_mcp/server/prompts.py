@@ -3,7 +3,6 @@ there to call, with what the mirror knows already in it."""
 
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from mcp import MCPError
@@ -16,15 +15,13 @@ from pydantic import Field
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import DbosMcpError, UsageError
 from dbos_mcp.queries import applications as application_queries
-from dbos_mcp.queries import failures as failure_queries
 from dbos_mcp.server import render
-from dbos_mcp.server.budget import table_within
-from dbos_mcp.server.context import Asker, Session, Sessions, answer_from, opened_for, words_of
+from dbos_mcp.server.context import Asker, Session, Sessions, opened_for, words_of
 from dbos_mcp.server.icons import LOOK
-from dbos_mcp.server.resources import FAILURE_COLUMNS
 from dbos_mcp.server.tools.applications import list_applications
+from dbos_mcp.server.tools.postmortem import tell_failures
 from dbos_mcp.server.tools.workflow import get_workflow
-from dbos_mcp.settings import DAY_MS
+from dbos_mcp.server.windows import failures_of_a_day
 from dbos_mcp.store.sync_state import CONDUCTOR
 
 ARGUMENT_CHARACTERS = 200
@@ -43,6 +40,15 @@ WORKFLOW = PromptArgument(name="workflow_id", description="The workflow's id", r
 
 
 FIND_THE_CAUSE: Said = (
+    (
+        "diagnose_workflow",
+        "diagnose_workflow goes down to the cause in one call, with the evidence, what it does not"
+        " know, and what to call next.",
+    ),
+    (
+        "compare_workflows",
+        "compare_workflows sets it beside a run that went well.",
+    ),
     (
         "list_steps",
         "list_steps shows which step failed; follow its child_workflow_id with list_steps, down to"
@@ -260,8 +266,7 @@ async def _facts_of_a_failure(session: Session, given: Mapping[str, str]) -> str
     runtime = await opened_for(session, application_name)
     if workflow_id is not None:
         return await get_workflow(Asker(session), runtime, application_name, workflow_id)
-    told, freshness = await _failures(session, application_name, FACTS_BYTES)
-    return render.answer(told, freshness)
+    return await _failures(session, application_name, FACTS_BYTES)
 
 
 async def _facts_of_a_workflow(session: Session, given: Mapping[str, str]) -> str:
@@ -279,33 +284,16 @@ async def _facts_of_a_day(session: Session, given: Mapping[str, str]) -> str:
     name = given.get("application_name")
     runtime = await opened_for(session, name or CONDUCTOR)
     if name is not None:
-        told, freshness = await _failures(session, name, FACTS_BYTES)
-        return render.answer(told, freshness)
+        return await _failures(session, name, FACTS_BYTES)
     items = await runtime.read(application_queries.list_applications)
     failing = [item.application_name for item in items if item.failed][:MOST_REVIEWED]
     budget = FACTS_BYTES // max(1, len(failing))
-    told_of = [(await _failures(session, name, budget))[0] for name in failing]
+    told_of = [await _failures(session, name, budget) for name in failing]
     return render.answer(*told_of, await list_applications(Asker(session), runtime))
 
 
-async def _failures(session: Session, application_name: str, budget: int) -> tuple[str, str]:
-    """Those of the last day, in groups; and how fresh that is."""
+async def _failures(session: Session, application_name: str, budget: int) -> str:
+    """Those of the last day, by cause."""
     runtime = await opened_for(session, application_name)
-    found, freshness = await answer_from(
-        runtime,
-        partial(
-            failure_queries.list_failures,
-            application_name=application_name,
-            since=now_ms() - DAY_MS,
-        ),
-        application_name,
-    )
-    rows, shown = table_within(budget, FAILURE_COLUMNS, found.groups)
-    more = len(found.groups) - shown
-    told = render.answer(
-        f"{render.plain(application_name)}: {found.looked_at} of the workflows that were created in"
-        f" the last 24 hours have failed, in {len(found.groups)} groups",
-        rows if shown else None,
-        f"{more} more groups." if more else None,
-    )
-    return told, freshness
+    window = failures_of_a_day(now_ms())
+    return await tell_failures(Asker(session), runtime, application_name, window, budget=budget)

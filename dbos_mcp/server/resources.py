@@ -1,50 +1,25 @@
 """What a client may read, or watch, without calling a tool."""
 
 import functools
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import ParamSpec
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.server.mcpserver.resources import FunctionResource, Resource, ResourceSecurity
 
+from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import DbosMcpError, NotFoundError
-from dbos_mcp.queries import failures as failure_queries
 from dbos_mcp.queries import schema as schema_queries
-from dbos_mcp.queries.failures import FailureGroup
 from dbos_mcp.server import addresses, render
 from dbos_mcp.server.addresses import FAILURE_GROUP, FAILURES, PROFILE, SCHEMA, WORKFLOW
-from dbos_mcp.server.budget import table_within
 from dbos_mcp.server.context import Asker, Session, Sessions, answer_from, opened_for, words_of
 from dbos_mcp.server.icons import LOOK, SYNC
-from dbos_mcp.server.render import Column
+from dbos_mcp.server.tools.postmortem import tell_failures
 from dbos_mcp.server.tools.sync import read_status
 from dbos_mcp.server.tools.workflow import get_workflow
-from dbos_mcp.server.workflow_rows import ANSWER_BYTES, DATA_NOTE
+from dbos_mcp.server.windows import failures_of_a_day, failures_of_a_week
 from dbos_mcp.store.sync_state import CONDUCTOR
-
-TABLE_BYTES = ANSWER_BYTES - 1_000
-"""The rest is for what stands around the table."""
-ERROR_CHARACTERS = 100
-CELL_CHARACTERS = 600
-"""Of a URI nothing may be missing."""
-NAMED_VALUES = 8
-NOT_ALL = (
-    f"There are older failures: of each status the newest {failure_queries.MOST_FAILURES} were"
-    " looked at."
-)
-
-FAILURE_COLUMNS: Sequence[Column[FailureGroup]] = (
-    ("count", lambda group: str(group.count)),
-    ("workflow_name", lambda group: _clipped(group.workflow_name)),
-    ("status", lambda group: group.status),
-    ("error", lambda group: _clipped(group.error)),
-    ("first_failed", lambda group: render.time(group.first_at)),
-    ("last_failed", lambda group: render.time(group.last_at)),
-    ("newest_workflow_id", lambda group: _clipped(group.examples[0])),
-)
 
 # A value goes into a question to the mirror and into no path.
 _ANYTHING = ResourceSecurity(
@@ -108,13 +83,13 @@ def add_templates(server: MCPServer[Sessions], sessions: Sessions) -> None:
         return await read_failures(sessions.current, application_name)
 
     async def failures_of(application_name: str, profile: str = "") -> str:
-        return await read_failures(named(profile), application_name, profile or None)
+        return await read_failures(named(profile), application_name)
 
     async def failure_group(application_name: str, group: str) -> str:
         return await read_failure_group(sessions.current, application_name, group)
 
     async def failure_group_of(application_name: str, group: str, profile: str = "") -> str:
-        return await read_failure_group(named(profile), application_name, group, profile or None)
+        return await read_failure_group(named(profile), application_name, group)
 
     def named(profile: str) -> Session:
         return sessions.named(profile)
@@ -133,14 +108,16 @@ def add_templates(server: MCPServer[Sessions], sessions: Sessions) -> None:
             failures_of if several else failures,
             "failures",
             "Failures",
-            "An application's failed workflows, in groups of the same name and error.",
+            "What failed in an application in the last 24 hours, by cause: the answer of"
+            " list_failures.",
         ),
         (
             FAILURE_GROUP,
             failure_group_of if several else failure_group,
             "failure_group",
             "Failure group",
-            "One of those groups: how many, since when, of which versions, executors and queues.",
+            "One of those causes, in the last 7 days, and what sets apart the runs that failed of"
+            " it.",
         ),
     ):
         server.resource(
@@ -159,73 +136,16 @@ async def read_workflow(session: Session, application_name: str, workflow_id: st
     return await get_workflow(Asker(session), runtime, application_name, workflow_id)
 
 
-async def read_failures(session: Session, application_name: str, profile: str | None = None) -> str:
+async def read_failures(session: Session, application_name: str) -> str:
     runtime = await opened_for(session, application_name)
-    found, freshness = await answer_from(
-        runtime,
-        partial(failure_queries.list_failures, application_name=application_name),
-        application_name,
-    )
-    uri: Column[FailureGroup] = (
-        "uri",
-        lambda group: addresses.uri_of(
-            FAILURE_GROUP, profile, application_name=application_name, group=group.key
-        ),
-    )
-    columns = [*FAILURE_COLUMNS, uri]
-    rows, shown = table_within(TABLE_BYTES, columns, found.groups, limit=CELL_CHARACTERS)
-    more = len(found.groups) - shown
-    return render.answer(
-        f"{found.looked_at} failed workflows of {render.plain(application_name)}, in"
-        f" {len(found.groups)} groups; the newest failure first",
-        rows if shown else "None has failed.",
-        f"{more} more groups of older failures." if more else None,
-        None if found.complete else NOT_ALL,
-        DATA_NOTE if shown else None,
-        freshness,
-    )
+    window = failures_of_a_day(now_ms())
+    return await tell_failures(Asker(session), runtime, application_name, window)
 
 
-async def read_failure_group(
-    session: Session, application_name: str, key: str, profile: str | None = None
-) -> str:
+async def read_failure_group(session: Session, application_name: str, group: str) -> str:
     runtime = await opened_for(session, application_name)
-    group, freshness = await answer_from(
-        runtime,
-        partial(failure_queries.get_failure_group, application_name=application_name, key=key),
-        application_name,
-    )
-    examples, _ = table_within(
-        TABLE_BYTES // 2,
-        [
-            ("workflow_id", lambda workflow_id: _clipped(workflow_id)),
-            (
-                "uri",
-                lambda workflow_id: addresses.uri_of(
-                    WORKFLOW, profile, application_name=application_name, workflow_id=workflow_id
-                ),
-            ),
-        ],
-        group.examples,
-        limit=CELL_CHARACTERS,
-    )
-    return render.answer(
-        f"{group.count} failures of {render.plain(group.workflow_name or '(no name)')} of"
-        f" {render.plain(application_name)}: {render.plain(group.status)}",
-        render.fields(
-            [
-                ("error", group.error),
-                ("first failed", render.time(group.first_at)),
-                ("last failed", render.time(group.last_at)),
-                ("application versions", _counts(group.application_versions)),
-                ("executors", _counts(group.executors)),
-                ("queues", _counts(group.queues)),
-            ]
-        ),
-        f"the newest:\n{examples}",
-        DATA_NOTE,
-        freshness,
-    )
+    window = failures_of_a_week(now_ms())
+    return await tell_failures(Asker(session), runtime, application_name, window, group=group)
 
 
 async def read_schema(session: Session) -> str:
@@ -264,16 +184,3 @@ def _sync_status(session: Session, profile: str | None) -> Resource:
         mime_type="text/plain",
         icons=[SYNC],
     )
-
-
-def _clipped(text: str | None) -> str | None:
-    return text and render.plain(text, limit=ERROR_CHARACTERS)
-
-
-def _counts(values: Counter[str]) -> str:
-    rest = len(values) - NAMED_VALUES
-    named = ", ".join(
-        f"{render.plain(value, limit=40)} ({count})"
-        for value, count in values.most_common(NAMED_VALUES)
-    )
-    return named + (f" and {rest} more" if rest > 0 else "")

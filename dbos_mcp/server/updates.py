@@ -31,12 +31,13 @@ from sqlalchemy import Connection
 
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import DbosMcpError, NotFoundError
-from dbos_mcp.queries.failures import get_failure_group, list_failures
+from dbos_mcp.postmortem.failures import outline
 from dbos_mcp.queries.sync_status import sync_status
 from dbos_mcp.server import addresses
 from dbos_mcp.server.addresses import FAILURE_GROUP, FAILURES, SCHEMA, SYNC_STATUS, WORKFLOW
 from dbos_mcp.server.context import Session, Sessions
 from dbos_mcp.server.render import plain
+from dbos_mcp.server.windows import failures_of_a_day, failures_of_a_week
 from dbos_mcp.store import event_log
 from dbos_mcp.store.sync_state import CONDUCTOR
 
@@ -268,12 +269,12 @@ def _of_sync_status(connection: Connection) -> object:
 
 
 def _of_failures(connection: Connection, application_name: str) -> object:
-    found = list_failures(connection, application_name)
-    return [(group.key, group.count, group.last_at) for group in found.groups]
+    return outline(connection, application_name, failures_of_a_day(now_ms()))
 
 
 def _of_failure_group(connection: Connection, application_name: str, group: str) -> object:
-    return get_failure_group(connection, application_name, group)
+    groups = outline(connection, application_name, failures_of_a_week(now_ms()))
+    return next((each for each in groups if each.group == group), None)
 
 
 def _of_schema(_connection: Connection) -> object:

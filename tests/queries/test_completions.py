@@ -83,12 +83,6 @@ def test_of_many_ids_the_newest_are_shown_the_failed_ones_first(connection: Conn
     assert (len(some.values), some.total) == (MOST, 1000)
 
 
-def test_groups_of_failures_go_on_by_their_keys(connection: Connection) -> None:
-    (key,) = completions.failure_groups(connection, APP, "").values
-    assert completions.failure_groups(connection, APP, key[:3]).values == [key]
-    assert completions.failure_groups(connection, APP, "-").total == 0
-
-
 @pytest.mark.parametrize("prefix", ["", "job-", "job-0140"])
 def test_ids_are_found_by_indexes_and_never_sorted_by_the_database(
     connection: Connection, prefix: str

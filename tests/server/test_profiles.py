@@ -88,7 +88,7 @@ async def test_each_tool_takes_the_profile_where_there_are_several(
     for tool, plain_tool in zip(tools, plain_tools, strict=True):
         assert tool.input_schema["properties"]["profile"]["enum"] == ["prod", "staging"]
         assert "profile" not in plain_tool.input_schema["properties"]
-    assert size(without_icons(dumped(tools))) <= DEFINITIONS_BYTES
+    assert size(without_icons(dumped(tools))) <= DEFINITIONS_BYTES + 80 * len(tools)
     assert instructions is not None and "prod, staging" in instructions
     assert resources == [
         "dbos://sync-status/prod",

@@ -61,9 +61,8 @@ async def test_without_a_workflow_it_begins_with_the_failures_of_the_last_day(
     Tables(shop_database).add(workflow("old", two_days_ago, "ERROR", name="old_one"))
     async with client_of(shop_settings, era) as client:
         text = await told(client, "investigate_failure", application_name="shop")
-    assert "shop: 6 of the workflows that were created in the last 24 hours have failed" in text
-    assert "2 | place_order | ERROR | 'BT' | " in text
-    assert re.search(r"\| order-10(05|10)\n", text)
+    assert "6 workflows of shop failed from " in text
+    assert re.search(r" \| 'BT' \| .* \| order-10(05|10)", text)
     assert "old_one" not in text
 
 
@@ -85,7 +84,7 @@ async def test_a_review_is_of_one_application_or_of_all(shop_settings: Settings,
     assert of_one.startswith('Review the last 24 hours of the DBOS application "shop".')
     for text in (of_all, of_one):
         assert "list_changes with since=-24h" in text
-        assert "2 | place_order | ERROR" in text
+        assert " | 'BT' | " in text
 
 
 async def test_arguments_stay_data_on_one_line(

@@ -119,6 +119,7 @@ async def test_many_changes_between_two_comparisons_are_told_once(
     place: Place, tmp_path: Path, era: str
 ) -> None:
     """No scheduler looks here: another process writes into the cache."""
+    began = now_ms() - 60_000
     async with place.asking() as ask:
         await mirrored(ask)
     path = place.settings.cache_path("local")
@@ -129,7 +130,7 @@ async def test_many_changes_between_two_comparisons_are_told_once(
             for told in (1, 2):
                 with cache.write() as connection:
                     ends = [
-                        changed(f"job-{number:03}", status="ERROR", updated_at=BORN + told)
+                        changed(f"job-{number:03}", status="ERROR", updated_at=began + told)
                         for number in range(2, 9)
                     ]
                     projector.record(connection, ends, recorded_at=BORN)

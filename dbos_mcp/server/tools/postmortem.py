@@ -1,5 +1,6 @@
 """Failures and their causes."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -12,9 +13,11 @@ from dbos_mcp.postmortem.differences import LINE_CHARACTERS, Differences
 from dbos_mcp.postmortem.failures import FailureGroup, Failures, Feature, Window
 from dbos_mcp.queries.coverage import Gap, gap_of
 from dbos_mcp.queries.filters import WorkflowFilter
+from dbos_mcp.queries.freshness import NOTHING_LOOKED_AT, Looked
+from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
 from dbos_mcp.server.budget import fitting
-from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, answer_from
+from dbos_mcp.server.context import Asker, CurrentAsker, CurrentRuntime, answer_from
 from dbos_mcp.server.differences import differences_of
 from dbos_mcp.server.lookup import look_at
 from dbos_mcp.server.render import Column
@@ -62,6 +65,23 @@ async def list_failures(
         )
     names = arguments.texts(workflow_name)
     looked = await look_at(asker, runtime, application_name, max_age_seconds)
+    return await tell_failures(
+        asker, runtime, application_name, window, names=names, group=group, looked=looked
+    )
+
+
+async def tell_failures(
+    asker: Asker,
+    runtime: Runtime,
+    application_name: str,
+    window: Window,
+    *,
+    names: Sequence[str] = (),
+    group: str | None = None,
+    looked: Looked = NOTHING_LOOKED_AT,
+    budget: int = ANSWER_BYTES,
+) -> str:
+    """The answer of `list_failures`, in at most so many bytes."""
 
     def query(connection: Connection) -> tuple[Failures, Gap | None]:
         found = queries.list_failures(
@@ -103,7 +123,7 @@ async def list_failures(
             freshness,
         )
 
-    answer, _ = fitting(len(found.groups), ANSWER_BYTES, answer_of)
+    answer, _ = fitting(len(found.groups), budget, answer_of)
     return answer
 
 
