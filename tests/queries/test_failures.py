@@ -18,7 +18,7 @@ from dbos_mcp.queries.failures import (
 from dbos_mcp.store import projector
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.events import ApplicationObserved, Event
-from tests.queries.plans import plans_of
+from tests.plans import plans_of
 from tests.store.conftest import opened
 from tests.store.factories import BORN, SHOP, deleted, observed
 
