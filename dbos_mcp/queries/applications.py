@@ -97,11 +97,17 @@ def _by_status(connection: Connection) -> Select[str, str, int]:
     return counted.group_by(application_name, status)
 
 
+def is_known(connection: Connection, application_name: str) -> bool:
+    """Whether the application was ever listed."""
+    name = col(ApplicationRow.application_name)
+    return connection.execute(select(name).where(name == application_name)).first() is not None
+
+
 def require_application(connection: Connection, application_name: str) -> None:
     """Raises NotFoundError, with the names that there are, for an application never listed."""
-    name = col(ApplicationRow.application_name)
-    if connection.execute(select(name).where(name == application_name)).first() is not None:
+    if is_known(connection, application_name):
         return
+    name = col(ApplicationRow.application_name)
     known = connection.execute(select(name).order_by(name)).scalars().all()
     if not known:
         _refuse_to_call_unseen_empty(connection)

@@ -89,14 +89,6 @@ def freshness_of_all(connection: Connection) -> Freshness:
     return replace(freshness(connection), as_of=as_of, behind=tuple(behind))
 
 
-def is_known(connection: Connection, application_name: str) -> bool:
-    """Whether the application was ever listed."""
-    known = select(col(ApplicationRow.application_name)).where(
-        col(ApplicationRow.application_name) == application_name
-    )
-    return connection.execute(known).first() is not None
-
-
 def looked_at_conductor(connection: Connection) -> bool:
     """Whether the applications were ever listed, or could not be."""
     state = sync_state.load(connection, CONDUCTOR)

@@ -21,13 +21,13 @@ from sqlalchemy import Connection
 from dbos_mcp.domain import format_time, now_ms
 from dbos_mcp.errors import DbosMcpError, NotFoundError
 from dbos_mcp.login import LoggedIn, LoginFlow
+from dbos_mcp.queries.applications import is_known
 from dbos_mcp.queries.freshness import (
     NOTHING_LOOKED_AT,
     Freshness,
     Looked,
     freshness,
     freshness_of_all,
-    is_known,
     looked_at_applications,
     looked_at_conductor,
 )

@@ -15,7 +15,8 @@ from dbos_mcp.errors import (
     NotFoundError,
     UsageError,
 )
-from dbos_mcp.queries.freshness import NOTHING_LOOKED_AT, Looked, is_known
+from dbos_mcp.queries.applications import is_known
+from dbos_mcp.queries.freshness import NOTHING_LOOKED_AT, Looked
 from dbos_mcp.queries.workflows import holds
 from dbos_mcp.runtime import Live, Runtime
 from dbos_mcp.server.context import Asker, Session

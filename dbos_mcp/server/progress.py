@@ -8,7 +8,7 @@ from mcp.server.mcpserver import Context
 
 from dbos_mcp.errors import DbosMcpError
 from dbos_mcp.server.render import plain
-from dbos_mcp.sync.visit import Progress
+from dbos_mcp.sync.visit import Progress, no_progress
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ async def telling(call: Context[Any, Any] | None, look: Callable[[Progress], Awa
     Raises: what the look does.
     """
     if call is None:
-        return await look(lambda _application_name, _subject, _count: None)
+        return await look(no_progress)
     seen = _Seen(call)
     results: list[T] = []
     failure: DbosMcpError | None = None

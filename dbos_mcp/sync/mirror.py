@@ -111,7 +111,8 @@ class Mirror:
         for index in missing:
             await self.write(partial(indexes.build, index=index))
             await self.fold_back()
-        await self.write(workflow_counts.build)
+        if not await self.read(workflow_counts.are_kept):
+            await self.write(workflow_counts.build)
 
     def record(self, connection: Connection, events: Sequence[Event]) -> int:
         """Append events in the caller's transaction, stamped with our clock; how many."""

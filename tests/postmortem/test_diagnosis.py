@@ -11,8 +11,8 @@ from dbos_mcp.postmortem.differences import Differences
 from dbos_mcp.postmortem.waits import Wait, wait_of
 from dbos_mcp.queries.steps import StepItem
 from dbos_mcp.queries.workflows import WorkflowItem
+from tests.plans import plans_of
 from tests.postmortem.conftest import HOUR, NOW, Patient, diagnosed
-from tests.queries.plans import plans_of
 from tests.upstream import APP, problem
 
 MAY_BE_SCANNED = ("application", "executor", "sync_state")

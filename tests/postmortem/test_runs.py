@@ -12,7 +12,7 @@ from dbos_mcp.domain import now_ms
 from dbos_mcp.postmortem.runs import Run, facts_of, failed_alike, runs_of, went_well
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.tables import table_of
-from tests.queries.plans import plans_of
+from tests.plans import plans_of
 from tests.upstream import APP, Site, open_site, pickled, workflow
 
 NOW = now_ms() // 3_600_000 * 3_600_000

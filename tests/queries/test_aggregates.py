@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, Engine, event, insert
+from sqlalchemy import Connection, insert
 
 from dbos_mcp.domain import FAILED, IN_FLIGHT, TERMINAL, WorkflowStatus
 from dbos_mcp.errors import NotFoundError, UsageError
@@ -33,6 +33,7 @@ from dbos_mcp.store.migrate import open_cache
 from dbos_mcp.store.projections import workflow_counts
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.tables import table_of
+from tests.plans import plan_of, statements_asked
 from tests.store.factories import SHOP
 
 NOW = 4 * DAY_MS
@@ -380,31 +381,21 @@ def plans(cache: Cache) -> Callable[..., list[str]]:
         are_counted: bool = False,
         **filters: Any,
     ) -> Any:
-        asked: list[tuple[str, Any]] = []
-
-        def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-            asked.append((statement, parameters))
-
         with cache.write() as connection:
             hold(connection, [row(10)])
             if not are_counted:
                 workflow_counts.drop(connection)
-            event.listen(Engine, "before_cursor_execute", note)
-            try:
-                question = WorkflowFilter(**SHOP, **filters)
+            question = WorkflowFilter(**SHOP, **filters)
+            with statements_asked() as asked:
                 get_aggregates(
                     connection, question, group_by=group_by, now=NOW, durations=durations,
                     few_rows=few_rows,
                 )  # fmt: skip
-            finally:
-                event.remove(Engine, "before_cursor_execute", note)
             return [
-                step[3]
-                for statement, parameters in asked
-                for step in connection.exec_driver_sql(
-                    f"EXPLAIN QUERY PLAN {statement}", parameters
-                )
-                if re.search(r"\bworkflow\b", step[3])
+                step
+                for each in asked
+                for step in plan_of(connection, each)
+                if re.search(r"\bworkflow\b", step)
             ]
 
     return explain

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
 from sqlmodel import col, select
 
 from dbos_mcp.conductor.models import ForkRequest
@@ -24,6 +23,7 @@ from dbos_mcp.queries.changes import (
 from dbos_mcp.store import event_log
 from dbos_mcp.store.event_log import EventRow
 from dbos_mcp.store.events import CommandIssued, CommandSettled
+from tests.plans import plan_of, statements_asked
 from tests.upstream import APP, Site, open_site, pickled, workflow
 
 
@@ -254,22 +254,13 @@ async def test_a_part_of_the_log_is_read_by_its_positions_and_the_rest_by_index(
     await site.sync()
     before = end_of(site)
     await a_night(site)
-    asked: list[tuple[str, Any]] = []
-
-    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        asked.append((statement, parameters))
-
     with site.cache.read() as connection:
-        event.listen(Engine, "before_cursor_execute", note)
-        try:
+        with statements_asked() as asked:
             list_changes(connection, application_name=APP, after=before)
             list_changes(connection, since=now_ms())
-        finally:
-            event.remove(Engine, "before_cursor_execute", note)
         assert len(asked) > 20
-        for statement, parameters in asked:
-            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-            details = [row[3] for row in plan]
+        for each in asked:
+            statement, details = each[0], plan_of(connection, each)
             is_end = "max(event.position)" in statement and "FROM event" in statement
             if not (is_end and details == ["SEARCH event"]):
                 assert all("USING" in line for line in details if "event" in line), statement

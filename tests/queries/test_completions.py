@@ -11,7 +11,7 @@ from dbos_mcp.queries.completions import LOOKED_AT, MOST
 from dbos_mcp.store import event_log, projector
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.events import ApplicationObserved
-from tests.queries.plans import plans_of
+from tests.plans import plans_of
 from tests.store.conftest import opened
 from tests.store.factories import BORN, SHOP, observed
 

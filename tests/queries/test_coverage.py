@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection
 
 from dbos_mcp.domain import IN_FLIGHT, format_time
 from dbos_mcp.queries.coverage import (
@@ -22,6 +22,7 @@ from dbos_mcp.server import render
 from dbos_mcp.store import event_log, projector, sync_state
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.events import ApplicationObserved
+from tests.plans import plan_of, statements_asked
 from tests.store.conftest import opened
 from tests.store.factories import BORN, SHOP, observed
 
@@ -149,23 +150,11 @@ def test_a_workflow_that_is_older_than_the_mirror_had_states_that_were_not_seen(
 
 
 def test_where_a_log_begins_is_found_without_reading_it(connection: Connection) -> None:
-    asked: list[tuple[str, Any]] = []
-
-    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        asked.append((statement, parameters))
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
+    with statements_asked() as asked:
         assert event_log.first_of(connection) == (1, LISTED)
         assert event_log.first_of(connection, "bank") == (4, LOOKED + 5)
         assert event_log.first_of_workflows(connection, "shop", 1) == (2, LOOKED)
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
-    plans = [
-        [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)]
-        for sql, values in asked
-    ]
-    assert plans == [
+    assert [plan_of(connection, each) for each in asked] == [
         ["SCAN event"],  # as far as its first row
         ["SEARCH event USING INDEX ix_event_workflow_id (workflow_id=?)"],
         ["SEARCH event USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
 
 from dbos_mcp.conductor.models import ForkRequest
 from dbos_mcp.domain import now_ms
@@ -26,6 +25,7 @@ from dbos_mcp.store import event_log
 from dbos_mcp.store.event_log import Recorded
 from dbos_mcp.store.events import CommandIssued, Event, StepsDiscarded
 from dbos_mcp.store.projections.workflows import WorkflowRow
+from tests.plans import plan_of, statements_asked
 from tests.store.factories import BORN, SHOP, changed, deleted, issued, observed, settled
 from tests.upstream import APP, Site, open_site, pickled, workflow
 
@@ -399,23 +399,14 @@ async def test_steps_are_summed_up_with_the_slowest_and_the_first_that_failed(
 
 async def test_one_workflow_is_read_by_index(site: Site) -> None:
     await site.sync()
-    asked: list[tuple[str, Any]] = []
-
-    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        asked.append((statement, parameters))
-
     with site.cache.read() as connection:
-        event.listen(Engine, "before_cursor_execute", note)
-        try:
+        with statements_asked() as asked:
             get_workflow(connection, APP, "order-1005-5")
             get_history(connection, APP, "order-1005")
             get_as_of(connection, APP, "order-1005", now_ms())
-        finally:
-            event.remove(Engine, "before_cursor_execute", note)
         assert len(asked) > 10
-        for statement, parameters in asked:
-            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-            details = [row[3] for row in plan]
+        for each in asked:
+            statement, details = each[0], plan_of(connection, each)
             scans = ("SCAN workflow", "SCAN step", "SCAN event", "SCAN command")
             assert not [line for line in details if line.startswith(scans)], statement
             assert "event" not in statement or "B-TREE" not in str(details), statement

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, Engine, event, select
+from sqlalchemy import Connection, select
 
 from dbos_mcp.queries import search
 from dbos_mcp.queries.filters import WorkflowFilter
@@ -23,6 +23,7 @@ from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflow_counts import DAY_MS
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.tables import table_of
+from tests.plans import plan_of, statements_asked
 from tests.queries import predicates
 from tests.queries.predicates import (
     ERRORS,
@@ -236,18 +237,9 @@ def test_what_was_found_is_found_again_without_looking_until_the_log_grows(cache
     record(cache, [observed("one")])
 
     def total() -> tuple[int, int]:
-        counted = []
-
-        def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-            counted.append(statement)
-
-        event.listen(Engine, "before_cursor_execute", note)
-        try:
-            with cache.read() as connection:
-                found = find(connection, question, Order(), limit=10).total
-        finally:
-            event.remove(Engine, "before_cursor_execute", note)
-        return found, sum("FROM workflow" in statement for statement in counted)
+        with statements_asked() as asked, cache.read() as connection:
+            found = find(connection, question, Order(), limit=10).total
+        return found, sum("FROM workflow" in statement for statement, _ in asked)
 
     (first, looks), (second, no_looks) = total(), total()
     assert (first, second) == (1, 1)
@@ -315,25 +307,12 @@ KNOWN: dict[str, Any] = {
 def plans_of(cache: Cache, **asked: Any) -> dict[str, list[str]]:
     """The steps of SQLite's plan for each statement of a search."""
     question = WorkflowFilter(application_name=APP, **{"deleted_upstream": False, **asked})
-    statements: list[tuple[str, Any]] = []
-
-    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        statements.append((statement, parameters))
-
     with cache.read() as connection:
-        event.listen(Engine, "before_cursor_execute", note)
-        try:
+        with statements_asked() as statements:
             found = find(connection, question, Order(), limit=5, few=1)
-        finally:
-            event.remove(Engine, "before_cursor_execute", note)
         assert found.total > 1
         return {
-            statement: [
-                row[3]
-                for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-            ]
-            for statement, parameters in statements
-            if "FROM workflow " in statement
+            each[0]: plan_of(connection, each) for each in statements if "FROM workflow " in each[0]
         }
 
 

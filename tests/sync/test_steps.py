@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
 
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import UnavailableError
@@ -27,6 +26,7 @@ from dbos_mcp.sync.due import (
     Priority,
 )
 from dbos_mcp.sync.steps import STEPS_REFUSED_PAUSE_MS
+from tests.plans import plan_of, statements_asked
 from tests.upstream import APP, Asked, Site, below, open_site, pickled, problem, workflow
 
 HOUR_MS = 3_600_000
@@ -740,14 +740,8 @@ async def test_a_workflow_that_failed_anew_between_two_looks_shows_its_new_error
 
 async def test_the_queue_and_the_walk_go_by_index(site: Site) -> None:
     await site.sync()
-    asked: list[tuple[str, Any]] = []
-
-    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        asked.append((statement, parameters))
-
     with site.cache.write() as connection:
-        event.listen(Engine, "before_cursor_execute", note)
-        try:
+        with statements_asked() as asked:
             known.steps_due(connection, APP, now=site.clock(), limit=40)
             steps_pending(connection, APP)
             known.needs_steps(connection, APP, "order-1001", now=site.clock())
@@ -755,14 +749,11 @@ async def test_the_queue_and_the_walk_go_by_index(site: Site) -> None:
             due.ask(connection, APP, "order-1001", now=site.clock())
             due.postpone(connection, APP, "order-1001", until=site.clock())
             due.walk(connection, APP, now=site.clock())
-        finally:
-            event.remove(Engine, "before_cursor_execute", note)
         assert len(asked) > 10
-        for statement, parameters in asked:
-            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-            steps = [row[3] for row in plan]
+        for each in asked:
+            steps = plan_of(connection, each)
             scans = ("SCAN workflow", "SCAN step", "USE TEMP B-TREE")
-            assert not [step for step in steps if step.startswith(scans)], statement
+            assert not [step for step in steps if step.startswith(scans)], each
 
 
 async def test_one_sync_reads_the_steps_of_every_failure_and_counts_workflows_once(
