@@ -19,6 +19,7 @@ from sqlalchemy import Engine, event
 from sqlmodel import SQLModel
 
 from dbos_mcp.errors import SchemaTooNewError, StoreError
+from dbos_mcp.inspection.views import VIEWS
 from dbos_mcp.store import projector
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.migrate import HEAD, migrations_folder, open_cache, upgrade
@@ -89,7 +90,8 @@ def test_the_migrations_make_exactly_the_tables_of_the_models(cache: Cache) -> N
     tables = {("table", name) for name in SQLModel.metadata.tables}
     triggers = {("trigger", f"event_refuses_{what}") for what in ("update", "delete", "replace")}
     triggers |= {("trigger", name) for name in workflow_counts.TRIGGERS}
-    assert made == tables | triggers | {("table", "alembic_version")}
+    views = {("view", view.name) for view in VIEWS}
+    assert made == tables | triggers | views | {("table", "alembic_version")}
 
 
 @pytest.mark.parametrize("table", ["step", "workflow_count"])
