@@ -19,7 +19,9 @@
     │   ├── SchemaTooNewError      written by a newer version
     │   └── UnknownEventError      an event kind that this version cannot read
     └── QueryError
-        └── InvalidCursorError
+        ├── InvalidCursorError
+        ├── SqlRejectedError       it is no statement that may be run here
+        └── SqlStoppedError        it went beyond its time or memory
 
 They are translated once on the way in (`conductor/client.py`) and once on the way out
 (`server/tools/define.py` to ToolError, `cli.py` to an exit code). In between they rise.
@@ -163,3 +165,11 @@ class QueryError(DbosMcpError):
 
 class InvalidCursorError(QueryError):
     """A cursor that this server did not hand out, or of another question."""
+
+
+class SqlRejectedError(QueryError):
+    """SQL that is wrong, or that may not be run here."""
+
+
+class SqlStoppedError(QueryError):
+    """SQL that went beyond its time or memory."""

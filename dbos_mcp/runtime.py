@@ -1,9 +1,10 @@
 """Everything that one target needs, opened and closed together."""
 
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from dbos_mcp.conductor.identity import FixedIdentity, Identity, LoginIdentity
 from dbos_mcp.conductor.oauth import IssuerClient
 from dbos_mcp.conductor.traffic import READS_PER_SECOND
 from dbos_mcp.errors import AuthenticationError, UsageError
+from dbos_mcp.inspection.sandbox import AT_ONCE, Found, Parameter, Sandbox, Stop
 from dbos_mcp.settings import LOCAL_ORGANIZATION, Settings
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.migrate import open_cache
@@ -50,8 +52,13 @@ class Runtime:
     organization: str | None
     """Whose mirror it is; None: of whoever made the file that was named."""
     cache: Cache
+    sandbox: Sandbox
+    """For statements that somebody wrote."""
     live: Live | None
     """None when everything is answered from the cache (`--offline`)."""
+    _sql_limiter: anyio.CapacityLimiter = field(
+        default_factory=lambda: anyio.CapacityLimiter(AT_ONCE)
+    )
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a snapshot of the cache, on a thread."""
@@ -61,6 +68,31 @@ class Runtime:
                 return work(connection)
 
         return await anyio.to_thread.run_sync(run)
+
+    async def run_sql(
+        self, sql: str, parameters: Mapping[str, Parameter], *, rows: int, cell_characters: int
+    ) -> Found:
+        """Run a statement beside everything else; being cancelled ends it.
+
+        Raises:
+            QueryError, StoreError: see `Sandbox.run`.
+        """
+        stop = Stop()
+        run = partial(
+            self.sandbox.run,
+            sql,
+            parameters,
+            rows=rows,
+            cell_characters=cell_characters,
+            stop=stop,
+        )
+        try:
+            # Threads of its own: those of all other questions are never all taken by waiting.
+            return await anyio.to_thread.run_sync(
+                run, abandon_on_cancel=True, limiter=self._sql_limiter
+            )
+        finally:
+            stop.now()
 
     def require_live(self) -> Live:
         if self.live is None:
@@ -101,6 +133,8 @@ async def open_runtime(
             lambda: open_cache(path, writable=not settings.offline)
         )
         stack.callback(cache.close)
+        sandbox = Sandbox(cache.read_uri)
+        stack.callback(sandbox.close)
         live = None
         if not settings.offline:
             identity = identity_of(settings, pinned=organization, transport=transport)
@@ -108,7 +142,7 @@ async def open_runtime(
             mirror = Mirror(cache, client, payloads=settings.payloads)
             worker = SyncWorker(mirror, history_ms=settings.history_ms)
             live = Live(client, mirror, worker)
-        yield Runtime(settings, organization, cache, live)
+        yield Runtime(settings, organization, cache, sandbox, live)
 
 
 @asynccontextmanager

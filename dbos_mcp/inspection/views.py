@@ -8,6 +8,7 @@ No view calls a JSON function: up to SQLite 3.40 that is refused where schemas a
 Inside a view a table goes by the view's name, so that a query plan speaks of what was asked.
 """
 
+import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,8 @@ class Column:
     """Whether a range of it is found without reading all, within one application."""
     has_few: bool = False
     """Whether it holds few different values, which are worth being told."""
+    is_integer_of_time: bool = False
+    """Whether it is the time of the column before it, as an integer."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class View:
     columns: tuple[Column, ...]
     source: str
     """What stands behind FROM."""
-    rows_of: str = ""
-    """The table whose rows are its rows, where that is faster to count."""
+    counted: str = ""
+    """What has as many rows, where that is faster to count."""
 
     @property
     def sql(self) -> str:
@@ -55,7 +58,13 @@ def _any_of(statuses: Iterable[str]) -> str:
 def _time(name: str, ms: str, meaning: str, *, is_indexed: bool = False) -> tuple[Column, Column]:
     return (
         Column(name, iso(ms), meaning),
-        Column(f"{name}_ms", ms, f"{name} in epoch milliseconds", is_indexed),
+        Column(
+            f"{name}_ms",
+            ms,
+            f"{name} in epoch milliseconds",
+            is_indexed=is_indexed,
+            is_integer_of_time=True,
+        ),
     )
 
 
@@ -67,7 +76,7 @@ def _times(table: str, **meanings: str) -> Iterator[Column]:
 _W = "workflows"
 _APPLICATION = Column(
     "application_name", "{}.application_name", "the application; every index begins with it",
-    is_indexed=True, has_few=True,
+    is_indexed=True,
 )  # fmt: skip
 
 
@@ -92,7 +101,7 @@ _NAME = Column(
 _QUEUE = Column("queue_name", f"{_W}.queue_name", "the queue; null: started directly",
                 is_indexed=True, has_few=True)  # fmt: skip
 _VERSION = Column("application_version", f"{_W}.application_version",
-                  "the version that runs or ran it", has_few=True)  # fmt: skip
+                  "the version that runs or ran it")  # fmt: skip
 _EXECUTOR = Column("executor_id", f"{_W}.executor_id", "the process that runs or ran it")
 _IS_DELETED = Column(
     "is_deleted", f"{_W}.deleted_at IS NOT NULL",
@@ -185,7 +194,7 @@ STEPS = View(
         _application(_W),
         _ID,
         replace(_NAME, has_few=False, is_indexed=False),
-        replace(_VERSION, has_few=False),
+        _VERSION,
         Column("step_id", "steps.step_id", "its place in the workflow, from 0"),
         Column("step_name", "steps.step_name", "the step function; DBOS.… are its own",
                is_indexed=True),
@@ -206,7 +215,7 @@ EVENTS = View(
     "The append-only log that all else is folded from: what was seen or done, and when",
     (
         Column("position", "events.position", "its place in the log", is_indexed=True),
-        replace(_application("events"), is_indexed=False, has_few=False),
+        replace(_application("events"), is_indexed=False),
         Column("workflow_id", "events.workflow_id", "null for what is about no workflow",
                is_indexed=True),
         Column("kind", "events.kind", "what happened; dbos://schema tells them", has_few=True),
@@ -224,7 +233,7 @@ APPLICATIONS = View(
     "applications",
     "The applications that Conductor lists",
     (
-        replace(_application("applications"), meaning="its name"),
+        replace(_application("applications"), meaning="its name", has_few=True),
         *_plain(
             "applications",
             application_id="Conductor's id of it",
@@ -279,7 +288,7 @@ QUEUES = View(
     "queues",
     "Queues as far as mirrored workflows show them, with how many are in each",
     (
-        replace(_application(_W), is_indexed=False, has_few=False),
+        replace(_application(_W), is_indexed=False),
         replace(_QUEUE, meaning="its name", is_indexed=False, has_few=False),
         Column("workflows", "count(*)", "how many there are in the mirror, ended ones included"),
         Column("enqueued", _count(_is([WorkflowStatus.ENQUEUED])), "how many wait"),
@@ -294,13 +303,15 @@ QUEUES = View(
         *_time("last_created_at", f"max({_W}.created_at)", "the creation of the newest one"),
     ),
     f"workflow AS {_W} WHERE {_STILL_QUEUED} GROUP BY {_W}.application_name, {_W}.queue_name",
+    "(SELECT DISTINCT application_name, queue_name FROM workflow WHERE queue_name IS NOT NULL"
+    " AND deleted_at IS NULL)",
 )
 
 SCHEDULES = View(
     "schedules",
     "Schedules as far as mirrored workflows show them, with how many each started",
     (
-        replace(_application(_W), is_indexed=False, has_few=False),
+        replace(_application(_W), is_indexed=False),
         Column("schedule_name", f"{_W}.schedule_name", "its name"),
         Column("workflow_name", f"max({_W}.workflow_name)", "the workflow function it starts"),
         Column("workflows", "count(*)", "how many it started, as far as they are mirrored"),
@@ -310,13 +321,15 @@ SCHEDULES = View(
     ),
     f"workflow AS {_W} WHERE {_W}.schedule_name IS NOT NULL"
     f" GROUP BY {_W}.application_name, {_W}.schedule_name",
+    "(SELECT DISTINCT application_name, schedule_name FROM workflow"
+    " WHERE schedule_name IS NOT NULL)",
 )
 
 COMMANDS = View(
     "commands",
     "What was asked for through this mirror, and what came of it",
     (
-        replace(_application("commands"), is_indexed=False, has_few=False),
+        replace(_application("commands"), is_indexed=False),
         *_plain(
             "commands",
             command_id="unique",
@@ -386,3 +399,8 @@ VIEWS: tuple[View, ...] = (
     COMMANDS,
     FAILURES,
 )
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """What may have been meant by a name that is not there."""
+    return difflib.get_close_matches(name.strip('"`[] ').lower(), [*dict.fromkeys(known)], n=2)

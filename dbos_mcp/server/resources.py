@@ -1,7 +1,7 @@
 """What a client may read, or watch, without calling a tool."""
 
 import functools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import ParamSpec
 
 from mcp.server.mcpserver import MCPServer
@@ -10,7 +10,8 @@ from mcp.server.mcpserver.resources import FunctionResource, Resource, ResourceS
 
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import DbosMcpError, NotFoundError
-from dbos_mcp.queries import schema as schema_queries
+from dbos_mcp.inspection import schema
+from dbos_mcp.inspection.views import VIEWS
 from dbos_mcp.server import addresses, render
 from dbos_mcp.server.addresses import FAILURE_GROUP, FAILURES, PROFILE, SCHEMA, WORKFLOW
 from dbos_mcp.server.context import Asker, Session, Sessions, answer_from, opened_for, words_of
@@ -48,7 +49,7 @@ def resources_of(sessions: Sessions) -> list[Resource]:
     """The SDK hands a resource without parameters no context, so its session comes along."""
     several = len(sessions.by_profile) > 1
 
-    async def schema() -> str:
+    async def schema_now() -> str:
         return await read_schema(sessions.current)
 
     return [
@@ -57,11 +58,11 @@ def resources_of(sessions: Sessions) -> list[Resource]:
             for profile, session in sessions.by_profile.items()
         ),
         FunctionResource.from_function(
-            speaking_to_readers(schema),
+            speaking_to_readers(schema_now),
             SCHEMA,
             name="schema",
             title="Schema of the mirror",
-            description="The tables of the mirror and their columns, and the kinds of events in its"
+            description="The views of the mirror and their columns, and the kinds of events in its"
             " log, with what each means.",
             mime_type="text/plain",
             icons=[LOOK],
@@ -153,21 +154,34 @@ async def read_schema(session: Session) -> str:
     _, freshness = await answer_from(runtime, lambda _connection: None)
     told: list[str] = []
     before: Sequence[str] = ()
-    for event in schema_queries.events():
+    for event in schema.events():
         same = len(event.fields) > 1 and event.fields == before
         fields = "the same" if same else ", ".join(event.fields)
         told.append(f"{event.kind}: {event.meaning}".rstrip(": ") + f"\n  {fields or '(none)'}")
         before = event.fields
     return render.answer(
-        "Tables of the mirror (SQLite): columns and types",
-        *(
-            f"{table.name}: {table.meaning}\n  {', '.join(table.columns)}"
-            for table in schema_queries.tables()
-        ),
+        "Views of the mirror (SQLite), for query_sql; each time is ISO 8601 text, and with _ms"
+        " behind its name epoch milliseconds",
+        *_views(),
         "Kinds of events, and the fields of their data",
         *told,
         freshness,
     )
+
+
+def _views() -> Iterator[str]:
+    """Each with its columns; what was told of one is not told again."""
+    told: set[tuple[str, str]] = set()
+    for view in VIEWS:
+        columns = [(c.name, c.meaning) for c in view.columns if not c.is_integer_of_time]
+        yield f"{view.name}: {view.meaning}"
+        yield from (
+            f"  {name}: {meaning}" for name, meaning in columns if (name, meaning) not in told
+        )
+        before = [name for name, meaning in columns if (name, meaning) in told]
+        if before:
+            yield f"  as above: {', '.join(before)}"
+        told.update(columns)
 
 
 def _sync_status(session: Session, profile: str | None) -> Resource:

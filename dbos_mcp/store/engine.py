@@ -86,8 +86,10 @@ class Cache:
         # Such a file in WAL mode can be opened in no other way, and hardly be written to.
         sealed_in = not writable and not os.access(self._file.parent, os.W_OK)
         immutable = sealed_in and not self._beside("-wal").exists()
-        self._reader = _engine(self._file, read_only=True, immutable=immutable)
-        self._writer = _engine(self._file, read_only=False) if writable else None
+        self.read_uri = _uri(self._file, "ro") + ("&immutable=1" if immutable else "")
+        """How a connection that only reads is opened, by any process."""
+        self._reader = _engine(self.read_uri, read_only=True)
+        self._writer = _engine(_uri(self._file, "rw"), read_only=False) if writable else None
         try:
             with _opening, self._faults_as_errors("opened", OSError):
                 if not self._file.exists() and not writable:
@@ -300,11 +302,11 @@ class _Compiler(SQLiteCompiler):
         return text
 
 
-def _engine(path: Path, *, read_only: bool, immutable: bool = False) -> Engine:
-    uri = f"{path.as_uri()}?mode={'ro' if read_only else 'rw'}"
-    if immutable:
-        uri += "&immutable=1"
+def _uri(path: Path, mode: str) -> str:
+    return f"{path.as_uri()}?mode={mode}"
 
+
+def _engine(uri: str, *, read_only: bool) -> Engine:
     def connect() -> sqlite3.Connection:  # a URL for SQLAlchemy would be unquoted once too often
         return sqlite3.connect(uri, uri=True, check_same_thread=False)
 

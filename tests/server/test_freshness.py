@@ -42,6 +42,8 @@ CALLS: dict[str, list[dict[str, object]]] = {
     "list_failures": [{**SHOP, "since": "-9d"}, {**SHOP, "since": "now"}],
     "diagnose_workflow": [ONE],
     "compare_workflows": [{**ONE, "other_workflow_id": "order-1001"}],
+    "query_sql": [{"sql": "SELECT 1"}, {"sql": "SELECT * FROM failures", "format": "json"}],
+    "describe_schema": [{}, {"view": "steps"}],
     "sync_status": [{}, SHOP],
     "sync_now": [{}, SHOP],
     "fork_from_failure": [ONE],

@@ -11,6 +11,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp_types import PromptReference, ResourceTemplateReference, TextResourceContents
 
 from dbos_mcp.domain import now_ms
+from dbos_mcp.inspection.views import VIEWS
 from dbos_mcp.server import addresses
 from dbos_mcp.server.addresses import FAILURE_GROUP, FAILURES, SCHEMA, WORKFLOW
 from dbos_mcp.server.app import build_server
@@ -146,8 +147,10 @@ async def test_the_schema_names_the_columns_and_the_events_within_the_budget(
     async with client_of(build_server(shop_settings), era) as client:
         text = await read(client, SCHEMA)
     assert len(text.encode()) <= ANSWER_BYTES
-    assert "\nworkflow: The newest known state of every workflow" in text
-    assert "error VARCHAR" in text
+    for view in VIEWS:
+        assert f"\n{view.name}: {view.meaning}\n" in text
+        for column in view.columns:
+            assert column.is_integer_of_time or f"\n  {column.name}: {column.meaning}\n" in text
     assert "WorkflowDeleted: No longer upstream" in text
     assert text.count("payloads_loaded, input_loaded") == 1
     assert text.endswith("live.")

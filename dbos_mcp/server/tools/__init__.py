@@ -23,6 +23,7 @@ from dbos_mcp.server.tools.diagnosis import diagnose_workflow
 from dbos_mcp.server.tools.history import get_workflow_history, list_changes
 from dbos_mcp.server.tools.login import login, login_complete
 from dbos_mcp.server.tools.postmortem import list_failures
+from dbos_mcp.server.tools.sql import describe_schema, query_sql
 from dbos_mcp.server.tools.sync import sync_now, sync_status
 from dbos_mcp.server.tools.workflow import get_workflow, list_steps
 from dbos_mcp.server.tools.workflows import list_workflows
@@ -51,7 +52,10 @@ TOOLSETS: dict[Toolset, tuple[Tool, ...]] = {
         read_tool(diagnose_workflow),
         read_tool(compare_workflows),
     ),
-    Toolset.SQL: (),
+    Toolset.SQL: (
+        read_tool(query_sql),
+        read_tool(describe_schema),
+    ),
     Toolset.SYNC: (
         read_tool(sync_status),
         read_tool(sync_now, open_world=True),

@@ -1,0 +1,89 @@
+"""Questions that come up, and the statements that answer them: each is run by a test."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Example:
+    name: str
+    question: str
+    sql: str
+    parameters: Mapping[str, str]
+    """Such as they may be, beside `application_name`."""
+
+
+EXAMPLES: tuple[Example, ...] = (
+    Example(
+        "in_flight_at",
+        "What was in flight at 14:05?",
+        "SELECT workflow_id, workflow_name, status, created_at, completed_at FROM workflows"
+        " WHERE application_name = :application_name"
+        " AND created_at_ms <= strftime('%s', :at) * 1000"
+        " AND (NOT is_terminal OR completed_at_ms > strftime('%s', :at) * 1000)"
+        " ORDER BY created_at_ms",
+        {"at": "2026-11-21T14:05:00Z"},
+    ),
+    Example(
+        "slowest_steps",
+        "Which steps are slowest, by version?",
+        "SELECT step_name, application_version, count(*) AS runs, avg(duration_ms) AS mean_ms,"
+        " max(duration_ms) AS max_ms FROM steps WHERE application_name = :application_name"
+        " GROUP BY step_name, application_version ORDER BY mean_ms DESC",
+        {},
+    ),
+    Example(
+        "queue_waits",
+        "How long did workflows wait in their queues, hour by hour?",
+        "SELECT substr(created_at, 1, 13) AS hour, queue_name, count(*) AS workflows,"
+        " avg(queue_wait_ms) AS mean_ms, max(queue_wait_ms) AS max_ms FROM workflows"
+        " WHERE application_name = :application_name AND queue_name IS NOT NULL"
+        " GROUP BY hour, queue_name ORDER BY hour DESC",
+        {},
+    ),
+    Example(
+        "failures_by_version",
+        "Does a version fail more often?",
+        "SELECT application_version, workflow_name, count(*) AS ended, sum(is_failed) AS failed,"
+        " round(100.0 * sum(is_failed) / count(*), 1) AS percent FROM workflows"
+        " WHERE application_name = :application_name AND is_terminal"
+        " GROUP BY application_version, workflow_name ORDER BY percent DESC",
+        {},
+    ),
+    Example(
+        "retries",
+        "What was started again (recovered, resumed, rewound), and on how many executors?",
+        "SELECT workflow_id, count(*) AS states_seen,"
+        " count(DISTINCT json_extract(data, '$.executor_id')) AS executors,"
+        " max(recorded_at) AS last_seen FROM events WHERE application_name = :application_name"
+        " AND kind IN ('WorkflowObserved', 'WorkflowChanged')"
+        " AND json_extract(data, '$.status') IN ('PENDING', 'ENQUEUED')"
+        " GROUP BY workflow_id HAVING states_seen > 1 ORDER BY states_seen DESC",
+        {},
+    ),
+    Example(
+        "children",
+        "How many children has each parent, and how did they end?",
+        "SELECT parent_workflow_id, count(*) AS children, sum(is_failed) AS failed,"
+        " sum(NOT is_terminal) AS in_flight FROM workflows"
+        " WHERE application_name = :application_name AND parent_workflow_id IS NOT NULL"
+        " GROUP BY parent_workflow_id ORDER BY children DESC",
+        {},
+    ),
+    Example(
+        "deleted",
+        "What was deleted upstream?",
+        "SELECT workflow_id, workflow_name, status, created_at, deleted_at FROM workflows"
+        " WHERE application_name = :application_name AND is_deleted ORDER BY deleted_at_ms DESC",
+        {},
+    ),
+    Example(
+        "changed_today",
+        "What changed today (UTC)?",
+        "SELECT kind, json_extract(data, '$.status') AS status, count(*) AS events,"
+        " max(recorded_at) AS last FROM events WHERE application_name = :application_name"
+        " AND recorded_at_ms >= strftime('%s', 'now', 'start of day') * 1000"
+        " GROUP BY kind, status ORDER BY events DESC",
+        {},
+    ),
+)
