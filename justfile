@@ -35,6 +35,10 @@ fuzz-sync examples="1000":
 fuzz-login rounds="100":
     FUZZ_EXAMPLES={{ rounds }} uv run pytest -q tests/conductor/test_shared_login.py
 
+# SQL of a grammar that knows what hurts, against the sandbox; the suite does a hundred statements
+fuzz-sql examples="10000":
+    FUZZ_EXAMPLES={{ examples }} uv run pytest -q tests/inspection/test_fuzzing.py
+
 # The demo, as a new user would run it
 demo:
     uv run --extra local dbos-mcp demo

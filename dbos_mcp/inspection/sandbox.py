@@ -258,7 +258,7 @@ def _hint(message: str, sql: str) -> str:
         return "Look only where json_valid(…)."
     if "too big" in message:
         return "A value is longer than can be looked at here: leave out input, output, error, data."
-    if "arameter" in message or "binding" in message.lower():
+    if "parameter" in message or "binding" in message.lower():
         return "Write :name where a value belongs, and give each in params."
     return (
         "One SELECT (or WITH … SELECT, EXPLAIN QUERY PLAN) over the views is answered, nothing"

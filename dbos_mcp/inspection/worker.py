@@ -74,6 +74,8 @@ _FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
 _IS_PLAN = re.compile(
     r"(\s|--[^\n]*(\n|$)|/\*.*?(\*/|$))*explain\s+query\s+plan\b", re.IGNORECASE | re.DOTALL
 )
+_INDEX_NAME = re.compile(r"(?<= INDEX) (?:ix|ux|sqlite_autoindex)_\w+")
+_COMPARED = re.compile(r"\b\w+(?=[=<>])")
 
 Answer = dict[str, Any]
 
@@ -83,6 +85,7 @@ class Reader:
 
     def __init__(self, uri: str, views: Mapping[str, Sequence[str]]) -> None:
         self._names = frozenset(views)
+        self._columns = frozenset(column for columns in views.values() for column in columns)
         self._read_by_views: frozenset[tuple[str, str, str]] = frozenset()
         self._schema_version: int | None = None
         self._views = views
@@ -108,7 +111,8 @@ class Reader:
         began = perf_counter()
         self._learn_what_views_read()
         _stop_after(self._public, seconds)
-        checked = sql if _IS_PLAN.match(sql) else f"EXPLAIN {sql}"
+        is_plan = _IS_PLAN.match(sql)
+        checked = sql if is_plan else f"EXPLAIN {sql}"
         self._public.execute(checked, parameters).close()
         _stop_after(self._cache, seconds)
         self._cache.text_factory = lambda raw: _text(raw, cell_characters)
@@ -133,6 +137,8 @@ class Reader:
                 all_counted = False  # what was asked for is there
         if not names:
             raise sqlite3.OperationalError("there is no statement")
+        if is_plan:
+            found = [[*row[:-1], self._in_public_words(row[-1])] for row in found]
         return {
             "columns": names,
             "rows": found,
@@ -140,6 +146,11 @@ class Reader:
             "all_counted": all_counted,
             "ms": (perf_counter() - began) * 1000,
         }
+
+    def _in_public_words(self, step: str) -> str:
+        """A step of a plan, without the names of indexes and of columns that are private."""
+        step = _INDEX_NAME.sub("", step)
+        return _COMPARED.sub(lambda name: name[0] if name[0] in self._columns else "key", step)
 
     def _learn_what_views_read(self) -> None:
         """Of the file as it is: another program may have brought it to a newer schema."""

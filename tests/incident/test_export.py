@@ -20,6 +20,8 @@ from dbos_mcp.errors import (
 )
 from dbos_mcp.incident.export import export
 from dbos_mcp.incident.selection import select_workflow
+from dbos_mcp.inspection.sandbox import Sandbox
+from dbos_mcp.inspection.views import VIEWS
 from dbos_mcp.settings import Settings
 from dbos_mcp.store import engine, event_log, projector
 from dbos_mcp.store.engine import Cache
@@ -301,6 +303,17 @@ def test_a_file_can_be_read_where_nothing_can_be_written(
     finally:
         folder.chmod(0o755)
         shutil.rmtree(folder)
+
+
+def test_the_file_has_the_public_views_and_can_be_asked_by_sql(exporting: Export) -> None:
+    done = exporting("pay")
+    cache = open_cache(done.path, writable=False)
+    with closing(Sandbox(cache.read_uri)) as sandbox:
+        listed = sandbox.run("SELECT workflow_id FROM failures WHERE workflow_id LIKE 'pay%'")
+        assert ["pay"] in listed.rows
+        for view in VIEWS:
+            assert sandbox.run(f"SELECT * FROM {view.name}").columns
+    cache.close()
 
 
 def test_it_is_never_opened_for_writing(exporting: Export, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from dbos_mcp.errors import QueryError, SqlRejectedError, SqlStoppedError, StoreError
 from dbos_mcp.inspection.examples import EXAMPLES, Example
-from dbos_mcp.inspection.sandbox import Sandbox, Stop
+from dbos_mcp.inspection.sandbox import Parameter, Sandbox, Stop
 from dbos_mcp.inspection.views import VIEWS
 from dbos_mcp.store import projector
 from dbos_mcp.store.engine import Cache
@@ -51,11 +51,13 @@ def sandbox(cache: Cache) -> Iterator[Sandbox]:
     sandbox.close()
 
 
-def left_behind(cache: Cache) -> dict[str, bytes]:
-    """Every file of its folder but the memory that connections share."""
+def left_behind(cache: Cache) -> dict[str, tuple[int, int]]:
+    """How large every file of its folder is, and when it was written; without the memory that
+    connections share. Nothing is opened: closing it would drop the locks of this process."""
+    files = {path: path.stat() for path in cache.path.parent.iterdir()}
     return {
-        path.name: path.read_bytes()
-        for path in cache.path.parent.iterdir()
+        path.name: (file.st_size, file.st_mtime_ns)
+        for path, file in files.items()
         if path.suffix != ".sqlite-shm"
     }
 
@@ -135,8 +137,23 @@ def test_there_are_eight_examples_of_different_names() -> None:
     assert len({example.name for example in EXAMPLES}) == len(EXAMPLES) == 8
 
 
+def test_a_plan_tells_how_without_private_names(sandbox: Sandbox) -> None:
+    plan = "EXPLAIN QUERY PLAN SELECT * FROM {} WHERE application_name = 'shop' AND {} = 1"
+    assert [row[3] for row in sandbox.run(plan.format("workflows", "created_at_ms")).rows] == [
+        "SEARCH workflows USING INDEX (application_name=? AND created_at=?)"
+    ]
+    steps = [row[3] for row in sandbox.run(plan.format("steps", "step_name")).rows]
+    assert "SEARCH workflows USING INTEGER PRIMARY KEY (key=?)" in steps
+    assert not any("ix_" in step or "workflow_key" in step for step in steps)
+
+
 def test_parameters_are_bound_as_what_they_are(sandbox: Sandbox) -> None:
-    given = {"text": "'; DROP TABLE workflow; --", "number": 2**53 + 1, "half": 0.5, "none": None}
+    given: dict[str, Parameter] = {
+        "text": "'; DROP TABLE workflow; --",
+        "number": 2**53 + 1,
+        "half": 0.5,
+        "none": None,
+    }
     found = sandbox.run("SELECT :text, :number, :half, :none", given)
     assert found.rows == [[*given.values()]]
     with pytest.raises(SqlRejectedError, match="too large"):
