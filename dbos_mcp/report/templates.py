@@ -1,0 +1,20 @@
+"""The templates that ship with the package. Whatever is put into one is escaped: names, ids and
+errors are the application's words."""
+
+from collections.abc import Mapping
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+ENVIRONMENT = Environment(
+    loader=PackageLoader("dbos_mcp.report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+
+
+def filled(template: str, values: Mapping[str, object]) -> Markup:
+    return Markup(ENVIRONMENT.get_template(template).render(values))
