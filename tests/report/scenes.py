@@ -50,10 +50,9 @@ class Scene:
 
             record(ApplicationObserved(application_name=APP, application_id="1", status="UP"))
             for told in self.workflows:
-                seen = observed
-                for state in told.states:
+                for place, state in enumerate(told.states):
+                    seen = changed if place else observed
                     record(seen(told.workflow_id, **{"updated_at": NOON, **state}))
-                    seen = changed
                 if not told.read:
                     continue
                 record(
