@@ -83,7 +83,7 @@ async def test_errors_are_as_without_it(shop_settings: Settings, era: str) -> No
     async with client_of(shop_settings, era, SHOWS_APPS) as client:
         result = await client.call_tool("diagnose_workflow", {**ORDER, "workflow_id": "nobody"})
         assert result.is_error
-        assert "holds no workflow 'nobody'" in str(result.content)
+        assert "has no workflow 'nobody'" in str(result.content)
         result = await client.call_tool("diagnose_workflow", {**ORDER, "shows_apps": True})
         assert result.is_error
         assert "Unknown argument 'shows_apps'" in str(result.content)
@@ -180,7 +180,7 @@ async def test_the_app_shows_the_verdict_and_the_waterfall(
     page_text = host_page(app, result, "dark")
     async with hosted(browser, tmp_path, page_text, width=width) as page:
         frame = await shown(page)
-        assert "ERROR, fulfil_order of shop" in await frame.locator("h1").inner_text()
+        assert "ERROR, place_order of shop" in await frame.locator("h1").inner_text()
         assert "quote_delivery" in await frame.locator("#verdict").inner_text()
         assert await frame.locator("li.origin").count() == 1
         root = frame.locator("html")
