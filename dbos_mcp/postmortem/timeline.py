@@ -286,7 +286,7 @@ class _Drawing:
             self._origin = (last.workflow.key, None if step is None else step.step_id)
 
     def lanes(
-        self, node: _Node, started_by: int | None, *, asked: bool = False
+        self, node: _Node, started_by: StepItem | None, *, asked: bool = False
     ) -> list[tuple[int, Lane]]:
         workflow = node.workflow
         below: list[tuple[int, Lane]] = []
@@ -298,7 +298,7 @@ class _Drawing:
                 # Its result is awaited in a row of its own, which says nothing more.
                 if child.workflow.workflow_id not in shown:
                     shown.add(child.workflow.workflow_id)
-                    below += self.lanes(child, step.step_id)
+                    below += self.lanes(child, step)
             elif not _belongs_to_the_one_before(steps, place):
                 below.append(self._step(node, step, important=asked))
         for child_id, child in node.children.items():
@@ -308,26 +308,28 @@ class _Drawing:
         if waiting is not None:
             below.append((1, waiting))
         rank = 0 if workflow.workflow_id in self._chain else 2 + _rank(workflow.status)
-        lane = self.lane_of(workflow, node.depth, started_by, asked=asked)
+        lane = self.lane_of(workflow, node.depth, steps, started_by, asked=asked)
         return [(min([rank, *(each for each, _ in below if each < 5)]), lane), *below]
 
     def lane_of(
         self,
         workflow: WorkflowItem,
         depth: int,
-        started_by: int | None = None,
+        steps: Sequence[StepItem] = (),
+        started_by: StepItem | None = None,
         *,
         asked: bool = False,
     ) -> Lane:
+        launched_at = None if started_by is None else started_by.started_at
         return Lane(
             depth,
             workflow,
             step=None,
-            spans=self._spans_of(workflow),
+            spans=self._spans_of(_in_milliseconds(workflow, steps, launched_at)),
             failed=workflow.status in FAILED,
             origin=self._origin == (workflow.key, None),
             note=_note(workflow),
-            step_id=started_by,
+            step_id=None if started_by is None else started_by.step_id,
             asked=asked,
         )
 
@@ -339,27 +341,21 @@ class _Drawing:
             until = f"until {at(workflow.delay_until)}" if workflow.delay_until is not None else ""
             kind: Kind = "delayed" if delayed else "queued"
             return [_span(kind, created, ended, until if delayed else _queue(workflow))]
-        spans = []
-        begun = created
-        if workflow.dequeued_at is not None and workflow.dequeued_at > created:
-            begun = workflow.dequeued_at
+        begun = created if workflow.dequeued_at is None else max(created, workflow.dequeued_at)
         starts = self._starts.get(workflow.workflow_id, ())
         if starts:
             begun = min(max(created, starts[0].at), begun)
-        if begun > created:
-            if workflow.delay_until is not None and workflow.delay_until > created:
-                freed = min(workflow.delay_until, begun)
-                spans.append(Span("delayed", created, freed))
-                created = freed
-            if begun > created:
-                spans.append(_span("queued", created, begun, _queue(workflow)))
+        spans = []
+        if workflow.delay_until is not None and created < workflow.delay_until:
+            spans.append(_span("delayed", created, min(workflow.delay_until, begun)))
+        if created < begun:
+            spans.append(_span("queued", created, begun, _queue(workflow)))
         for this, following in pairwise(starts):
             over = following.at if this.over is None else min(this.over, following.at)
-            spans.append(_span("attempt", max(begun, this.at), over, this.where))
-            begun = max(begun, following.at)
+            spans.append(_span("attempt", this.at, over, this.where))
+            begun = following.at
         where = f"executor {name(workflow.executor_id)}" if workflow.executor_id else ""
-        spans.append(_span("run", begun, ended, where))
-        return spans
+        return _one_after_another([*spans, _span("run", begun, ended, where)])
 
     def _step(self, node: _Node, step: StepItem, *, important: bool) -> tuple[int, Lane]:
         workflow = node.workflow
@@ -447,6 +443,50 @@ def _axis(lanes: Sequence[Lane], seen_at: int) -> tuple[int, int]:
 def _span(kind: Kind, start: int, end: int | None, says: str = "") -> Span:
     """Clocks differ: what ends before it starts took no time."""
     return Span(kind, start, None if end is None else max(start, end), says)
+
+
+def _in_milliseconds(
+    workflow: WorkflowItem, steps: Sequence[StepItem], launched_at: int | None
+) -> WorkflowItem:
+    """Some upstreams stamp workflows in whole seconds, and steps in milliseconds: what those say of
+    the same second is nearer."""
+
+    def nearer(moment: int | None, other: int | None) -> int | None:
+        if moment is None or other is None or moment % 1000:
+            return moment
+        return other if 0 <= other - moment < 1000 else moment
+
+    begun = min((step.started_at for step in steps if step.started_at is not None), default=None)
+    ended = max(
+        (
+            step.completed_at
+            for step in steps
+            if step.completed_at is not None and step.step_name != SLEEP
+        ),
+        default=None,
+    )
+    created = launched_at
+    if created is None and workflow.dequeued_at is None:
+        created = begun
+    return workflow.model_copy(
+        update={
+            "created_at": nearer(workflow.created_at, created),
+            "dequeued_at": nearer(workflow.dequeued_at, begun),
+            "updated_at": nearer(workflow.updated_at, ended),
+            "completed_at": nearer(workflow.completed_at, ended),
+        }
+    )
+
+
+def _one_after_another(spans: Sequence[Span]) -> list[Span]:
+    """What a workflow goes through does not overlap, whatever the clocks say."""
+    found: list[Span] = []
+    for span in spans:
+        before = found[-1].end if found else None
+        begun = span.start if before is None else max(span.start, before)
+        found.append(_span(span.kind, begun, span.end, span.says))
+    long = [span for span in found if span.kind == "run" or span.start != span.end]
+    return long or found
 
 
 def _has_run(workflow: WorkflowItem) -> bool:

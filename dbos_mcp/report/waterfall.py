@@ -14,7 +14,7 @@ from dbos_mcp.report.templates import ENVIRONMENT, filled
 
 DEEPEST = 8
 """Whatever is nested deeper is not indented further."""
-NARROWEST = 0.003
+NARROWEST = 0.005
 """Of a bar."""
 MOST_FOCUSABLE = 40
 """With more rows, the keyboard stops only where something is to be seen."""
