@@ -13,7 +13,7 @@ from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus, one_line
 from dbos_mcp.postmortem.case import MOST_STEPS, UP_TO_DATE_MS, Traced, by_id, trace, traced_of
-from dbos_mcp.postmortem.waits import GET_RESULT, Wait, wait_of
+from dbos_mcp.postmortem.waits import GET_RESULT, wait_of
 from dbos_mcp.postmortem.words import at, many, name, some
 from dbos_mcp.queries import workflow as workflow_queries
 from dbos_mcp.queries.steps import SLEEP, StepItem
@@ -304,9 +304,9 @@ class _Drawing:
         for child_id, child in node.children.items():
             if child_id not in shown:
                 below += self.lanes(child, None)
-        waiting = self._waiting(node)
-        if waiting is not None:
-            below.append((1, waiting))
+        under_way = self._under_way(node)
+        if under_way is not None:
+            below.append((1, under_way))
         rank = 0 if workflow.workflow_id in self._chain else 2 + _rank(workflow.status)
         lane = self.lane_of(workflow, node.depth, steps, started_by, asked=asked)
         return [(min([rank, *(each for each, _ in below if each < 5)]), lane), *below]
@@ -398,26 +398,31 @@ class _Drawing:
         )
         return rank, lane
 
-    def _waiting(self, node: _Node) -> Lane | None:
-        """Of one in flight, the wait that has no row yet."""
-        workflow = node.workflow
-        if workflow.status != WorkflowStatus.PENDING:
+    def _under_way(self, node: _Node) -> Lane | None:
+        """Of one in flight, what has no row yet."""
+        workflow, steps = node.workflow, node.traced.steps
+        if workflow.status != WorkflowStatus.PENDING or node.traced.read_at is None:
             return None
-        wait: Wait = wait_of(workflow, node.traced.steps, self._seen_at)
-        if wait.kind != "message" or wait.step_id is None:
-            return None
-        step = StepItem(
-            step_id=wait.step_id, step_name="DBOS.recv or DBOS.getEvent", started_at=wait.since
-        )
+        wait = wait_of(workflow, steps, self._seen_at)
+        kind: Kind
+        match wait.kind:
+            case "message":
+                kind, label = "wait", f"{RECEIVE} or {GET_EVENT}"
+                says = "waits for a message or an event"
+            case "work":
+                kind, label = "step", "(under way)"
+                says = "a step whose row is written at its end, or code outside of any step"
+            case _:
+                return None
         until = f", until {at(wait.until)}" if wait.until is not None else ""
-        says = f"waits for a message or an event{until}"
+        step_id = wait.step_id or 1
         return Lane(
             node.depth + 1,
             workflow,
-            step,
-            [_span("wait", wait.since, None, says)],
-            note=says,
-            step_id=wait.step_id,
+            StepItem(step_id=step_id, step_name=label, started_at=wait.since),
+            [Span(kind, wait.since, None)],
+            note=says + until,
+            step_id=step_id,
         )
 
 

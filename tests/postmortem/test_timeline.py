@@ -192,6 +192,16 @@ def test_the_open_wait_and_the_ended_child_of_one_that_waits_are_shown(cache: Ca
     assert timeline.end == NOON
 
 
+@pytest.mark.parametrize(("read", "more"), [(True, ["  2 (under way) step…"]), (False, [])])
+def test_a_step_that_runs_has_no_row_yet(cache: Cache, read: bool, more: list[str]) -> None:
+    rows = [step(1, "pack", NOON - HOUR + 5, 30)] if read else []
+    scene = Scene().add("busy", *rows, status="PENDING", created_at=NOON - HOUR, read=read)
+    timeline = scene.timeline(cache, "busy")
+    assert told(timeline)[1 + len(rows) :] == more
+    if more:
+        assert timeline.lanes[-1].spans[0].start == NOON - HOUR + 35
+
+
 def test_a_mirror_that_last_looked_long_ago_knows_nothing_since(cache: Cache) -> None:
     timeline = waiting().timeline(cache, "order-5", now=NOON + 9 * HOUR)
     assert timeline.seen_at == timeline.now == NOON + 9 * HOUR  # it never looked
