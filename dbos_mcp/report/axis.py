@@ -10,7 +10,7 @@ from dbos_mcp.domain import to_datetime
 from dbos_mcp.postmortem.timeline import IDLE, Timeline
 
 MOST_BREAKS = 6
-IDLE_WIDTH, BUSY_WIDTH = 0.06, 0.16
+IDLE_WIDTH, BUSY_WIDTH = 0.08, 0.16
 """Of a break, as a part of the axis."""
 WIDEST_IN_ALL = 0.5
 SHORTEST_BREAK_MS = 1_000
@@ -85,7 +85,8 @@ class Axis:
                 if step < _MINUTE:
                     clock = f"{time:%H:%M:%S}"
                 if step < _SECOND:
-                    clock += f".{time.microsecond // 1000:03}".rstrip("0")
+                    digits = 1 if step >= 100 else 2 if step >= 10 else 3
+                    clock += f".{time.microsecond:06}"[: digits + 1]
                 if step >= _DAY:
                     clock, date = date, ""
                 yield Tick(self.place(moment), clock, "" if date == before else date)

@@ -43,6 +43,7 @@ class Bar:
 @dataclass(frozen=True)
 class Row:
     depth: int
+    is_step: bool
     classes: str
     number: int | None
     """Of the step."""
@@ -164,6 +165,7 @@ def row_of(lane: Lane, timeline: Timeline, axis: Axis) -> Row:
     }
     return Row(
         depth=min(lane.depth, DEEPEST),
+        is_step=is_step,
         classes=" ".join(mark for mark, there in marks.items() if there),
         number=lane.step_id,
         label=lane.label,
@@ -218,14 +220,15 @@ def _ticks(axis: Axis) -> Iterator[Mark]:
 
 
 def _breaks(axis: Axis) -> Iterator[tuple[float, float, Mark]]:
-    last = last_narrow = -1.0
-    for piece in axis.breaks:
+    """Where, how wide, and what is written on it: the longest first, as there is space."""
+    written: list[float] = []
+    for piece in sorted(axis.breaks, key=lambda piece: -piece.length):
         middle = (piece.left + piece.right) / 2
-        crowded = middle - last_narrow < BREAK_APART_NARROW
-        text = "" if middle - last < BREAK_APART else format_duration(piece.length)
+        nearest = min((abs(middle - other) for other in written), default=1.0)
+        written.append(middle)
+        text = format_duration(piece.length) if nearest >= BREAK_APART else ""
+        crowded = nearest < BREAK_APART_NARROW
         yield piece.left, piece.right - piece.left, Mark(middle, text, crowded=crowded)
-        last = middle
-        last_narrow = last_narrow if crowded else middle
 
 
 def _percent(part: float) -> str:
