@@ -1,14 +1,22 @@
 """The templates that ship with the package. Whatever is put into one is escaped: names, ids and
-errors are the application's words."""
+errors are the application's words. Nor can it hide anything, or turn the text around."""
 
 from collections.abc import Mapping
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from dbos_mcp.domain import visible
+
+
+def _finalize(value: object) -> object:
+    return value if isinstance(value, Markup) or not isinstance(value, str) else visible(value)
+
+
 ENVIRONMENT = Environment(
     loader=PackageLoader("dbos_mcp.report"),
     autoescape=True,
+    finalize=_finalize,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
