@@ -63,13 +63,12 @@ def _task(lane: Lane, span: Span, timeline: Timeline, axis: Axis) -> str:
     end = timeline.end_of(span)
     left = min(round(axis.place(span.start) * WIDTH), WIDTH - NARROWEST)
     right = max(round(axis.place(end) * WIDTH), left + NARROWEST)
+    failed = lane.failed and (lane.step is not None or span is lane.spans[-1])
     at_least = "at least " if span.end is None else ""
     # A number or a sign comes first: no name can be taken for a keyword.
-    name = f"{lane.step_id}. {lane.label}" if lane.step is not None else f"= {WORDS[span.kind]}"
-    text = (
-        f"{'✕ ' if lane.failed else ''}{words(name)} {at_least}{format_duration(end - span.start)}"
-    )
+    name = f"{lane.step_id}. {lane.label}" if lane.step is not None else f"· {WORDS[span.kind]}"
+    text = f"{'✕ ' if failed else ''}{words(name)} {at_least}{format_duration(end - span.start)}"
     if lane.origin:
         text += " (the failure began here)"
-    tag = "crit, " if lane.failed else "done, " if span.kind in IDLE else "active, "
+    tag = "crit, " if failed else "done, " if span.kind in IDLE else "active, "
     return f"{text} :{tag}{left}, {right}"

@@ -1,9 +1,14 @@
 """Why one workflow failed, or what it waits for."""
 
+from functools import partial
+
+from mcp_types import CallToolResult
+
 from dbos_mcp.postmortem.diagnosis import Call, diagnose
 from dbos_mcp.server import render
+from dbos_mcp.server.apps import picture_of, pictured
 from dbos_mcp.server.budget import fitting
-from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, line_of
+from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, ShowsApps, line_of
 from dbos_mcp.server.investigation import WHY_CHARACTERS, investigate
 from dbos_mcp.server.tools.arguments import ApplicationName, MaxAge, WorkflowId
 from dbos_mcp.server.workflow_rows import DATA_NOTE
@@ -20,8 +25,9 @@ async def diagnose_workflow(
     runtime: CurrentRuntime,
     application_name: ApplicationName,
     workflow_id: WorkflowId,
+    shows_apps: ShowsApps,
     max_age_seconds: MaxAge = None,
-) -> str:
+) -> str | CallToolResult:
     """Say why a workflow failed, or what it waits for, in one call: down through its children to
     where that began, what differs from runs that went well, since when and which others are alike,
     what is not known, and what to do, such as a fork from the step that mends it."""
@@ -54,7 +60,12 @@ async def diagnose_workflow(
         )
 
     answer, _ = fitting(len(evidence), DIAGNOSIS_BYTES, answer_of)
-    return answer
+    if not shows_apps:
+        return answer
+    picture = await runtime.read(
+        partial(picture_of, application_name=application_name, workflow_id=workflow_id)
+    )
+    return pictured(answer, picture)
 
 
 def _call(application_name: str, call: Call, *, admin: bool) -> str:
