@@ -36,7 +36,7 @@ from dbos_mcp.server.differences import differences_of
 from dbos_mcp.server.investigation import investigate
 from dbos_mcp.server.render import gap_line
 from dbos_mcp.server.tools import arguments
-from dbos_mcp.settings import DAY_MS
+from dbos_mcp.settings import DAY_MS, Settings
 from dbos_mcp.store.projections.applications import ApplicationRow
 
 
@@ -82,7 +82,7 @@ async def report_on_workflow(
         diagnosis=diagnosis,
         timeline=timeline,
         history=history,
-        group=None if group is None or window is None else over_time(group, window),
+        group=None if group is None else over_time(group, Window(group.first_at, group.last_at)),
         window=window,
     )
 
@@ -112,8 +112,9 @@ async def report_on_failures(
         NotFoundError: an application that was never listed.
         UsageError: none was named, and there are several.
     """
-    usual = runtime.settings.application_name
-    name = application_name or await runtime.read(partial(_application, usual=usual))
+    name = await runtime.read(
+        partial(_application, settings=runtime.settings, given=application_name)
+    )
     asker = Asker(Session(runtime.settings))
 
     def read(connection: Connection) -> tuple[Failures, list[Timeline], Gap | None]:
@@ -142,9 +143,9 @@ async def report_on_failures(
             zip(failures.groups, timelines, separations, strict=False), start=1
         )
     ]
-    name, freshness = redacted((application_name, line_of(runtime, state)), redactor)
+    shown_name, freshness = redacted((name, line_of(runtime, state)), redactor)
     return FailuresReport(
-        source=Source(name, now, freshness, dict(redactor.found)),
+        source=Source(shown_name, now, freshness, dict(redactor.found)),
         window=window,
         failures=failures,
         gap=gap_line(gap),
@@ -152,8 +153,11 @@ async def report_on_failures(
     )
 
 
-def _application(connection: Connection, usual: str | None) -> str:
-    """The one that is asked about, where nobody names it."""
+def _application(connection: Connection, settings: Settings, given: str | None) -> str:
+    """The one that is named, or else meant."""
+    if given is not None:
+        return given
+    usual = settings.application_name
     names = sorted(connection.execute(select(col(ApplicationRow.application_name))).scalars())
     if usual is not None and usual in names:
         return usual
