@@ -5,7 +5,7 @@ from hashlib import sha256
 
 from markupsafe import Markup, escape
 
-from dbos_mcp.domain import format_duration, format_time, visible
+from dbos_mcp.domain import format_time, visible
 from dbos_mcp.postmortem.words import at
 from dbos_mcp.report import waterfall
 from dbos_mcp.report.histogram import Histogram
@@ -72,12 +72,9 @@ def _columns(histogram: Histogram) -> list[tuple[float, float, float, int]]:
 
 ENVIRONMENT.filters |= {
     "time": _time,
-    "duration": lambda ms: "" if ms is None else format_duration(ms),
     "clipped": _clipped,
     "lines": _lines,
     "iso": at,
-    "capitalise": lambda text: text[:1].upper() + text[1:],
-    "number": lambda count: f"{count:,}",
     "columns": _columns,
     "waterfall": lambda timeline, prefix: waterfall.draw(timeline, prefix=prefix, with_style=False),
 }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from dbos_mcp.domain import visible
+from dbos_mcp.domain import format_duration, visible
 
 
 def _finalize(value: object) -> object:
@@ -22,6 +22,11 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+ENVIRONMENT.filters |= {
+    "capitalise": lambda text: text[:1].upper() + text[1:],
+    "duration": lambda ms: "" if ms is None else format_duration(ms),
+    "number": lambda count: f"{count:,}",
+}
 
 
 def filled(template: str, values: Mapping[str, object]) -> Markup:
