@@ -116,7 +116,12 @@ def plain(value: object, *, limit: int = CELL_CHARACTERS) -> str:
         return ""
     text = str(value)
     clipped = text if len(text) <= limit else f"{text[: limit - 1]}…"
-    return _UNSAFE.sub(_escape, clipped)
+    return visible(clipped)
+
+
+def visible(text: str) -> str:
+    """With control, bidirectional and invisible characters written out."""
+    return _UNSAFE.sub(_escape, text)
 
 
 def _escape(match: re.Match[str]) -> str:
