@@ -241,14 +241,17 @@ def test_what_failed_is_kept_where_there_is_no_space_for_all(cache: Cache) -> No
     begun = NOON - HOUR
     scene = Scene().add(
         "top",
-        *(step(n, "poll", begun + n * 10, 5) for n in range(1, 400)),
+        *(step(n, f"poll_{n}", begun + n * 10, 5) for n in range(1, 400)),
         *child(400, "bad", begun + 5_000, begun + 6_000, "bad", "boom"),
         status="ERROR",
         created_at=begun,
         error="boom",
     )
     for n in range(200):
-        scene.add(f"fine-{n}", status="SUCCESS", created_at=begun, parent_workflow_id="top")
+        scene.add(
+            f"fine-{n}", status="SUCCESS", workflow_name=f"fine_{n}", created_at=begun,
+            parent_workflow_id="top",
+        )  # fmt: skip
     scene.add(
         "bad", step(1, "breaks", begun + 5_100, 50, error="boom"), status="ERROR",
         created_at=begun + 5_001, parent_workflow_id="top", error="boom",
@@ -262,6 +265,44 @@ def test_what_failed_is_kept_where_there_is_no_space_for_all(cache: Cache) -> No
     with cache.read() as connection:
         few = read_timeline(connection, APP, "top", now=NOON, most=3)
     assert told(few) == ["top run", "  400 bad run", "    1 breaks step origin"]
+
+
+def test_many_that_went_well_and_have_one_name_share_a_lane(cache: Cache) -> None:
+    begun = NOON - HOUR + 1
+    scene = Scene().add(
+        "top",
+        *(
+            step(n, "poll", begun + n * 100, 50, error="boom" if n == 20 else None)
+            for n in range(1, 41)
+        ),
+        status="SUCCESS",
+        created_at=begun,
+        completed_at=begun + 9_000,
+    )
+    for n in range(module.MOST_WORKFLOWS + 20):
+        scene.add(
+            f"fine-{n:03}", step(1, "ask", begun + n, 1), parent_workflow_id="top",
+            status="PENDING" if n == 7 else "SUCCESS", workflow_name="fine",
+            created_at=begun + 5_000 + n, completed_at=begun + 6_000 + n,
+        )  # fmt: skip
+    timeline = scene.timeline(cache, "top")
+    lanes = told(timeline)
+    assert lanes[:6] == [
+        "top run",
+        "  1 poll step",
+        "  2 poll step",
+        "  3 poll step",
+        "  4 36 × poll " + "+".join(["step"] * 36),  # noqa: RUF001
+        "  20 poll step",
+    ]
+    # Those at hand, which overlap, in one piece.
+    folded = timeline.lanes[lanes.index("  146 × fine run")]  # noqa: RUF001
+    assert [(span.start - begun, (span.end or 0) - begun) for span in folded.spans] == [
+        (5_003, 6_149)
+    ]
+    assert "  fine run…" in lanes
+    assert timeline.left_out == LeftOut(workflows=20)
+    require_sound(timeline)
 
 
 def test_whatever_it_asks_of_the_cache_an_index_answers(cache: Cache) -> None:
@@ -284,7 +325,14 @@ def test_who_was_never_seen_is_not_found(cache: Cache) -> None:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(scene=hostile_scenes(), now=st.sampled_from([0, NOON, 2**63 - 1]))
-def test_no_times_names_or_relations_break_it(cache: Cache, scene: Scene, now: int) -> None:
-    for timeline in scene.unsaved(cache, now=now):
+@given(
+    scene=hostile_scenes(),
+    now=st.sampled_from([0, NOON, 2**63 - 1]),
+    most=st.sampled_from([1, 3, module.MOST_LANES]),
+)
+def test_no_times_names_or_relations_break_it(
+    cache: Cache, scene: Scene, now: int, most: int
+) -> None:
+    for timeline in scene.unsaved(cache, now=now, most=most):
         require_sound(timeline)
+        assert len(timeline.lanes) <= most

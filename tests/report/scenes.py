@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, insert, select
 from sqlmodel import col
 
-from dbos_mcp.postmortem.timeline import Timeline, read_timeline
+from dbos_mcp.postmortem.timeline import MOST_LANES, Timeline, read_timeline
 from dbos_mcp.store import projector
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.events import ApplicationObserved, Event, StepsObserved, StepState
@@ -69,13 +69,14 @@ class Scene:
         with cache.read() as connection:
             return read_timeline(connection, APP, workflow_id, now=now)
 
-    def unsaved(self, cache: Cache, *, now: int = NOON) -> list[Timeline]:
+    def unsaved(self, cache: Cache, *, now: int = NOON, most: int = MOST_LANES) -> list[Timeline]:
         """Of each workflow; the cache stays as it was."""
         found = []
         with suppress(_NotToBeSavedError), cache.write() as connection:
             self.record(connection)
             found = [
-                read_timeline(connection, APP, told.workflow_id, now=now) for told in self.workflows
+                read_timeline(connection, APP, told.workflow_id, now=now, most=most)
+                for told in self.workflows
             ]
             raise _NotToBeSavedError
         return found

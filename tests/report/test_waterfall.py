@@ -185,6 +185,21 @@ def test_a_row_says_its_exact_times(cache: Cache) -> None:
     )
 
 
+def test_a_row_of_many_says_how_many_and_from_when_to_when(cache: Cache) -> None:
+    begun = NOON - HOUR + 1
+    scene = Scene().add(
+        "many", *(step(n, "poll", begun + n * 100, 50) for n in range(1, 41)), status="SUCCESS",
+        created_at=begun, completed_at=begun + 9_000,
+    )  # fmt: skip
+    timeline = timelines(cache, scene)[0]
+    require_sound(timeline)
+    titles = [title.text for title in parsed(timeline).iter("title")]
+    assert titles[-1] == (
+        "steps, 37 × poll, went well; from 2026-11-21T11:00:00.401Z to"  # noqa: RUF001
+        " 2026-11-21T11:00:04.051Z"
+    )
+
+
 def test_what_lasts_is_told_as_lasting(cache: Cache) -> None:
     root = parsed(timelines(cache, waiting())[0])
     rows = root.findall("./div/ol/li")
@@ -248,7 +263,7 @@ def test_of_very_many_rows_the_keyboard_stops_only_where_something_is(cache: Cac
     scene = checkout()
     scene.workflows[0].steps = [
         *scene.workflows[0].steps,
-        *(step(n, "poll", NOON - 9 * HOUR + n, 1) for n in range(6, 90)),
+        *(step(n, f"poll_{n}", NOON - 9 * HOUR + n, 1) for n in range(6, 90)),
     ]
     root = parsed(timelines(cache, scene)[0])
     stops = [row for row in root.findall("./div/ol/li") if row.get("tabindex")]
