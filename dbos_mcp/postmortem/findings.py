@@ -8,12 +8,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from statistics import median
 
 from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
 from dbos_mcp.postmortem.case import Case
 from dbos_mcp.postmortem.causes import INTERNAL, was_due
+from dbos_mcp.postmortem.error_text import LONGEST
 from dbos_mcp.postmortem.failures import Feature
 from dbos_mcp.postmortem.forks import copied, is_transient, side_effects, started
 from dbos_mcp.postmortem.peers import FEWEST
@@ -31,7 +32,10 @@ _SHORT_MS = 100
 """Nor is so little where something took longer than usual."""
 _MANY_TIMES = 2
 _MOST_LINES = 3
-_RETRIES = re.compile(r"Step (?P<step>.+?) has exceeded its maximum of (?P<tries>\d+) retries")
+_MOST_QUOTED = 20
+_RETRIES = re.compile(
+    r"Step (?P<step>.{1,200}?) has exceeded its maximum of (?P<tries>\d{1,9}) retries"
+)
 _QUOTED = re.compile(r"'([^'\n]{2,80})'|\"([^\"\n]{2,80})\"")
 
 
@@ -164,7 +168,7 @@ def failed(case: Case) -> Finding | None:
 
 def retries(case: Case) -> Finding | None:
     link = case.origin.link
-    found = _RETRIES.search((link.error if link is not None else None) or "")
+    found = _RETRIES.search((link.error if link is not None else None) or "", 0, LONGEST)
     if found is None:
         return None
     step = case.origin.failed_step
@@ -790,8 +794,8 @@ def culprit(case: Case) -> tuple[StepItem, str] | None:
     if link is None or link.error is None or not outputs:
         return None
     before = origin.steps if link.step is None else origin.before(link.step.step_id)
-    for match in _QUOTED.finditer(link.error):
-        value = match[1] or match[2]
+    quoted_in = _QUOTED.finditer(link.error, 0, LONGEST)
+    for value in islice(dict.fromkeys(match[1] or match[2] for match in quoted_in), _MOST_QUOTED):
         whole = re.compile(rf"(?<!\w){re.escape(value)}(?!\w)")
         if case.told.input is not None and whole.search(case.told.input):
             continue

@@ -412,3 +412,13 @@ async def test_it_succeeded_and_was_deleted(patient: Patient) -> None:
 async def test_nothing_is_wrong_with_a_run_that_does_what_others_do(patient: Patient) -> None:
     patient.well(5, "load", "charge")
     assert (await patient.found("well-2")).keys() == {"succeeded"}
+
+
+async def test_an_error_without_end_is_searched_in_part(patient: Patient) -> None:
+    """Searched whole at each of its places, it would take hours."""
+    patient.run("order", "ERROR", error="Step 'x' " * 100_000)
+    patient.step("order", 1, "load")
+    outputs = {1: "x " * 100_000}
+    found = await patient.found("order", Told(outputs=outputs))
+    assert "retries" not in found
+    assert "Step 1 load made the value" in found["wrong value"]
