@@ -416,9 +416,9 @@ async def test_nothing_is_wrong_with_a_run_that_does_what_others_do(patient: Pat
 
 async def test_an_error_without_end_is_searched_in_part(patient: Patient) -> None:
     """Searched whole at each of its places, it would take hours."""
-    patient.run("order", "ERROR", error="Step 'x' " * 100_000)
+    patient.run("order", "ERROR", error="Step 'xy' " * 100_000)
     patient.step("order", 1, "load")
-    outputs = {1: "x " * 100_000}
+    outputs = {1: "xy " * 100_000}
     found = await patient.found("order", Told(outputs=outputs))
     assert "retries" not in found
     assert "Step 1 load made the value" in found["wrong value"]
