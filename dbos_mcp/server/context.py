@@ -204,6 +204,14 @@ class Asker:
     session: Session
     call: Caller | None = None
 
+    @property
+    def profile(self) -> str | None:
+        """What a call has to name, where there are several."""
+        several = (
+            self.call is not None and len(self.call.request_context.lifespan_context.by_profile) > 1
+        )
+        return self.session.settings.profile if several else None
+
 
 def words_of(error: DbosMcpError) -> str:
     """What went wrong, what to do next, and whether to try again."""

@@ -233,6 +233,7 @@ async def test_nobody_runs_it_any_more(patient: Patient) -> None:
     assert "no healthy executor is of its version 1.0" in diagnosis.verdict
     assert "Stranded there too: with it." in diagnosis.evidence
     assert diagnosis.next[0].arguments["application_version"] == "2.0"
+    assert "on executor b, which is HEALTHY" in (await patient.found("fine"))["at work"]
     assert "Conductor does not list it" in (await patient.found("lost"))["no executor"]
     assert "no executor" not in await patient.found("fine")
 
@@ -251,10 +252,19 @@ async def test_no_executor_runs_its_version(patient: Patient) -> None:
     found = await patient.found("old")
     assert "ENQUEUED for version 1.0, which no healthy executor runs" in found["no version"]
     assert "Healthy executors, by version: 2.0." in found["no version"]
+    (fork, *_) = (await patient.diagnosis("old")).next
+    assert fork.arguments == {
+        "workflow_id": "old", "start_step": 1, "application_version": "2.0"
+    }  # fmt: skip
     assert "untaken" not in found
     found = await patient.found("new")
     assert "no version" not in found
-    assert "waits in queue mail for 1h, though 0 run and 0 are ahead" in found["untaken"]
+    assert "waits in queue mail for 1h, though 0 run and 0 to 1 are ahead" in found["untaken"]
+    assert "queued" not in found
+    patient.run("just now", "ENQUEUED", queue_name="mail", ago=5_000, application_version="2.0")
+    found = await patient.found("just now")
+    assert "for 5.0s, which is not long: 0 run and 2 are ahead of it" in found["queued"]
+    assert "untaken" not in found
 
 
 async def test_its_queue_is_full(patient: Patient) -> None:
@@ -265,6 +275,9 @@ async def test_its_queue_is_full(patient: Patient) -> None:
     patient.run("document", "ENQUEUED", queue_name="index")
     found = await patient.found("document", Told(QueueLimits(concurrency=2), queues_known=True))
     assert "2 running (concurrency 2), 1 of 2 waiting are ahead of it" in found["full queue"]
+    patient.run("twin", "ENQUEUED", queue_name="index")
+    found = await patient.found("document", Told(QueueLimits(concurrency=2), queues_known=True))
+    assert "1 to 2 of 3 waiting are ahead of it" in found["full queue"]
     assert "rebuild-0 rebuild for 2h" in found["full queue"]
     assert "untaken" not in found
     found = await patient.found("document", Told(QueueLimits(concurrency=3), queues_known=True))
@@ -302,6 +315,10 @@ async def test_children_and_parents_block_one_queue(patient: Patient) -> None:
     assert "waits for its child chart report-0-1-1, 2 levels down" in diagnosis.verdict
     assert "A deadlock: all 2 places of queue reports (concurrency 2)" in diagnosis.verdict
     assert "report-1 waits for report-1-1-1" in " ".join(diagnosis.evidence)
+    assert diagnosis.next[0].why == "frees a place, so that a child can start"
+    patient.run("report-9", "ENQUEUED", queue_name="reports", ago=2 * HOUR)
+    diagnosis = await patient.diagnosis("report-0", told)
+    assert "but report-9 is next in line" in diagnosis.next[0].why
     roomy = Told(QueueLimits(concurrency=3), queues_known=True)
     assert "deadlock" not in await patient.found("report-0", roomy)
     patient.run("other", "PENDING", queue_name="reports", ago=2 * HOUR)
@@ -361,11 +378,14 @@ async def test_it_waits_for_a_message(patient: Patient) -> None:
 
 
 async def test_it_is_delayed(patient: Patient) -> None:
+    patient.run("fine")
     patient.run("order", "DELAYED", delay_until_epoch_ms=NOW + HOUR)
     patient.run("late", "DELAYED", delay_until_epoch_ms=NOW - HOUR)
     found = await patient.found("order")
     assert f"delayed until {format_time(NOW + HOUR)}" in found["delayed"]
     assert "overdue" not in found["delayed"]
+    assert "delayed" not in await patient.found("fine")
+    assert (await patient.diagnosis("order")).next[0].tool == "resume_workflow"
     assert "overdue by 1h" in (await patient.found("late"))["delayed"]
 
 
@@ -391,7 +411,9 @@ async def test_it_waits_for_a_child_that_waits(patient: Patient) -> None:
 async def test_it_is_past_its_deadline(patient: Patient) -> None:
     patient.run("order", "PENDING", workflow_deadline_epoch_ms=NOW - MINUTE)
     patient.run("in time", "PENDING", workflow_deadline_epoch_ms=NOW + MINUTE)
-    assert "past its deadline by 1m" in (await patient.found("order"))["past deadline"]
+    diagnosis = await patient.diagnosis("order")
+    assert "past its deadline by 1m" in diagnosis.verdict
+    assert diagnosis.next[0].tool == "cancel_workflow"
     assert "past deadline" not in await patient.found("in time")
 
 

@@ -1,5 +1,6 @@
 """Why one workflow failed, or what it waits for."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,6 @@ from dbos_mcp.server.lookup import NOT_TO_BE_READ, look_up
 from dbos_mcp.server.render import compact_json
 from dbos_mcp.server.tools.arguments import ApplicationName, MaxAge, WorkflowId
 from dbos_mcp.server.workflow_rows import DATA_NOTE
-from dbos_mcp.settings import Toolset
 
 DIAGNOSIS_BYTES = 4_096
 VERDICT_CHARACTERS = 1_000
@@ -55,11 +55,10 @@ async def diagnose_workflow(
             asker, runtime, application_name, origin.workflow_id, alike=alike
         )
         case = replace(case, differences=differences)
-    found = diagnose(case)
+    found = diagnose(case, _tools_there(runtime))
     calls = [
-        _call(application_name, call, admin=Toolset.ADMIN in runtime.settings.toolsets)
-        for call in found.next
-        if not (call.command and runtime.settings.read_only)
+        *(_call(asker.profile, application_name, call) for call in found.next),
+        *(_out_of_reach(runtime, call) for call in found.out_of_reach[:1]),
     ]
     workflow = case.workflow
     evidence = [*found.chain, *found.evidence]
@@ -193,8 +192,37 @@ def _wakes_at(output: str | None) -> int | None:
     return int(moment * 1000 if seconds else moment) if 0 < moment < 1e15 else None
 
 
-def _call(application_name: str, call: Call, *, admin: bool) -> str:
+def _tools_there(runtime: Runtime) -> frozenset[str]:
+    """Those that can be called, and do something."""
+    from dbos_mcp.server.tools import tools_of  # which lists this one
+
+    settings = runtime.settings
+    silent = settings.read_only or runtime.live is None
+    return frozenset(tool.name for tool in tools_of(settings.toolsets, read_only=silent))
+
+
+def _call(profile: str | None, application_name: str, call: Call) -> str:
     arguments = {"application_name": application_name, **call.arguments}
-    given = ", ".join(f"{key}={compact_json(value)}" for key, value in arguments.items())
-    needs = " (of the toolset admin)" if call.tool == "manage_schedule" and not admin else ""
-    return f"- {call.tool}({given}): {render.plain(call.why, limit=WHY_CHARACTERS)}{needs}"
+    if profile is not None:
+        arguments = {"profile": profile, **arguments}
+    given = ", ".join(f"{key}={_exactly(value)}" for key, value in arguments.items())
+    return f"- {call.tool}({given}): {render.plain(call.why, limit=WHY_CHARACTERS)}"
+
+
+def _out_of_reach(runtime: Runtime, call: Call) -> str:
+    """Nothing that could be taken for a call."""
+    if runtime.settings.read_only:
+        why = "this server is read-only"
+    elif runtime.live is None:
+        why = "this server is offline"
+    else:
+        why = "DBOS_MCP_TOOLSETS=all adds that tool; or in Conductor's console"
+    given = ", ".join(f"{key} {_exactly(value)}" for key, value in call.arguments.items())
+    told = render.plain(call.why, limit=WHY_CHARACTERS)
+    return f"- not from here: {call.tool} with {given}: {told}; {why}"
+
+
+def _exactly(value: object) -> str:
+    """As JSON, in which what no terminal shows is spelled out."""
+    text = compact_json(value)
+    return text if text.isprintable() else json.dumps(value)
