@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, ParamSpec, Self, TypeVar
 
 import anyio
@@ -28,6 +29,7 @@ from dbos_mcp.queries.freshness import (
     Looked,
     freshness,
     freshness_of_all,
+    last_seen,
     looked_at_applications,
     looked_at_conductor,
 )
@@ -310,6 +312,16 @@ async def found_by(
             raise resting_on(error, runtime, state) from error
 
     return await runtime.read(work)
+
+
+async def now_of(runtime: Runtime, application_name: str | None) -> int:
+    """What `now` and `-2h` mean in a question. Where nobody looks any more, of an incident file or
+    a mirror that is read offline, it is when somebody last did: all that is there is of before."""
+    now = now_ms()
+    if runtime.live is not None:
+        return now
+    seen = await runtime.read(partial(last_seen, application_name=application_name))
+    return now if seen is None else min(now, seen)
 
 
 def read_live() -> str:
