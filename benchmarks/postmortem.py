@@ -242,7 +242,7 @@ async def lists(client: Client, planted: Planted, windows: int, findings: Findin
                 contradicted += 1
                 findings.wrong.append(f"{name}, until {format_time(each.span.until)}: {wrong}")
         firsts = [each.cold.cpu_seconds for each in listed]
-        agains = [answer.cpu_seconds for each in listed for answer in each.again]
+        repeated = [answer.cpu_seconds for each in listed for answer in each.again]
         counts = [sum(n for _, _, n in planted.counts(span).values()) for span in spans]
         largest = max(largest, *(each.cold.text_bytes for each in listed))
         made.add_row(
@@ -250,7 +250,7 @@ async def lists(client: Client, planted: Planted, windows: int, findings: Findin
             str(len(spans)),
             f"{min(counts):,} - {max(counts):,}",
             three(firsts),
-            three(agains),
+            three(repeated),
             three([each.raw_seconds for each in listed]),
             three([each.cold.seconds for each in listed]),
             f"{max(each.cold.text_bytes for each in listed):,}",
