@@ -143,6 +143,7 @@ def kind_of(text: str) -> str:
     return ErrorText.read(text).kind
 
 
+@lru_cache(maxsize=REMEMBERED)
 def fingerprint(*parts: str | None) -> str:
     """A short name for a place and a kind of error: the same in every process and version."""
     named = json.dumps(parts, ensure_ascii=True)
