@@ -52,22 +52,25 @@ def _code_kept(blank: str) -> Callable[[re.Match[str]], str]:
     return lambda match: match[0] if match["code"] is not None else blank
 
 
-_MASKS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
-    (re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)\]]+", re.IGNORECASE), "<url>"),
-    (re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), "<email>"),
-    (re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE), "<id>"),
+_DIGITS = "0123456789"
+_MASKS: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    ("/", re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)\]]+", re.IGNORECASE), "<url>"),
+    ("@", re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), "<email>"),
+    ("-", re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE), "<id>"),
     (
+        "-:",
         re.compile(
             r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?"
             r"|\b\d\d:\d\d:\d\d(?:[.,]\d+)?\b"
         ),
         "<time>",
     ),
-    (re.compile(r"\b0x[0-9a-f]+\b", re.IGNORECASE), "<address>"),
-    (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"), "<address>"),
-    (re.compile(r"\[[0-9a-f:]*:[0-9a-f:]+\](?::\d+)?", re.IGNORECASE), "<address>"),
+    ("0", re.compile(r"\b0x[0-9a-f]+\b", re.IGNORECASE), "<address>"),
+    (".", re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"), "<address>"),
+    ("[", re.compile(r"\[[0-9a-f:]*:[0-9a-f:]+\](?::\d+)?", re.IGNORECASE), "<address>"),
     # A quoted name of code stays, and so does a quoted HTTP status; any other quoted text goes.
     (
+        "'\"`\u2018\u201c«",
         re.compile(
             rf"(?P<code>{_CODE_BEFORE}(?P<q>['\"`]){_IDENTIFIER}(?P=q)"
             rf"|(?P<r>['\"`]){_IDENTIFIER}(?P=r)(?=\sobject|\sis\snot\sdefined|\(\)|:\s)"
@@ -78,17 +81,23 @@ _MASKS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
         ),
         _code_kept("<value>"),
     ),
-    (re.compile(r"(?<![\w<])(?:/[\w.@-]+){2,}/?|\b[A-Z]:\\[^\s:]+"), "<path>"),
-    (re.compile(r"\b[A-Za-z0-9+/_-]{40,}={0,2}"), "<data>"),
+    ("/\\", re.compile(r"(?<![\w<])(?:/[\w.@-]+){2,}/?|\b[A-Z]:\\[^\s:]+"), "<path>"),
+    ("", re.compile(r"\b[A-Za-z0-9+/_-]{40,}={0,2}"), "<data>"),
     # Letters and digits in turns, or hexadecimal: nobody's word.
-    (re.compile(rf"{_WORD}(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{{8,}}{_END}", re.IGNORECASE), "<id>"),
-    (re.compile(rf"{_WORD}(?:[A-Za-z]+\d+){{2,}}[A-Za-z]*{_END}"), "<id>"),
-    (re.compile(rf"{_WORD}(?:\d+[A-Za-z]+){{2,}}\d*{_END}"), "<id>"),
+    (
+        _DIGITS,
+        re.compile(rf"{_WORD}(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{{8,}}{_END}", re.IGNORECASE),
+        "<id>",
+    ),
+    (_DIGITS, re.compile(rf"{_WORD}(?:[A-Za-z]+\d+){{2,}}[A-Za-z]*{_END}"), "<id>"),
+    (_DIGITS, re.compile(rf"{_WORD}(?:\d+[A-Za-z]+){{2,}}\d*{_END}"), "<id>"),
     # What follows such a word is the failure's own number.
     (
+        _DIGITS,
         re.compile(
-            r"(?P<code>\b(?:HTTP(?:/[\d.]+)?|status|code|errno|error|SQLSTATE|exit)"
-            r"(?:\scode|\sstatus)?[ :=(]+-?\d{1,5}\b|\b(?:ORA|TS|E)-?\d{4,5}\b"
+            r"(?P<code>\b(?=[HSCEOT])"
+            r"(?:(?:HTTP(?:/[\d.]+)?|status|code|errno|error|SQLSTATE|exit)"
+            r"(?:\scode|\sstatus)?[ :=(]+-?\d{1,5}\b|(?:ORA|TS|E)-?\d{4,5}\b)"
             r"|(?<=['\"])[1-5]\d\d(?=\s[A-Z]))"
             r"|[-+]?\d+(?:[.,_]\d+)*",
             re.IGNORECASE,
@@ -96,7 +105,7 @@ _MASKS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
         _code_kept("<n>"),
     ),
 )
-_SPACE = re.compile(r"\s+")
+"""With the characters of which one has to be in an ASCII text: most have few of them."""
 _SAYS_NOTHING = re.compile(r"(?:<\w+>|[\W_])*")
 
 
@@ -123,8 +132,10 @@ class ErrorText:
     def masked(self) -> str:
         """The message, without what differs from one failure of its kind to the next."""
         masked = self.message
-        for pattern, blank in _MASKS:
-            masked = pattern.sub(blank, masked)
+        there, ascii_alone = set(masked), masked.isascii()
+        for needed, pattern, blank in _MASKS:
+            if not (needed and ascii_alone and there.isdisjoint(needed)):
+                masked = pattern.sub(blank, masked)
         if _SAYS_NOTHING.fullmatch(masked) and self.type is None:
             # Python's KeyError is the quoted key, and no more.
             masked = re.sub(r"\d+", "<n>", self.message)
@@ -155,12 +166,13 @@ def _of_typescript(text: str) -> ErrorText | None:
         return None
     try:
         told = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         # Cut off: the stack, the longest part, comes last.
-        told = {
-            name: json.loads(f'"{value}"', strict=False)
-            for name, value in re.findall(r'"(name|message|code)":\s*"((?:[^"\\]|\\.)*)"', text)
-        }
+        found = re.findall(r'"(name|message|code)":\s*"((?:[^"\\]|\\.)*)"', text)
+        try:
+            told = {name: json.loads(f'"{value}"', strict=False) for name, value in found}
+        except ValueError:  # nor are these JSON
+            return None
     if not isinstance(told, dict) or not isinstance(told.get("message"), str):
         return None
     name, code = told.get("name"), told.get("code")
@@ -170,4 +182,4 @@ def _of_typescript(text: str) -> ErrorText | None:
 
 def _said(message: str) -> str:
     """In one line, without traces."""
-    return _SPACE.sub(" ", _TRACE.sub("", message)).strip()
+    return " ".join(_TRACE.sub("", message).split())

@@ -82,6 +82,9 @@ def sdk(**changed: object) -> str:
         ),
         (sdk()[:115], "TypeError: Cannot read properties of undefined (reading 'total')"),
         (json.dumps({"status": 500}), '{"status": <n>}'),
+        (r'{"message": "no \d"}', '{"message": <value>}'),  # no escape of JSON
+        ('{"message": "no rate", "cause": ' + "[" * 3900, "no rate"),  # too deep
+        ("order \u0661\u0667 is gone", "order <n> is gone"),
         # Go: Error()
         (
             "charging order 17: dial tcp 10.0.0.9:443: connect: connection refused",
