@@ -204,7 +204,7 @@ def _failed_in(
 @dataclass(frozen=True)
 class _Members:
     failed: list[Link]
-    """Of the workflows that failed, each in its place in the chain."""
+    """Of the workflows that failed, the newest first, each in its place in the chain."""
     origins: list[Link]
 
 
@@ -225,12 +225,6 @@ def _group(
     name: str, members: _Members, before: _Members | None, others: "_Others"
 ) -> FailureGroup:
     newest = members.origins[0]
-    times = [
-        link.workflow.failed_at
-        for seen in (members, before)
-        if seen is not None
-        for link in seen.failed
-    ]
     return FailureGroup(
         group=name,
         workflow_name=newest.workflow.workflow_name,
@@ -240,8 +234,8 @@ def _group(
         count=len(members.origins),
         workflows=len(members.failed),
         before=0 if before is None else len(before.origins),
-        first_at=min(times),
-        last_at=max(times),
+        first_at=(before or members).failed[-1].workflow.failed_at,
+        last_at=members.failed[0].workflow.failed_at,
         features=others.features(members.origins),
         origins=[link.workflow.workflow_id for link in members.origins[:EXAMPLES]],
         sample=[link.workflow.key for link in members.origins[:SAMPLED]],
