@@ -54,10 +54,13 @@ def _code_kept(blank: str) -> Callable[[re.Match[str]], str]:
     return lambda match: match[0] if match["code"] is not None else blank
 
 
-_Mask = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
+_Mask = tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]]
+"""With the characters of which one has to be in an ASCII text: most have few of them."""
+_DIGITS = "0123456789"
 
 # A quoted name of code stays, and so does a quoted HTTP status; any other quoted text goes.
 _QUOTED: _Mask = (
+    "'\"`\u2018\u201c«",
     re.compile(
         rf"(?P<code>{_CODE_BEFORE}(?P<q>['\"`]){_IDENTIFIER}(?P=q)"
         rf"|(?P<r>['\"`]){_IDENTIFIER}(?P=r)(?=\sobject|\sis\snot\sdefined|\(\)|:\s)"
@@ -68,14 +71,15 @@ _QUOTED: _Mask = (
     ),
     _code_kept("<value>"),
 )
-_PATH: _Mask = (re.compile(r"(?<![\w<])(?:/[\w.@-]+){2,}/?|\b[A-Z]:\\[^\s:]+"), "<path>")
+_PATH: _Mask = ("/\\", re.compile(r"(?<![\w<])(?:/[\w.@-]+){2,}/?|\b[A-Z]:\\[^\s:]+"), "<path>")
 # No pattern may look through the same text once more at each of its places: whoever writes an error
 # may write a long one.
 _MASKS: tuple[_Mask, ...] = (
-    (re.compile(r"\b[a-z][a-z0-9+.-]{0,30}://[^\s'\"<>)\]]+", re.IGNORECASE), "<url>"),
-    (re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+"), "<email>"),
-    (re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE), "<id>"),
+    ("/", re.compile(r"\b[a-z][a-z0-9+.-]{0,30}://[^\s'\"<>)\]]+", re.IGNORECASE), "<url>"),
+    ("@", re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+"), "<email>"),
+    ("-", re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE), "<id>"),
     (
+        "-:/",
         re.compile(
             r"\b\d{4}[-/]\d\d[-/]\d\d"
             r"(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?"
@@ -83,10 +87,11 @@ _MASKS: tuple[_Mask, ...] = (
         ),
         "<time>",
     ),
-    (re.compile(r"\b0x[0-9a-f]+\b", re.IGNORECASE), "<address>"),
-    (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"), "<address>"),
-    (re.compile(r"\[(?=[^\]]{0,9}:)[0-9a-f:]{2,45}\](?::\d+)?", re.IGNORECASE), "<address>"),
+    ("0", re.compile(r"\b0x[0-9a-f]+\b", re.IGNORECASE), "<address>"),
+    (".", re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"), "<address>"),
+    ("[", re.compile(r"\[(?=[^\]]{0,9}:)[0-9a-f:]{2,45}\](?::\d+)?", re.IGNORECASE), "<address>"),
     (
+        ":",
         re.compile(
             r"(?<![\w:])(?=[a-f:]{0,30}\d)(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{1,4}(?![\w:])",
             re.IGNORECASE,
@@ -95,15 +100,20 @@ _MASKS: tuple[_Mask, ...] = (
     ),
     _QUOTED,
     _PATH,
-    (re.compile(r"\b[A-Za-z0-9+/_-]{40,}={0,2}"), "<data>"),
+    ("", re.compile(r"\b[A-Za-z0-9+/_-]{40,}={0,2}"), "<data>"),
     # Letters and digits in turns, or hexadecimal: nobody's word.
-    (re.compile(rf"{_WORD}(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{{8,}}{_END}", re.IGNORECASE), "<id>"),
-    (re.compile(rf"{_WORD}(?:[A-Za-z]+\d+){{2,}}[A-Za-z]*{_END}"), "<id>"),
-    (re.compile(rf"{_WORD}(?:\d+[A-Za-z]+){{2,}}\d*{_END}"), "<id>"),
+    (
+        _DIGITS,
+        re.compile(rf"{_WORD}(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{{8,}}{_END}", re.IGNORECASE),
+        "<id>",
+    ),
+    (_DIGITS, re.compile(rf"{_WORD}(?:[A-Za-z]+\d+){{2,}}[A-Za-z]*{_END}"), "<id>"),
+    (_DIGITS, re.compile(rf"{_WORD}(?:\d+[A-Za-z]+){{2,}}\d*{_END}"), "<id>"),
     # What follows such a word is the failure's own number.
     (
+        _DIGITS,
         re.compile(
-            r"(?P<code>(?<![a-z])(?:(?:http|exit|status|error)[_ ]?(?:status|code)"
+            r"(?P<code>(?<![a-z])(?=[HSCE])(?:(?:http|exit|status|error)[_ ]?(?:status|code)"
             r"|http(?:/[\d.]{1,9})?|status|code|errno|SQLSTATE|exit)['\"]?[ :=(]{1,3}-?\d{1,5}\b"
             r"|\berror[ =(]-?\d{1,5}\b"
             r"|\b(?:returned|responded(?: with)?|response)[ :=(]{1,3}[1-5]\d\d"
@@ -160,11 +170,12 @@ class ErrorText:
 
 def kind_of(text: str) -> str:
     """What kind of error a text tells of: the same for texts that differ in data alone."""
-    return _kind_of(text[:LONGEST])
+    return kind_of_start(text[:LONGEST])
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _kind_of(text: str) -> str:
+def kind_of_start(text: str) -> str:
+    """Of a text that is cut already: what is remembered is short."""
     return ErrorText.read(text).kind
 
 
@@ -176,8 +187,10 @@ def fingerprint(*parts: str | None) -> str:
 
 def _mask(message: str, masks: Sequence[_Mask]) -> str:
     masked = message[:LONGEST_MESSAGE]
-    for pattern, blank in masks:
-        masked = pattern.sub(blank, masked)
+    there, ascii_alone = set(masked), masked.isascii()
+    for needed, pattern, blank in masks:
+        if not (needed and ascii_alone and there.isdisjoint(needed)):
+            masked = pattern.sub(blank, masked)
     return masked
 
 

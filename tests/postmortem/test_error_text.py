@@ -103,6 +103,9 @@ def sdk(**changed: object) -> str:
             json.dumps({"json": {**TYPESCRIPT, "message": "no 7"}, "meta": {"values": ["Error"]}}),
             "TypeError: no <n>",
         ),
+        (r'{"message": "no \d"}', r"no \d"),  # no escape of JSON
+        ('{"message": "no rate", "cause": ' + "[" * 3900, "no rate"),  # too deep
+        ("order \u0661\u0667 is gone", "order <n> is gone"),
         (json.dumps({"status": 500, "order": 17}), '{"status": 500, "order": <n>}'),
         # no JSON, for all its looks
         (r'{"message": "no \x41 17"', r"no \x<n> <n>"),
