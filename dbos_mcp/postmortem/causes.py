@@ -4,8 +4,7 @@ or the code, that failed first. For one workflow or for very many at once, read 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Row, func, select
 from sqlmodel import col
@@ -15,12 +14,10 @@ from dbos_mcp.postmortem.error_text import fingerprint, kind_of
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.sync_state import StepReadingRow
-
-T = TypeVar("T")
+from dbos_mcp.store.tables import batches
 
 INTERNAL = "DBOS."
 """The names of DBOS's own steps begin with it."""
-_AT_ONCE = 500
 
 Evidence = Literal["same error", "its error is part of it", "the last step", "an earlier step"]
 """What ties a failed step to the failure of its workflow, the surest first."""
@@ -216,7 +213,7 @@ class _Finder:
             and step.child_workflow_id not in children
         }
         found: dict[int, FailedStep | None] = {}
-        for chunk in _chunks(lost):
+        for chunk in batches(lost):
             for key, step_id, child_id in self._connection.execute(
                 select(
                     col(StepRow.workflow_key),
@@ -238,7 +235,7 @@ class _Finder:
         self, column: Any, values: Iterable[Any], *, failed: bool = True
     ) -> Iterator[FailedWorkflow]:
         broken = [col(WorkflowRow.status).in_(_BROKEN_OFF)] if failed else []
-        for chunk in _chunks(values):
+        for chunk in batches(values):
             for row in self._connection.execute(
                 select(*FAILED_COLUMNS).where(self._here, column.in_(chunk), *broken)
             ).all():
@@ -248,7 +245,7 @@ class _Finder:
         """The failed step that explains each failure best, where one is known."""
         failed: defaultdict[int, list[Row[Any]]] = defaultdict(list)
         keys = [workflow.key for workflow in level if workflow.status in FAILED]
-        for chunk in _chunks(keys):
+        for chunk in batches(keys):
             for row in self._connection.execute(_failed_steps(chunk)).all():
                 failed[row[0]].append(row)
         found = {
@@ -270,7 +267,7 @@ class _Finder:
         key, step_id = col(StepRow.workflow_key), col(StepRow.step_id)
         return {
             row[0]: row[1]
-            for chunk in _chunks(keys)
+            for chunk in batches(keys)
             for row in self._connection.execute(
                 select(key, func.max(step_id)).where(key.in_(chunk)).group_by(key)
             )
@@ -281,7 +278,7 @@ class _Finder:
         reading = col(StepReadingRow.workflow_key)
         return {
             key
-            for chunk in _chunks(workflow.key for workflow in level)
+            for chunk in batches(workflow.key for workflow in level)
             for key in self._connection.execute(select(reading).where(reading.in_(chunk))).scalars()
         }
 
@@ -366,9 +363,3 @@ def _without_circles(links: dict[int, Link]) -> dict[int, Link]:
             links[last] = Link(link.workflow, link.step, None, "circle", link.by_error)
         done.update(walked)
     return links
-
-
-def _chunks(values: Iterable[T]) -> Iterator[list[T]]:
-    rest = iter(values)
-    while chunk := list(islice(rest, _AT_ONCE)):
-        yield chunk

@@ -239,3 +239,37 @@ async def test_a_status_that_is_not_known_is_told_as_it_is(patient: Patient) -> 
     await patient.site.sync()
     diagnosis = await patient.diagnosis("odd")
     assert diagnosis.verdict == "Nothing is known to be wrong with it; it is PAUSED."
+
+
+@pytest.mark.parametrize("status", ["ERROR", "PENDING", "ENQUEUED", "CANCELLED"])
+async def test_relatives_may_go_round_in_circles(patient: Patient, status: str) -> None:
+    error = "no" if status == "ERROR" else None
+    for one, other in (("a", "b"), ("b", "a"), ("alone", "alone")):
+        patient.run(one, status, error=error, parent_workflow_id=other, forked_from=other,
+                    was_forked_from=True, queue_name="mail")  # fmt: skip
+        patient.step(one, 1, "call", child=other)
+        patient.step(one, 2, "DBOS.getResult", error, child=other)
+    for each in ("a", "alone"):
+        diagnosis = await patient.diagnosis(each)
+        assert len(diagnosis.chain) <= 2
+        assert diagnosis.verdict
+
+
+async def test_relatives_may_be_missing(patient: Patient) -> None:
+    patient.run("child", "ERROR", error="no", parent_workflow_id="nobody", forked_from="no one")
+    patient.step("child", 1, "charge", "no")
+    diagnosis = await patient.diagnosis("child")
+    assert "failed in step 1 charge" in diagnosis.verdict
+    assert all(call.arguments.get("workflow_id") == "child" for call in diagnosis.next)
+
+
+async def test_in_private_mode_it_is_said_what_is_withheld(patient: Patient) -> None:
+    patient.run("order", "ERROR")
+    patient.step("order", 1, "charge")
+    await patient.site.sync_until_steps_are_read()
+    with patient.site.cache.write() as connection:
+        connection.exec_driver_sql("UPDATE application SET private_mode = 1")
+        diagnosis = diagnosed(read_case(connection, APP, "order", NOW))
+    assert "the error of order: private mode withholds it" in diagnosis.not_known
+    assert "why, and in which step, is not known" in diagnosis.verdict
+    assert not [call for call in diagnosis.next if call.command]
