@@ -12,6 +12,7 @@ import pytest
 
 from dbos_mcp.conductor.models import Schedule
 from dbos_mcp.domain import format_duration, now_ms, parse_time
+from dbos_mcp.server.workflow_rows import ANSWER_BYTES
 from dbos_mcp.settings import DEFAULT_TOOLSETS, Settings, Toolset
 from tests.server.conftest import Ask, Place, Serve, ToolFailedError, mirrored
 from tests.upstream import pickled, problem, workflow
@@ -211,6 +212,26 @@ async def test_hostile_data_neither_breaks_lines_nor_the_budget(place: Place) ->
     assert "delete_workflow" not in calls_in(answer)
     assert "fork_workflow" not in calls_in(answer)  # nobody could copy such an id
     assert not re.search("[\x1b\u202e]", answer)
+
+
+async def test_errors_of_a_megabyte_are_told_in_a_few_kilobytes(place: Place) -> None:
+    """Searched whole again and again, they would take hours."""
+    at = now_ms() - 60_000
+    for piece in ("Step ", "'ab' ", "{", "\\n at ", "a.", '"\\', "[: ", "1_"):
+        error = piece * (1_000_000 // len(piece))
+        workflow_id = f"fails with {piece}"
+        place.tables.add(workflow(workflow_id, at, "ERROR", error=pickled(RuntimeError(error))))
+        place.tables.add_step(workflow_id, 1, "load")
+        place.tables.add_step(workflow_id, 2, "charge", error)
+    async with place.asking() as ask:
+        await mirrored(ask)
+        for workflow_id in ("fails with Step ", "fails with 'ab' ", "fails with a."):
+            answer = await ask("diagnose_workflow", **SHOP, workflow_id=workflow_id)
+            assert "failed in step 2 charge" in verdict_of(answer)
+            assert len(answer.encode()) <= BUDGET
+        failures = await ask("list_failures", **SHOP, workflow_name="restock")
+        assert failures.startswith("8 workflows of shop failed")
+        assert len(failures.encode()) <= ANSWER_BYTES
 
 
 async def test_an_unknown_workflow_is_an_error_that_says_so(ask: Ask) -> None:
