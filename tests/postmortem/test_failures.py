@@ -16,7 +16,7 @@ from tests.upstream import APP, Site, open_site, pickled, workflow
 HOUR = 3_600_000
 NOW = now_ms() // HOUR * HOUR
 TODAY = Window(NOW - 24 * HOUR, NOW)
-FEW = {"application", "sqlite_master", "CONSTANT"}
+FEW = {"application", "sqlite_master", "given", "CONSTANT"}
 """What may be read from its beginning to its end."""
 
 
