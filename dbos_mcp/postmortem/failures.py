@@ -27,7 +27,7 @@ from dbos_mcp.store.tables import table_of
 
 MOST_OTHERS = 50_000
 """So many other runs, the newest, are compared with the failed ones: 0.1 s."""
-COMPARED = 60
+MOST_COMPARED = 60
 """Groups, the largest: more than one answer shows."""
 EXAMPLES = 5
 SAMPLED = 300
@@ -127,6 +127,7 @@ def list_failures(
     workflow_names: Sequence[str] = (),
     group: str | None = None,
     most_others: int = MOST_OTHERS,
+    most_compared: int = MOST_COMPARED,
 ) -> Failures:
     """Of one application, by when they failed; `workflow_names` are those of the workflows that
     failed, wherever that began.
@@ -135,9 +136,11 @@ def list_failures(
         NotFoundError: an application that was never listed, or no such group in the window.
     """
     require_application(connection, application_name)
-    now = _failed_in(connection, application_name, window, workflow_names)
-    before = _failed_in(connection, application_name, window.before, workflow_names)
-    causes = causes_of(connection, application_name, [*now, *before])
+    both = Window(window.before.since, window.until)
+    failed = _failed_in(connection, application_name, both, workflow_names)
+    now = [workflow for workflow in failed if workflow.failed_at >= window.since]
+    before = failed[len(now) :]
+    causes = causes_of(connection, application_name, failed)
     groups = _grouped(causes, now)
     groups_before = _grouped(causes, before)
     if group is not None:
@@ -151,7 +154,7 @@ def list_failures(
     others = _Others(connection, application_name, window, names, most_others)
     found = [_group(name, members, groups_before.get(name)) for name, members in groups.items()]
     found.sort(key=lambda each: (-each.count, -each.last_at, each.group))
-    for place, each in enumerate(found[:COMPARED]):
+    for place, each in enumerate(found[:most_compared]):
         found[place] = replace(each, features=others.features(groups[each.group].origins))
     return Failures(found, len(now), len(before), others.seen, others.complete)
 

@@ -96,6 +96,18 @@ async def test_what_is_over_represented_is_told_with_the_numbers(site: Site) -> 
     assert (told.compared_with, told.others_complete) == (54, True)
 
 
+async def test_the_largest_groups_alone_are_compared(site: Site) -> None:
+    site.tables.add(
+        *(failed(f"bad-{n}", "no money", application_version="2.0") for n in range(12)),
+        *(failed(f"lost-{n}", "no such order", application_version="2.0") for n in range(11)),
+        *(workflow(f"good-{n}", NOW - HOUR, application_version="1.0") for n in range(40)),
+    )
+    both = (await found(site)).groups
+    assert [len(group.features) for group in both] == [1, 1]
+    first, second = (await found(site, most_compared=1)).groups
+    assert (first, second.features, second.count) == (both[0], (), 11)
+
+
 async def test_what_may_be_chance_is_not_told(site: Site) -> None:
     site.tables.add(
         *(failed(f"bad-{n}", "no", executor_id=f"shop-{n % 2}") for n in range(4)),
