@@ -148,9 +148,14 @@ class ErrorText:
         return f"{self.type}: {masked}" if self.type and masked else self.type or masked
 
 
-@lru_cache(maxsize=REMEMBERED)
 def kind_of(text: str) -> str:
     """What kind of error a text tells of: the same for texts that differ in data alone."""
+    return remembered_kind(text[:LONGEST])
+
+
+@lru_cache(maxsize=REMEMBERED)
+def remembered_kind(text: str) -> str:
+    """Of a text that is not too long to be remembered."""
     return ErrorText.read(text).kind
 
 
