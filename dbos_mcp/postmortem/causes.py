@@ -5,8 +5,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 from sqlmodel import col
@@ -16,12 +15,10 @@ from dbos_mcp.postmortem.error_text import fingerprint, kind_of
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.sync_state import StepReadingRow
-
-T = TypeVar("T")
+from dbos_mcp.store.tables import batches
 
 INTERNAL = "DBOS."
 """The names of DBOS's own steps begin with it."""
-_AT_ONCE = 500
 
 Evidence = Literal["same error", "its error is part of it", "the last step", "an earlier step"]
 """What ties a failed step to the failure of its workflow, the surest first."""
@@ -241,7 +238,7 @@ class _Finder:
         self, column: Any, values: Iterable[Any], *, failed: bool = True
     ) -> Iterator[FailedWorkflow]:
         broken = [col(WorkflowRow.status).in_(_BROKEN_OFF)] if failed else []
-        for chunk in _chunks(values):
+        for chunk in batches(values):
             for row in self._connection.execute(
                 select(*FAILED_COLUMNS).where(self._here, column.in_(chunk), *broken)
             ).all():
@@ -373,9 +370,3 @@ def _without_circles(links: dict[int, Link]) -> dict[int, Link]:
             links[last] = Link(link.workflow, link.step, None, "circle", link.by_error)
         done.update(walked)
     return links
-
-
-def _chunks(values: Iterable[T]) -> Iterator[list[T]]:
-    rest = iter(values)
-    while chunk := list(islice(rest, _AT_ONCE)):
-        yield chunk

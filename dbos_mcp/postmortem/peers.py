@@ -30,7 +30,7 @@ FEWEST = 3
 MOST_STEPS = 4_000
 _ALIKE_KINDS = 30
 _ERROR_CHARACTERS = 1_000
-_DATA = re.compile(r"\w*\d\w*|'[^']*'|\"[^\"]*\"")
+_DATA = re.compile(r"(?<!\w)\w*\d\w*|'[^']*'|\"[^\"]*\"")
 
 
 class Peer(NamedTuple):
