@@ -34,7 +34,7 @@ from dbos_mcp.server.app import build_server
 from dbos_mcp.settings import DAY_MS
 
 DAYS = 30
-WINDOWS = 20
+WINDOWS = 10
 STEP_MS = 11 * 60_000
 """Between the ends of the windows that are asked for one after the other."""
 REPEATED = 2
@@ -225,8 +225,9 @@ def _spans(windows: int) -> dict[str, list[Span]]:
 
 async def lists(client: Client, planted: Planted, windows: int, findings: Findings) -> None:
     made = table(
-        "list_failures: milliseconds of processor time (p50, p95, max) of each window with nothing"
-        " remembered, and asked again, and of SQLite reading the same failed rows; of the clock",
+        "list_failures: milliseconds of processor time (p50, p95, max) of each window, first with"
+        " no error text remembered, then again as of any window of such texts, and of SQLite that"
+        " reads the same failed rows; of the clock",
         *("Window", "Asked", "Failed", "First", "Again", "sqlite3", "Clock, first", "Bytes"),
         right=("Asked", "Failed", "First", "Again", "sqlite3", "Clock, first", "Bytes"),
     )
@@ -255,15 +256,16 @@ async def lists(client: Client, planted: Planted, windows: int, findings: Findin
             three([each.cold.seconds for each in listed]),
             f"{max(each.cold.text_bytes for each in listed):,}",
         )
-        findings.figures[name] = p95 = percentile(firsts, 95)
-        if name.startswith("24"):
-            ratio = p95 / percentile([each.raw_seconds for each in listed], 95)
-            report.add(
-                f"{name}, {max(counts):,} failed: p95 of the first",
-                f"{milliseconds(p95)} ms ({ratio:.1f} x sqlite3)",
-                f"<= {milliseconds(FAILURES_SECONDS)} ms",
-                p95 <= FAILURES_SECONDS,
-            )
+        raw = percentile([each.raw_seconds for each in listed], 95)
+        for how, times in (("first", firsts), ("again", repeated)):
+            findings.figures[f"{name}, {how}"] = p95 = percentile(times, 95)
+            if name.startswith("24"):
+                report.add(
+                    f"{name}, {max(counts):,} failed: p95, {how}",
+                    f"{milliseconds(p95)} ms ({p95 / raw:.1f} x sqlite3)",
+                    f"<= {milliseconds(FAILURES_SECONDS)} ms",
+                    p95 <= FAILURES_SECONDS,
+                )
     show(made)
     report.add(
         "largest answer", f"{largest:,} bytes", f"<= {FAILURES_BYTES:,}", largest <= FAILURES_BYTES

@@ -179,6 +179,7 @@ def kind_of_start(text: str) -> str:
     return ErrorText.read(text).kind
 
 
+@lru_cache(maxsize=1_024)
 def fingerprint(*parts: str | None) -> str:
     """A short name for a place and a kind of error: the same in every process and version."""
     named = json.dumps(parts, ensure_ascii=True)

@@ -19,8 +19,8 @@ from tests.plans import plans_of
 from tests.postmortem.conftest import HOUR, NOW, Patient, diagnosed
 from tests.upstream import APP, problem
 
-MAY_BE_SCANNED = ("application", "executor", "sync_state")
-"""Tables of few rows."""
+MAY_BE_SCANNED = ("application", "executor", "sync_state", "given")
+"""Tables of few rows, and parameters."""
 
 
 async def test_everything_is_read_by_indexes(patient: Patient) -> None:
