@@ -29,7 +29,7 @@ from benchmarks.mirror import FEWEST_ROWS, mirror_of_failures, offline, warm
 from benchmarks.report import Report, machine, milliseconds, out, percentile, show, table, three
 from dbos_mcp.demo.tour import APPLICATION_NAME
 from dbos_mcp.domain import format_time
-from dbos_mcp.postmortem.error_text import kind_of_start
+from dbos_mcp.postmortem.error_text import kind_of_short
 from dbos_mcp.server.app import build_server
 from dbos_mcp.settings import DAY_MS
 
@@ -285,7 +285,7 @@ async def _list(client: Client, planted: Planted, span: Span) -> _Listed:
         "since": str(span.since),
         "until": str(span.until),
     }
-    kind_of_start.cache_clear()
+    kind_of_short.cache_clear()
     cold = await asking.ask(client, "list_failures", arguments)
     again = [await asking.ask(client, "list_failures", arguments) for _ in range(REPEATED)]
     return _Listed(span, cold, again, planted.read_raw(span))
@@ -329,7 +329,7 @@ async def diagnosed(
 
 async def _diagnose(client: Client, workflow_id: str) -> Answer:
     arguments: dict[str, Any] = {"application_name": APPLICATION_NAME, "workflow_id": workflow_id}
-    kind_of_start.cache_clear()
+    kind_of_short.cache_clear()
     return await asking.ask(client, "diagnose_workflow", arguments)
 
 
