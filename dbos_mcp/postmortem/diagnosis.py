@@ -151,6 +151,8 @@ def _not_known(case: Case, findings: Sequence[Finding]) -> list[str]:
             lines.append(f"the limits of queue {name(case.queue.name)}: read from Conductor alone")
         if case.queue is not None and not case.queue.complete:
             lines.append("all that runs and waits there: only the oldest were looked through")
+    if case.excerpt:
+        lines.append("what else there is: of an excerpt, counts are of what it holds")
     if case.seen_at < case.now:
         lines.append(f"anything since {at(case.seen_at)}, when the mirror last looked")
     if case.workflow.schedule_name is not None and not case.told.schedules_known:

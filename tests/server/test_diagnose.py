@@ -112,6 +112,7 @@ async def test_offline_it_says_what_it_does_not_know(shop_settings: Settings, se
         assert "fork_workflow" not in calls_in(answer)
         assert "- not from here: fork_workflow with workflow_id" in answer
         assert answer.count("this server is offline") == 1
+        assert "of an excerpt" not in answer
 
 
 async def test_a_server_that_sends_no_commands_offers_none(
