@@ -1,5 +1,6 @@
 """From a case to a verdict: what was found, the evidence, what is not known, what to do next."""
 
+import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,25 @@ class Call:
     arguments: Mapping[str, str | int | bool]
     why: str
     command: bool = False
+
+    def written(self, application_name: str, profile: str | None = None) -> str:
+        """As an agent calls it."""
+        target = {"profile": profile} if profile is not None else {}
+        arguments = {**target, "application_name": application_name, **self.arguments}
+        given = ", ".join(f"{name}={_exactly(value)}" for name, value in arguments.items())
+        return f"{self.tool}({given})"
+
+    @property
+    def described(self) -> str:
+        """In no form that could be taken for a call."""
+        given = ", ".join(f"{name} {_exactly(value)}" for name, value in self.arguments.items())
+        return f"{self.tool} with {given}"
+
+
+def _exactly(value: object) -> str:
+    """As JSON, in which what no terminal shows is spelled out."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Why one workflow failed, or what it waits for."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +15,6 @@ from dbos_mcp.server.budget import fitting
 from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, answer_from
 from dbos_mcp.server.differences import explain_differences
 from dbos_mcp.server.lookup import NOT_TO_BE_READ, look_up
-from dbos_mcp.server.render import compact_json
 from dbos_mcp.server.tools.arguments import ApplicationName, MaxAge, WorkflowId
 from dbos_mcp.server.workflow_rows import DATA_NOTE
 
@@ -202,11 +200,8 @@ def _tools_there(runtime: Runtime) -> frozenset[str]:
 
 
 def _call(profile: str | None, application_name: str, call: Call) -> str:
-    arguments = {"application_name": application_name, **call.arguments}
-    if profile is not None:
-        arguments = {"profile": profile, **arguments}
-    given = ", ".join(f"{key}={_exactly(value)}" for key, value in arguments.items())
-    return f"- {call.tool}({given}): {render.plain(call.why, limit=WHY_CHARACTERS)}"
+    why = render.plain(call.why, limit=WHY_CHARACTERS)
+    return f"- {call.written(application_name, profile)}: {why}"
 
 
 def _out_of_reach(runtime: Runtime, call: Call) -> str:
@@ -217,12 +212,5 @@ def _out_of_reach(runtime: Runtime, call: Call) -> str:
         why = "this server is offline"
     else:
         why = "DBOS_MCP_TOOLSETS=all adds that tool; or in Conductor's console"
-    given = ", ".join(f"{key} {_exactly(value)}" for key, value in call.arguments.items())
     told = render.plain(call.why, limit=WHY_CHARACTERS)
-    return f"- not from here: {call.tool} with {given}: {told}; {why}"
-
-
-def _exactly(value: object) -> str:
-    """As JSON, in which what no terminal shows is spelled out."""
-    text = compact_json(value)
-    return text if text.isprintable() else json.dumps(value)
+    return f"- not from here: {call.described}: {told}; {why}"
