@@ -15,7 +15,8 @@ from dbos_mcp.postmortem.words import at, many, name, some
 
 MOST_DECISIVE = 5
 MOST_CALLS = 3
-_LONGEST_ID = 200
+_LONGEST_ID = 400
+"""In bytes, as it is written."""
 _DAY_MS = 86_400_000
 """What `list_failures` tells of without being asked for more."""
 
@@ -196,7 +197,7 @@ def _next(case: Case, findings: Sequence[Finding], advice: Advice) -> list[Call]
 
     def call(tool: str, why: str, *, command: bool = False, **arguments: str | int | bool) -> None:
         texts = [value for value in arguments.values() if isinstance(value, str)]
-        if all(len(text) <= _LONGEST_ID for text in texts):
+        if all(len(_exactly(text).encode()) <= _LONGEST_ID for text in texts):
             calls.append(Call(tool, arguments, why, command))
 
     if "schedule" in kinds and workflow.schedule_name is not None:

@@ -11,7 +11,7 @@ from dbos_mcp.postmortem.diagnosis import Call, diagnose
 from dbos_mcp.postmortem.queues import QueueLimits
 from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
-from dbos_mcp.server.budget import fitting
+from dbos_mcp.server.budget import fitting, within
 from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, answer_from
 from dbos_mcp.server.differences import explain_differences
 from dbos_mcp.server.lookup import NOT_TO_BE_READ, look_up
@@ -19,9 +19,9 @@ from dbos_mcp.server.tools.arguments import ApplicationName, MaxAge, WorkflowId
 from dbos_mcp.server.workflow_rows import DATA_NOTE
 
 DIAGNOSIS_BYTES = 4_096
-VERDICT_CHARACTERS = 1_000
-LINE_CHARACTERS = 400
-ID_CHARACTERS = 200
+VERDICT_BYTES = 1_000
+LINE_BYTES = 400
+ID_BYTES = 200
 WHY_CHARACTERS = 160
 MOST_READ = 5
 """Workflows of a chain whose steps are read before it is told."""
@@ -61,14 +61,16 @@ async def diagnose_workflow(
     workflow = case.workflow
     evidence = [*found.chain, *found.evidence]
 
-    def answer_of(shown: int) -> str:
-        lines = [f"- {render.plain(line, limit=LINE_CHARACTERS)}" for line in evidence[:shown]]
+    called = within(workflow.workflow_name or "", ID_BYTES)
+
+    def answer_of(shown: int, calls: Sequence[str]) -> str:
+        lines = [f"- {within(line, LINE_BYTES)}" for line in evidence[:shown]]
         return render.answer(
-            f"{render.plain(workflow_id, limit=ID_CHARACTERS)}: {render.plain(workflow.status)},"
-            f" {render.plain(workflow.workflow_name)} of {render.plain(application_name)}",
-            f"verdict: {render.plain(found.verdict, limit=VERDICT_CHARACTERS)}",
+            f"{within(workflow_id, ID_BYTES)}: {render.plain(workflow.status)},"
+            f" {called} of {render.plain(application_name)}",
+            f"verdict: {within(found.verdict, VERDICT_BYTES)}",
             "\n".join(["evidence:", *lines]) if lines else None,
-            f"not known: {render.plain('; '.join(found.not_known), limit=LINE_CHARACTERS)}."
+            f"not known: {within('; '.join(found.not_known), LINE_BYTES)}."
             if found.not_known
             else None,
             "\n".join(["next:", *calls]) if calls else None,
@@ -76,7 +78,12 @@ async def diagnose_workflow(
             freshness,
         )
 
-    answer, _ = fitting(len(evidence), DIAGNOSIS_BYTES, answer_of)
+    # Ids are long where they are hostile; then there are fewer calls.
+    for kept in range(len(calls), -1, -1):
+        of_these = partial(answer_of, calls=calls[:kept])
+        answer, _ = fitting(len(evidence), DIAGNOSIS_BYTES, of_these)
+        if len(answer.encode()) <= DIAGNOSIS_BYTES:
+            break
     return answer
 
 
