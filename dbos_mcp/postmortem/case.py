@@ -181,9 +181,9 @@ def read_case(connection: Connection, application_name: str, workflow_id: str, n
         queue=read_queue(connection, application_name, focus) if queued else None,
         source=None
         if detail.source is None
-        else _traced(connection, [detail.source])[detail.source.key],
-        tried=next(iter(_traced(connection, tried).values()), None),
-        children=_by_id(connection, application_name, awaited[:MOST_CHILDREN]),
+        else traced_of(connection, [detail.source])[detail.source.key],
+        tried=next(iter(traced_of(connection, tried).values()), None),
+        children=by_id(connection, application_name, awaited[:MOST_CHILDREN]),
         firings=_firings(connection, application_name, detail.workflow.schedule_name),
         ends=_ends(connection, application_name) if focus.status in IN_FLIGHT else {},
         stranded=_stranded(connection, application_name, focus),
@@ -215,7 +215,7 @@ def trace(
             left_out = len(links) - MOST_LEVELS
             links = links[: MOST_LEVELS // 2] + links[-MOST_LEVELS // 2 :]
         items = _by_key(connection, [link.workflow.key for link in links])
-        traced = _traced(connection, [items[link.workflow.key] for link in links])
+        traced = traced_of(connection, [items[link.workflow.key] for link in links])
         chain = [_with(traced[link.workflow.key], link=link) for link in links]
         if links[-1].end != "timed out":
             return chain, left_out
@@ -225,18 +225,18 @@ def trace(
         wait = wait_of(_running(item), last.steps, item.completed_at or item.updated_at)
         chain.append(_with(last, link=last.link, wait=wait))
     else:
-        chain.append(_waiting(_traced(connection, [workflow])[workflow.key], now))
+        chain.append(_waiting(traced_of(connection, [workflow])[workflow.key], now))
     seen = {each.workflow.workflow_id for each in chain}
     while len(chain) < MOST_LEVELS:
         open_ = chain[-1].wait
         if open_ is None or open_.kind != "children":
             break
-        below = _by_id(connection, application_name, open_.children[:MOST_CHILDREN])
+        below = by_id(connection, application_name, open_.children[:MOST_CHILDREN])
         child = _awaited(chain[-1], [below[i] for i in open_.children if i in below])
         if child is None or child.workflow_id in seen:
             break
         seen.add(child.workflow_id)
-        traced_child = _traced(connection, [child])[child.key]
+        traced_child = traced_of(connection, [child])[child.key]
         if child.status == WorkflowStatus.CANCELLED:
             at = child.completed_at or child.updated_at
             was = wait_of(_running(child), traced_child.steps, at)
@@ -276,7 +276,7 @@ def _with(traced: Traced, link: Link | None = None, wait: Wait | None = None) ->
     )
 
 
-def _traced(connection: Connection, items: Sequence[WorkflowItem]) -> dict[int, Traced]:
+def traced_of(connection: Connection, items: Sequence[WorkflowItem]) -> dict[int, Traced]:
     keys = [item.key for item in items]
     readings = {
         row.workflow_key: row
@@ -319,7 +319,7 @@ def _by_key(connection: Connection, keys: Sequence[int]) -> dict[int, WorkflowIt
     return {row.id: _item(row) for row in rows}
 
 
-def _by_id(
+def by_id(
     connection: Connection, application_name: str, ids: Sequence[str]
 ) -> dict[str, WorkflowItem]:
     if not ids:

@@ -1,5 +1,6 @@
 """From a case to a verdict: what was found, the evidence, what is not known, what to do next."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,14 @@ class Call:
     arguments: Mapping[str, str | int | bool]
     why: str
     command: bool = False
+
+    def written(self, application_name: str) -> str:
+        """As an agent calls it."""
+        arguments = {"application_name": application_name, **self.arguments}
+        given = ", ".join(
+            f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items()
+        )
+        return f"{self.tool}({given})"
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ class FailureGroup:
     """Ids of the newest workflows in which it began."""
     sample: Sequence[int]
     """Keys of more of them."""
+    times: Sequence[int]
+    """When it began, each origin once; one may have begun before what it made fail."""
     known: bool
     """Whether its origin is known: else the chain broke off there."""
 
@@ -238,6 +240,7 @@ def _group(
         features=others.features(members.origins),
         origins=[link.workflow.workflow_id for link in members.origins[:EXAMPLES]],
         sample=[link.workflow.key for link in members.origins[:SAMPLED]],
+        times=[link.workflow.failed_at for link in members.origins],
         known=newest.end in ("step", "code", "recovered too often", "timed out", "cancelled"),
     )
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ParamSpec, Self, TypeVar
 
 import anyio
 import httpx
+from mcp.server.apps import client_supports_apps
 from mcp.server.mcpserver import Context, Resolve
 from mcp.server.mcpserver.exceptions import ToolError
 from sqlalchemy import Connection
@@ -235,6 +236,10 @@ async def _asker(ctx: Context[Sessions, Any]) -> Asker:
     return Asker(await session_of(ctx), ctx)
 
 
+async def _shows_apps(ctx: Context[Sessions, Any]) -> bool:
+    return client_supports_apps(ctx)
+
+
 async def _runtime(ctx: Context[Sessions, Any], application_name: str | None) -> Runtime:
     return await runtime_for(ctx, application_name or CONDUCTOR)
 
@@ -341,5 +346,7 @@ CurrentAsker = Annotated[Asker, Resolve(_asker)]
 CurrentRuntime = Annotated[Runtime, Resolve(_runtime)]
 """For a question about the application that the tool's argument `application_name` names, or about
 all of them if it names none."""
+ShowsApps = Annotated[bool, Resolve(_shows_apps)]
+"""Whether the client that asks shows MCP Apps beside an answer."""
 RuntimeForAll = Annotated[Runtime, Resolve(_runtime_for_all)]
 """For a question about all of them."""

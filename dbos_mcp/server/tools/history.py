@@ -19,7 +19,7 @@ from dbos_mcp.queries.changes import (
     WorkflowChange,
 )
 from dbos_mcp.queries.coverage import Gap, gap_of_changes, gap_of_history
-from dbos_mcp.queries.history import Change, HistoryEntry
+from dbos_mcp.queries.history import HistoryEntry
 from dbos_mcp.server import render
 from dbos_mcp.server.budget import fitting
 from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, answer_from
@@ -32,23 +32,20 @@ from dbos_mcp.server.workflow_rows import ANSWER_BYTES, DATA_NOTE
 from dbos_mcp.settings import DAY_MS
 
 HISTORY_CHARACTERS = 300
-VALUE_CHARACTERS = 80
 MOST_OTHERS = 20
 LOOKS_NOTE = (
     "States are those seen at looks: one that came and went between two looks is missing, and the"
     " note says so where the fields show it."
 )
-_TIMES = ("delay_until", "deadline")
 _SEEN_IN_STATUS = ("failed", "cancelled", "deleted", "in flight", "succeeded")
-_SAID_OTHERWISE = ("status", "updated_at")
 
 HISTORY_COLUMNS: list[Column[HistoryEntry]] = [
     ("recorded_at", lambda entry: render.time(entry.recorded_at)),
-    ("upstream's clock", lambda entry: _upstream(entry)),
-    ("event", lambda entry: _event(entry)),
+    ("upstream's clock", lambda entry: render.time(entry.changed_at)),
+    ("event", lambda entry: entry.event),
     ("cause", lambda entry: entry.cause),
-    ("changed", lambda entry: "; ".join(map(_change, _told(entry)))),
-    ("note", lambda entry: _note(entry)),
+    ("changed", lambda entry: "; ".join(map(str, entry.told))),
+    ("note", lambda entry: entry.note),
 ]
 
 
@@ -228,43 +225,3 @@ def _others(others: Sequence[OtherChange]) -> str | None:
     ]
     left_out = len(others) - len(told)
     return f"Also: {', '.join(told)}" + (f", and {left_out} more." if left_out else ".")
-
-
-def _event(entry: HistoryEntry) -> str:
-    """Of a state its status, before and after: the rest is among the changes."""
-    for change in entry.changes:
-        if change.field == "status":
-            return f"{change.old} → {change.new}"
-    return entry.what
-
-
-def _upstream(entry: HistoryEntry) -> str | None:
-    """A change that left `updated_at` as it was happened at some later time."""
-    first = entry.kind != "WorkflowChanged"
-    moved = any(change.field == "updated_at" for change in entry.changes)
-    return render.time(entry.occurred_at) if first or moved else None
-
-
-def _told(entry: HistoryEntry) -> list[Change]:
-    return [change for change in entry.changes if change.field not in _SAID_OTHERWISE]
-
-
-def _change(change: Change) -> str:
-    return f"{change.field}: {_value(change, change.old)} → {_value(change, change.new)}"
-
-
-def _value(change: Change, value: object) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, int) and (change.field.endswith("_at") or change.field in _TIMES):
-        return str(render.time(value))
-    return render.plain(value, limit=VALUE_CHARACTERS)
-
-
-def _note(entry: HistoryEntry) -> str:
-    return "; ".join(
-        [
-            *([f"not seen: {', '.join(entry.unseen)}"] if entry.unseen else []),
-            *([f"seen {render.duration(entry.late_ms)} late"] if entry.late_ms else []),
-        ]
-    )

@@ -11,6 +11,7 @@ from dbos_mcp.errors import UsageError
 from dbos_mcp.postmortem import failures as queries
 from dbos_mcp.postmortem.differences import LINE_CHARACTERS, Differences
 from dbos_mcp.postmortem.failures import FailureGroup, Failures, Feature, Window
+from dbos_mcp.postmortem.words import many
 from dbos_mcp.queries.coverage import Gap, gap_of
 from dbos_mcp.queries.filters import WorkflowFilter
 from dbos_mcp.queries.freshness import NOTHING_LOOKED_AT, Looked
@@ -108,8 +109,8 @@ async def tell_failures(
         groups = found.groups[:shown]
         left = len(found.groups) - shown
         return render.answer(
-            f"{found.workflows} workflows of {name} failed {span}, of {len(found.groups)} causes;"
-            f" {found.before} in as much time before"
+            f"{many(found.workflows, 'workflow')} of {name} failed {span},"
+            f" of {many(len(found.groups), 'cause')}; {found.before} in as much time before"
             if group is None
             else f"Group {render.plain(group)} of {name}, {span}",
             render.table(_COLUMNS, groups, limit=CELL_CHARACTERS) if shown else "None.",
