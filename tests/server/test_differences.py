@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 from mcp import Client
@@ -16,6 +17,7 @@ from sqlalchemy import select
 from dbos_mcp.conductor.models import ForkRequest
 from dbos_mcp.local_conductor.app import create_app
 from dbos_mcp.local_conductor.system_database import SystemDatabase
+from dbos_mcp.server import differences, investigation
 from dbos_mcp.server.app import build_server
 from dbos_mcp.server.context import Asker, Session, opened_for
 from dbos_mcp.server.differences import OF_ONE, explain_differences
@@ -313,6 +315,42 @@ async def test_what_came_down_from_the_root_is_found_there_and_a_fork_from_there
         "order-1 from 3": "ERROR",
         "order-1-3-2 from 1": "ERROR",
     }
+
+
+class Hanging(httpx.AsyncBaseTransport):
+    """Conductor that takes questions, and then never answers."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.hangs = False
+        self._wire = wire
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self.hangs:
+            await anyio.sleep_forever()
+        return await self._wire.handle_async_request(request)
+
+
+@pytest.mark.e2e
+async def test_nobody_waits_for_a_conductor_that_never_answers(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(differences, "SECONDS", 0.01)
+    monkeypatch.setattr(investigation, "READ_SECONDS", 0.01)
+    conductor = Hanging(bank.wire)
+    async with Client(build_server(bank.settings, transport=conductor)) as client:
+        ask = asking(client)
+        await mirrored(ask)
+        await ask("sync_now")
+        group = await group_of(ask)
+        conductor.hangs = True
+        with anyio.fail_after(60):
+            answer = await ask("diagnose_workflow", **SHOP, workflow_id="order-1-1")
+            assert "post_payment failed in step 3 post_to_ledger" in answer
+            assert re.search(r"^not known: what only Conductor knows: it takes more", answer, re.M)
+            for told in (answer, await ask("list_failures", **group)):
+                assert "Not looked at: inputs and outputs: the rest takes more than" in told
+            compared = await ask("compare_workflows", **PAIR)
+        assert re.search(r"^Not known of both: inputs, .*the rest takes more than", compared, re.M)
 
 
 def test_what_nobody_asked_for_the_longest_is_forgotten_first() -> None:
