@@ -13,6 +13,7 @@ from dbos_mcp.postmortem.discriminators import lines as lines_of_discriminators
 from dbos_mcp.postmortem.failures import SURE, Feature, g_test
 from dbos_mcp.postmortem.runs import Outcome
 from dbos_mcp.postmortem.values import shape_of
+from dbos_mcp.postmortem.waits import GET_RESULT
 
 RAISED = "raised"
 WITHHELD = "DBOS.sleep"
@@ -107,12 +108,20 @@ class Differences:
 
 
 def aligned(steps: Sequence[Outcome]) -> dict[Place, Outcome]:
-    """By name, and the how-manieth of that name it is."""
+    """By name, and the how-manieth of that name it is; the result of a child by what started it."""
+    children = {
+        step.child_workflow_id: step.step_name
+        for step in steps
+        if step.child_workflow_id is not None and step.step_name != GET_RESULT
+    }
     seen: Counter[str] = Counter()
     found = {}
     for step in sorted(steps, key=lambda each: each.step_id):
-        seen[step.step_name] += 1
-        found[step.step_name, seen[step.step_name]] = step
+        name = step.step_name
+        if name == GET_RESULT and step.child_workflow_id in children:
+            name = f"{name} of {children[step.child_workflow_id]}"
+        seen[name] += 1
+        found[name, seen[name]] = step
     return found
 
 

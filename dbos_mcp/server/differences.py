@@ -75,7 +75,7 @@ class _Sample:
         return self._risen(self.failed, above), self._risen(self.others, above)
 
     def of_steps(self, above: int) -> tuple[list[Run], list[Run]]:
-        """Those whose steps are looked at. An ancestor of both sides tells nothing of either."""
+        """Those whose steps are looked at. One that is on both sides tells nothing of either."""
         most = self.sizes.steps
         ours = self._risen(self.failed[:most], above)
         theirs = self._risen(_even(self.others, most), above)

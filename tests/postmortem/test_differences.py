@@ -1,5 +1,6 @@
 """The first step whose output is of another kind is told, and what differs in the steps besides."""
 
+from dataclasses import replace
 from itertools import count
 
 from dbos_mcp.postmortem.comparison import compare
@@ -153,6 +154,25 @@ def item(**columns: object) -> WorkflowItem:
             **columns,
         }
     )
+
+
+def test_the_result_of_a_child_stands_beside_that_of_its_like() -> None:
+    def parent(*children: str) -> list[Outcome]:
+        steps: list[Outcome] = []
+        for name in children:
+            started = Outcome(len(steps) + 1, name, None, None, f"child-{name}", 1, 1)
+            steps.append(started)
+            awaited = replace(started, step_id=len(steps) + 1, step_name="DBOS.getResult")
+            steps.append(awaited)
+        return steps
+
+    compared = compare(item(), item(), steps=(parent("pay", "mail"), parent("mail")))
+    assert [(pair.place[0], pair.step_ids) for pair in compared.steps or ()] == [
+        ("pay", [1]),
+        ("DBOS.getResult of pay", [2]),
+        ("mail", [3, 1]),
+        ("DBOS.getResult of mail", [4, 2]),
+    ]
 
 
 def test_two_runs_differ_in_their_fields_their_inputs_and_their_steps() -> None:

@@ -29,7 +29,7 @@ from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.tables import table_of
 from tests.postmortem.applications import application
-from tests.server.conftest import Ask, Serve, asking, mirrored
+from tests.server.conftest import Ask, Serve, ToolFailedError, asking, mirrored
 from tests.upstream import APP, Tables, Wire, below, open_site, problem
 
 SHOP = {"application_name": APP}
@@ -227,6 +227,31 @@ async def test_where_a_child_is_what_differs_the_children_are_next(ask: Ask) -> 
         'Go on with compare_workflows(workflow_id="order-1-1", other_workflow_id="order-2-1").'
         in answer
     )
+
+
+@pytest.mark.e2e
+async def test_two_are_needed_to_compare(ask: Ask) -> None:
+    with pytest.raises(ToolFailedError, match="Both ids are the same"):
+        await ask("compare_workflows", **SHOP, workflow_id="order-1", other_workflow_id="order-1")
+    with pytest.raises(ToolFailedError, match="no workflow 'order-99'"):
+        await ask("compare_workflows", **SHOP, workflow_id="order-1", other_workflow_id="order-99")
+
+
+@pytest.mark.e2e
+async def test_what_private_mode_withholds_is_not_asked_for_again_and_said(
+    ask: Ask, bank: Bank
+) -> None:
+    group = await group_of(ask)
+    bank.tables.change("UPDATE operation_outputs SET output = NULL")
+    cache = open_cache(bank.settings.cache_path(""))
+    with cache.write() as connection:
+        connection.exec_driver_sql("UPDATE application SET private_mode = 1")
+    cache.close()
+    answer = await ask("list_failures", **group)
+    assert "Not looked at: outputs: the application is in private mode, which" in answer
+    bank.wire.asked.clear()
+    await ask("list_failures", **group)
+    assert bank.payloads_asked() == []
 
 
 @pytest.mark.e2e
