@@ -79,6 +79,9 @@ _COLUMNS = [
 ]
 
 
+_OF_STEPS = [col(getattr(StepRow, name)) for name in Outcome.__dataclass_fields__]
+
+
 def runs_of(connection: Connection, keys: Iterable[int]) -> list[Run]:
     """In the order of the keys."""
     wanted = list(dict.fromkeys(keys))
@@ -205,9 +208,8 @@ def kept_outcomes(connection: Connection, runs: Sequence[Run]) -> dict[int, list
     reading = col(StepReadingRow.workflow_key)
     read_of = connection.execute(select(reading).where(reading.in_(keys))).scalars()
     found: dict[int, list[Outcome]] = {key: [] for key in read_of}
-    columns = [col(getattr(StepRow, name)) for name in Outcome.__dataclass_fields__]
     rows = connection.execute(
-        select(col(StepRow.workflow_key), *columns)
+        select(col(StepRow.workflow_key), *_OF_STEPS)
         .where(col(StepRow.workflow_key).in_(keys))
         .order_by(col(StepRow.workflow_key), col(StepRow.step_id))
     )

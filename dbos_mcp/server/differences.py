@@ -228,8 +228,9 @@ def _add_what_is_kept(connection: Connection, application_name: str, sample: _Sa
         for run in chain(*sample.level(level)):
             if run.input_loaded:
                 sample.inputs[run.key] = run.input
-        kept = runs.kept_outcomes(connection, [*chain(*sample.of_steps(level))])
-        sample.steps |= {key: steps for key, steps in kept.items() if runs.has_outputs(steps)}
+    wanted = [run for level in sample.levels for side in sample.of_steps(level) for run in side]
+    kept = runs.kept_outcomes(connection, wanted)
+    sample.steps = {key: steps for key, steps in kept.items() if runs.has_outputs(steps)}
     sample.private = is_private(connection, application_name)
 
 
