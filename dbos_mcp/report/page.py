@@ -34,7 +34,7 @@ def _time(ms: int | None) -> Markup:
     except ValueError:
         return Markup("a time that no calendar has")
     day, _, time = exact.rstrip("Z").partition("T")
-    return Markup('<time datetime="{}">{} <span>{}</span></time>').format(exact, day, time)
+    return Markup('<time datetime="{}"><b>{}</b> <span>{}</span></time>').format(exact, day, time)
 
 
 def _clipped(text: object, limit: int = NAME_CHARACTERS) -> Markup:
