@@ -45,6 +45,7 @@ from dbos_mcp.incident import selection
 from dbos_mcp.incident.export import Exported
 from dbos_mcp.incident.export import export as write_export
 from dbos_mcp.login import Account, LoggedIn, LoginFlow, log_out, who_am_i
+from dbos_mcp.queries.freshness import last_seen
 from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus, sync_status
 from dbos_mcp.runtime import Runtime, identity_of, locate_cache, open_runtime
 from dbos_mcp.server.render import Column, fields, plain
@@ -59,7 +60,6 @@ from dbos_mcp.sync.spending import Spending
 from dbos_mcp.sync.visit import ApplicationReport
 
 if TYPE_CHECKING:
-    from dbos_mcp.postmortem.failures import Window
     from dbos_mcp.report.subjects import FailuresReport, WorkflowReport
 
 logger = logging.getLogger(__name__)
@@ -552,7 +552,6 @@ def export(
     from dbos_mcp.server.tools import arguments
 
     now = now_ms()
-    began = arguments.time("--since", since, now=now)
     settings = context.obj.target()
     cache = open_cache(_existing_cache(settings), writable=False)
     try:
@@ -561,6 +560,8 @@ def export(
             err.status("Exporting…"),
             cache.read() as connection,
         ):
+            seen = last_seen(connection, application) if settings.offline else None
+            began = arguments.time("--since", since, now=now if seen is None else min(now, seen))
             if workflow is not None:
                 chosen = selection.select_workflow(connection, application, workflow, limit=limit)
             else:
@@ -656,7 +657,6 @@ def report(
     from dbos_mcp.server import reports
 
     now = now_ms()
-    window = reports.window_of(since, until, now=now)
     settings = context.obj.target()
     if failures:
         _existing_cache(settings)
@@ -670,7 +670,9 @@ def report(
         files.require_free(path)
     with _until_interrupted("Nothing was written."), err.status("Looking…"):
         made = anyio.run(
-            partial(_read_report, settings, workflow_id, application, window=window, now=now)
+            partial(
+                _read_report, settings, workflow_id, application, since=since, until=until, now=now
+            )
         )
         text = reports.rendered(made, form)
         if to_stdout:
@@ -693,14 +695,15 @@ async def _read_report(
     workflow_id: str | None,
     application: str | None,
     *,
-    window: "Window",
+    since: str | None,
+    until: str | None,
     now: int,
 ) -> "WorkflowReport | FailuresReport":
     from dbos_mcp.server import reports
 
     async with open_runtime(settings) as runtime:
         if workflow_id is None:
-            return await reports.report_on_failures(runtime, application, window, now=now)
+            return await reports.report_on_failures(runtime, application, since, until, now=now)
         return await reports.report_on_workflow(runtime, application, workflow_id)
 
 

@@ -87,23 +87,17 @@ async def _investigate(tour: "_Tour") -> None:
         # What it waits for shows in answers alone.
         while "loading" in await tour.ask("list_applications", quietly=True):  # noqa: ASYNC110
             await anyio.sleep(0.1)
-    tour.title("What runs, and what failed?")
+    tour.title("What failed, and of what cause?")
     await tour.ask("list_applications")
-    failures = await tour.ask("list_workflows", status="ERROR", has_parent=False)
-    tour.title(f"Why did {FAILED_ORDER} fail? Down the path of the failed step, to its end")
-    require(FAILED_ORDER in failures, f"{FAILED_ORDER} is not among the failures")
-    workflow_id, path = FAILED_ORDER, []
-    while True:
-        steps = rows(await tour.ask("list_steps", workflow_id=workflow_id))
-        failed = next((step for step in steps if step.get("error")), None)
-        require(failed is not None, f"no step of {workflow_id} failed")
-        assert failed is not None
-        path.append(f"{workflow_id} step {failed['step_id']} {failed['step_name']}")
-        if not failed.get("child_workflow_id"):
-            break
-        workflow_id = failed["child_workflow_id"]
-    tour.say("The path: " + " → ".join(path))
-    tour.say(f"The cause: {failed['step_name']} raised {failed['error']}, a postcode without rate.")
+    failures = await tour.ask("list_failures")
+    require("quote_delivery" in failures, "the failures are not traced to their step")
+    tour.title(f"Why did {FAILED_ORDER} fail, and what now? One question, three workflows deep")
+    await _diagnose(tour)
+
+
+async def _diagnose(tour: "_Tour") -> None:
+    diagnosis = await tour.ask("diagnose_workflow", workflow_id=FAILED_ORDER)
+    require("quote_delivery" in diagnosis, f"{FAILED_ORDER} is not explained by its failed step")
 
 
 async def _act(tour: "_Tour") -> None:
@@ -120,10 +114,11 @@ async def _ask_offline(tour: "_Tour") -> None:
         while "offline since" not in await tour.ask("list_executors", quietly=True):  # noqa: ASYNC110
             await anyio.sleep(0.2)
     tour.title("The same questions, with nobody there to answer but the mirror")
-    answer = await tour.ask("list_workflows", status="ERROR", has_parent=False)
+    answer = await tour.ask("list_failures")
     require("offline since" in answer, "the mirror did not notice that the shop is away")
+    await _diagnose(tour)
+    await tour.ask("list_workflows", status="ERROR", has_parent=False)
     await tour.ask("get_workflow", workflow_id=FAILED_ORDER)
-    await tour.ask("list_steps", workflow_id=FAILED_ORDER)
 
 
 class _Tour:
@@ -161,13 +156,6 @@ class _Tour:
 def require(condition: bool, what: str) -> None:
     if not condition:
         raise DemoError(f"The demo did not go as it should: {what}.")
-
-
-def rows(text: str) -> list[dict[str, str]]:
-    """The rows of the one table in an answer, by column."""
-    lines = [line.split(" | ") for line in text.splitlines() if " | " in line]
-    header, *cells = lines or [[]]
-    return [dict(zip(header, row, strict=False)) for row in cells]
 
 
 @asynccontextmanager

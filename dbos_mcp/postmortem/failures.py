@@ -11,7 +11,14 @@ from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, WorkflowStatus
 from dbos_mcp.errors import NotFoundError
-from dbos_mcp.postmortem.causes import Causes, Link, find_causes
+from dbos_mcp.postmortem.causes import (
+    FAILED_COLUMNS,
+    Causes,
+    FailedWorkflow,
+    Link,
+    causes_of,
+    find_causes,
+)
 from dbos_mcp.queries.applications import require_application
 from dbos_mcp.store import indexes
 from dbos_mcp.store.projections.workflows import ENDED_BADLY, WorkflowRow
@@ -127,7 +134,7 @@ def list_failures(
     require_application(connection, application_name)
     now = _failed_in(connection, application_name, window, workflow_names)
     before = _failed_in(connection, application_name, window.before, workflow_names)
-    causes = find_causes(connection, application_name, [*now, *before])
+    causes = causes_of(connection, application_name, [*now, *before])
     groups = _grouped(causes, now)
     groups_before = _grouped(causes, before)
     if group is not None:
@@ -163,8 +170,8 @@ def outline(connection: Connection, application_name: str, window: Window) -> li
         NotFoundError: an application that was never listed.
     """
     require_application(connection, application_name)
-    keys = _failed_in(connection, application_name, window, ())
-    groups = _grouped(find_causes(connection, application_name, keys), keys)
+    failed = _failed_in(connection, application_name, window, ())
+    groups = _grouped(causes_of(connection, application_name, failed), failed)
     return [
         Outline(name, len(members.origins), members.failed[0].workflow.failed_at)
         for name, members in groups.items()
@@ -173,15 +180,15 @@ def outline(connection: Connection, application_name: str, window: Window) -> li
 
 def _failed_in(
     connection: Connection, application_name: str, window: Window, names: Sequence[str]
-) -> list[int]:
-    """Keys, the newest failure first."""
+) -> list[FailedWorkflow]:
+    """The newest failure first."""
     there = _BY_END not in {index.name for index in indexes.missing(connection)}
     ended, changed = col(WorkflowRow.completed_at), col(WorkflowRow.updated_at)
     named = [col(WorkflowRow.workflow_name).in_(names)] if names else []
-    found: list[tuple[int, int]] = []
+    found: list[FailedWorkflow] = []
     for at, ends in ((ended, []), (changed, [ended.is_(None)])):
         rows = connection.execute(
-            select(at, col(WorkflowRow.id))
+            select(*FAILED_COLUMNS)
             .with_hint(table_of(WorkflowRow), f"INDEXED BY {_BY_END}" if there else "")
             .where(
                 col(WorkflowRow.application_name) == application_name,
@@ -192,24 +199,24 @@ def _failed_in(
                 *named,
             )
         )
-        found += [(failed_at or 0, key) for failed_at, key in rows]
-    return [key for _, key in sorted(found, reverse=True)]
+        found += map(FailedWorkflow._make, rows.all())
+    return sorted(found, key=lambda workflow: (workflow.failed_at, workflow.key), reverse=True)
 
 
 @dataclass(frozen=True)
 class _Members:
     failed: list[Link]
-    """Of the workflows that failed, each in its place in the chain."""
+    """Of the workflows that failed, the newest first, each in its place in the chain."""
     origins: list[Link]
 
 
-def _grouped(causes: Causes, keys: Iterable[int]) -> dict[str, _Members]:
+def _grouped(causes: Causes, workflows: Iterable[FailedWorkflow]) -> dict[str, _Members]:
     failed: defaultdict[str, list[Link]] = defaultdict(list)
     origins: defaultdict[str, dict[int, Link]] = defaultdict(dict)
-    for key in keys:
-        origin = causes.origin(key)
+    for workflow in workflows:
+        origin = causes.origin(workflow.key)
         name = origin.fingerprint
-        failed[name].append(causes.links[key])
+        failed[name].append(causes.links[workflow.key])
         origins[name].setdefault(origin.workflow.key, origin)
     return {
         name: _Members(members, list(origins[name].values())) for name, members in failed.items()
@@ -220,12 +227,6 @@ def _group(
     name: str, members: _Members, before: _Members | None, others: "_Others"
 ) -> FailureGroup:
     newest = members.origins[0]
-    times = [
-        link.workflow.failed_at
-        for seen in (members, before)
-        if seen is not None
-        for link in seen.failed
-    ]
     return FailureGroup(
         group=name,
         workflow_name=newest.workflow.workflow_name,
@@ -235,8 +236,8 @@ def _group(
         count=len(members.origins),
         workflows=len(members.failed),
         before=0 if before is None else len(before.origins),
-        first_at=min(times),
-        last_at=max(times),
+        first_at=(before or members).failed[-1].workflow.failed_at,
+        last_at=members.failed[0].workflow.failed_at,
         features=others.features(members.origins),
         origins=[link.workflow.workflow_id for link in members.origins[:EXAMPLES]],
         sample=[link.workflow.key for link in members.origins[:SAMPLED]],
@@ -337,9 +338,12 @@ def failed_alike(
 ) -> list[list[Link]]:
     """The chains of the failures in a window that began as that of a workflow did, the newest
     first, its own included wherever it is; none if it did not fail."""
-    if key not in find_causes(connection, application_name, [key]).links:
+    own = find_causes(connection, application_name, [key])
+    if key not in own.links:
         return []
-    keys = _failed_in(connection, application_name, window, ())
-    causes = find_causes(connection, application_name, dict.fromkeys((*keys, key)))
+    failed = _failed_in(connection, application_name, window, ())
+    if all(workflow.key != key for workflow in failed):
+        failed.append(own.links[key].workflow)
+    causes = causes_of(connection, application_name, failed)
     group = causes.origin(key).fingerprint
     return [causes.chain(each) for each in causes.links if causes.origin(each).fingerprint == group]

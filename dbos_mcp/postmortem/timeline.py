@@ -13,7 +13,7 @@ from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus, one_line
 from dbos_mcp.postmortem.case import MOST_STEPS, UP_TO_DATE_MS, Traced, by_id, trace, traced_of
-from dbos_mcp.postmortem.waits import GET_RESULT, Wait, wait_of
+from dbos_mcp.postmortem.waits import GET_RESULT, wait_of
 from dbos_mcp.postmortem.words import at, many, name, some
 from dbos_mcp.queries import workflow as workflow_queries
 from dbos_mcp.queries.steps import SLEEP, StepItem
@@ -26,7 +26,12 @@ from dbos_mcp.store.projections.workflows import WorkflowRow
 
 MOST_LANES = 300
 MOST_WORKFLOWS = 150
-"""Whose steps are read."""
+"""Whose steps and children are read."""
+MOST_ALIKE, SHOWN_ALIKE = 6, 3
+"""So many steps or children of one name that went well are shown by themselves; of more, a few, and
+the others in one lane."""
+MOST_PIECES = 60
+"""Of such a lane."""
 MOST_CHILDREN = 150
 """Of one workflow, the failed ones first."""
 NOTE_CHARACTERS = 160
@@ -73,12 +78,15 @@ class Lane:
     """Of the step, or of the step of its parent that started the workflow."""
     asked: bool = False
     """The workflow that the timeline is of."""
+    alike: int = 0
+    """So many that went well are drawn as this one, which is of the first of them."""
 
     @property
     def label(self) -> str:
+        times = f"{self.alike} × " if self.alike else ""  # noqa: RUF001 # the sign is meant
         if self.step is not None:
-            return name(self.step.step_name)
-        return name(self.workflow.workflow_name or self.workflow.workflow_id)
+            return times + name(self.step.step_name)
+        return times + name(self.workflow.workflow_name or self.workflow.workflow_id)
 
     @property
     def state(self) -> str:
@@ -126,7 +134,8 @@ class _Node:
     traced: Traced
     depth: int
     children: "dict[str, _Node]" = field(default_factory=dict)
-    steps_left_out: int = 0
+    is_leaf: bool = False
+    """There was no space to look below it."""
 
     @property
     def workflow(self) -> WorkflowItem:
@@ -149,7 +158,7 @@ def read_timeline(
     as_of = sync_state.load(connection, application_name).succeeded_at
     seen_at = now if as_of is None or now - as_of < UP_TO_DATE_MS else as_of
     chain, _ = trace(connection, application_name, detail.workflow, seen_at)
-    tree = _Tree(connection, application_name, chain)
+    tree = _Tree(connection, application_name, chain, most=min(most, MOST_WORKFLOWS))
     top = tree.grow(detail.workflow, depth=len(detail.ancestors.items))
     starts = {
         each.workflow.workflow_id: _starts(connection, application_name, each.workflow.workflow_id)
@@ -163,7 +172,9 @@ def read_timeline(
     lanes, steps_left_out = _best(ranked, most)
     shown = {lane.workflow.key for lane in lanes if lane.step is None}
     workflows_left_out = sum(
-        lane.step is None and lane.workflow.key not in shown for _, lane in ranked
+        max(1, lane.alike)
+        for _, lane in ranked
+        if lane.step is None and lane.workflow.key not in shown
     )
     start, end = _axis(lanes, seen_at)
     return Timeline(
@@ -187,10 +198,16 @@ class _Tree:
     of all what leads to the cause."""
 
     def __init__(
-        self, connection: Connection, application_name: str, chain: Sequence[Traced]
+        self,
+        connection: Connection,
+        application_name: str,
+        chain: Sequence[Traced],
+        *,
+        most: int,
     ) -> None:
         self._connection = connection
         self._application_name = application_name
+        self._most = most
         self._chain = {each.workflow.workflow_id for each in chain}
         self._chained: dict[str, list[WorkflowItem]] = {}
         for parent, child in pairwise(chain):
@@ -206,16 +223,18 @@ class _Tree:
         while level:
             node = level.popleft()
             children = [each for each in self._children(node) if each.workflow_id not in seen]
-            space = MOST_WORKFLOWS - len(seen)
+            space = self._most - len(seen)
             first = [each for each in children if each.workflow_id in self._chain]
             others = [each for each in children if each.workflow_id not in self._chain]
             others.sort(key=lambda each: _rank(each.status))
             taken = first + others[: max(0, space - len(first))]
-            self.workflows_left_out += len(children) - len(taken)
             seen.update(each.workflow_id for each in taken)
             for child in self._nodes(taken, node.depth + 1):
                 node.children[child.workflow.workflow_id] = child
                 level.append(child)
+            for each in others[max(0, space - len(first)) :]:
+                leaf = _Node(Traced(each, (), None), node.depth + 1, is_leaf=True)
+                node.children[each.workflow_id] = leaf
         return top
 
     def _nodes(self, workflows: Sequence[WorkflowItem], depth: int) -> list[_Node]:
@@ -286,10 +305,10 @@ class _Drawing:
             self._origin = (last.workflow.key, None if step is None else step.step_id)
 
     def lanes(
-        self, node: _Node, started_by: int | None, *, asked: bool = False
+        self, node: _Node, started_by: StepItem | None, *, asked: bool = False
     ) -> list[tuple[int, Lane]]:
         workflow = node.workflow
-        below: list[tuple[int, Lane]] = []
+        blocks: list[list[tuple[int, Lane]]] = []
         steps = node.traced.steps
         shown: set[str] = set()
         for place, step in enumerate(steps):
@@ -298,36 +317,41 @@ class _Drawing:
                 # Its result is awaited in a row of its own, which says nothing more.
                 if child.workflow.workflow_id not in shown:
                     shown.add(child.workflow.workflow_id)
-                    below += self.lanes(child, step.step_id)
+                    blocks.append(self.lanes(child, step))
             elif not _belongs_to_the_one_before(steps, place):
-                below.append(self._step(node, step, important=asked))
+                blocks.append([self._step(node, step, important=asked)])
         for child_id, child in node.children.items():
             if child_id not in shown:
-                below += self.lanes(child, None)
-        waiting = self._waiting(node)
-        if waiting is not None:
-            below.append((1, waiting))
+                blocks.append(self.lanes(child, None))
+        below = _folded(blocks)
+        under_way = self._under_way(node)
+        if under_way is not None:
+            below.append((1, under_way))
         rank = 0 if workflow.workflow_id in self._chain else 2 + _rank(workflow.status)
-        lane = self.lane_of(workflow, node.depth, started_by, asked=asked)
+        lane = self.lane_of(workflow, node.depth, steps, started_by, asked=asked)
+        if node.is_leaf:
+            lane = replace(lane, note="; ".join(filter(None, (lane.note, "steps not shown"))))
         return [(min([rank, *(each for each, _ in below if each < 5)]), lane), *below]
 
     def lane_of(
         self,
         workflow: WorkflowItem,
         depth: int,
-        started_by: int | None = None,
+        steps: Sequence[StepItem] = (),
+        started_by: StepItem | None = None,
         *,
         asked: bool = False,
     ) -> Lane:
+        launched_at = None if started_by is None else started_by.started_at
         return Lane(
             depth,
             workflow,
             step=None,
-            spans=self._spans_of(workflow),
+            spans=self._spans_of(_in_milliseconds(workflow, steps, launched_at)),
             failed=workflow.status in FAILED,
             origin=self._origin == (workflow.key, None),
             note=_note(workflow),
-            step_id=started_by,
+            step_id=None if started_by is None else started_by.step_id,
             asked=asked,
         )
 
@@ -339,27 +363,21 @@ class _Drawing:
             until = f"until {at(workflow.delay_until)}" if workflow.delay_until is not None else ""
             kind: Kind = "delayed" if delayed else "queued"
             return [_span(kind, created, ended, until if delayed else _queue(workflow))]
-        spans = []
-        begun = created
-        if workflow.dequeued_at is not None and workflow.dequeued_at > created:
-            begun = workflow.dequeued_at
+        begun = created if workflow.dequeued_at is None else max(created, workflow.dequeued_at)
         starts = self._starts.get(workflow.workflow_id, ())
         if starts:
             begun = min(max(created, starts[0].at), begun)
-        if begun > created:
-            if workflow.delay_until is not None and workflow.delay_until > created:
-                freed = min(workflow.delay_until, begun)
-                spans.append(Span("delayed", created, freed))
-                created = freed
-            if begun > created:
-                spans.append(_span("queued", created, begun, _queue(workflow)))
+        spans = []
+        if workflow.delay_until is not None and created < workflow.delay_until:
+            spans.append(_span("delayed", created, min(workflow.delay_until, begun)))
+        if created < begun:
+            spans.append(_span("queued", created, begun, _queue(workflow)))
         for this, following in pairwise(starts):
             over = following.at if this.over is None else min(this.over, following.at)
-            spans.append(_span("attempt", max(begun, this.at), over, this.where))
-            begun = max(begun, following.at)
+            spans.append(_span("attempt", this.at, over, this.where))
+            begun = following.at
         where = f"executor {name(workflow.executor_id)}" if workflow.executor_id else ""
-        spans.append(_span("run", begun, ended, where))
-        return spans
+        return _one_after_another([*spans, _span("run", begun, ended, where)])
 
     def _step(self, node: _Node, step: StepItem, *, important: bool) -> tuple[int, Lane]:
         workflow = node.workflow
@@ -402,27 +420,78 @@ class _Drawing:
         )
         return rank, lane
 
-    def _waiting(self, node: _Node) -> Lane | None:
-        """Of one in flight, the wait that has no row yet."""
-        workflow = node.workflow
-        if workflow.status != WorkflowStatus.PENDING:
+    def _under_way(self, node: _Node) -> Lane | None:
+        """Of one in flight, what has no row yet."""
+        workflow, steps = node.workflow, node.traced.steps
+        if workflow.status != WorkflowStatus.PENDING or node.traced.read_at is None:
             return None
-        wait: Wait = wait_of(workflow, node.traced.steps, self._seen_at)
-        if wait.kind != "message" or wait.step_id is None:
-            return None
-        step = StepItem(
-            step_id=wait.step_id, step_name="DBOS.recv or DBOS.getEvent", started_at=wait.since
-        )
+        wait = wait_of(workflow, steps, self._seen_at)
+        kind: Kind
+        match wait.kind:
+            case "message":
+                kind, label = "wait", f"{RECEIVE} or {GET_EVENT}"
+                says = "waits for a message or an event"
+            case "work":
+                kind, label = "step", "(under way)"
+                says = "a step whose row is written at its end, or code outside of any step"
+            case _:
+                return None
         until = f", until {at(wait.until)}" if wait.until is not None else ""
-        says = f"waits for a message or an event{until}"
+        step_id = wait.step_id or 1
         return Lane(
             node.depth + 1,
             workflow,
-            step,
-            [_span("wait", wait.since, None, says)],
-            note=says,
-            step_id=wait.step_id,
+            StepItem(step_id=step_id, step_name=label, started_at=wait.since),
+            [Span(kind, wait.since, None)],
+            note=says + until,
+            step_id=step_id,
         )
+
+
+def _folded(blocks: Sequence[list[tuple[int, Lane]]]) -> list[tuple[int, Lane]]:
+    """The lanes below a workflow, a block for each step or child; many that went well and have the
+    same name become one lane."""
+    alike: dict[tuple[bool, str], list[int]] = {}
+    for place, block in enumerate(blocks):
+        if all(_went_well(lane) for _, lane in block):
+            lane = block[0][1]
+            alike.setdefault((lane.step is None, lane.label), []).append(place)
+    found = dict(enumerate(blocks))
+    for places in alike.values():
+        if len(places) > MOST_ALIKE:
+            hidden = places[SHOWN_ALIKE:]
+            rank = min(found[place][0][0] for place in hidden)
+            one = _as_one([found[place][0][1] for place in hidden])
+            for place in hidden:
+                del found[place]
+            found[hidden[0]] = [(rank, one)]
+    return [ranked for place in sorted(found) for ranked in found[place]]
+
+
+def _went_well(lane: Lane) -> bool:
+    if lane.alike:
+        return True
+    if lane.failed or lane.origin or lane.asked or not lane.spans:
+        return False
+    if lane.step is None and lane.workflow.status != WorkflowStatus.SUCCESS:
+        return False
+    return all(span.end is not None for span in lane.spans)
+
+
+def _as_one(lanes: Sequence[Lane]) -> Lane:
+    first = lanes[0]
+    kind = first.spans[-1].kind
+    pieces: list[Span] = []
+    for start, end in sorted((lane.spans[0].start, lane.spans[-1].end or 0) for lane in lanes):
+        last = pieces[-1] if pieces else None
+        if last is not None and start <= (last.end or 0):
+            pieces[-1] = _span(kind, last.start, max(end, last.end or 0))
+        else:
+            pieces.append(_span(kind, start, end))
+    if len(pieces) > MOST_PIECES:
+        pieces = [_span(kind, pieces[0].start, pieces[-1].end)]
+    also = "" if first.step is not None else ", steps not shown"
+    return replace(first, spans=pieces, alike=len(lanes), note=f"went well{also}")
 
 
 def _best(ranked: Sequence[tuple[int, Lane]], most: int) -> tuple[list[Lane], int]:
@@ -431,7 +500,7 @@ def _best(ranked: Sequence[tuple[int, Lane]], most: int) -> tuple[list[Lane], in
     kept = set(places[:most])
     lanes = [lane for place, (_, lane) in enumerate(ranked) if place in kept]
     dropped = (lane for place, (_, lane) in enumerate(ranked) if place not in kept)
-    return lanes, sum(lane.step is not None for lane in dropped)
+    return lanes, sum(max(1, lane.alike) for lane in dropped if lane.step is not None)
 
 
 def _axis(lanes: Sequence[Lane], seen_at: int) -> tuple[int, int]:
@@ -447,6 +516,50 @@ def _axis(lanes: Sequence[Lane], seen_at: int) -> tuple[int, int]:
 def _span(kind: Kind, start: int, end: int | None, says: str = "") -> Span:
     """Clocks differ: what ends before it starts took no time."""
     return Span(kind, start, None if end is None else max(start, end), says)
+
+
+def _in_milliseconds(
+    workflow: WorkflowItem, steps: Sequence[StepItem], launched_at: int | None
+) -> WorkflowItem:
+    """Some upstreams stamp workflows in whole seconds, and steps in milliseconds: what those say of
+    the same second is nearer."""
+
+    def nearer(moment: int | None, other: int | None) -> int | None:
+        if moment is None or other is None or moment % 1000:
+            return moment
+        return other if 0 <= other - moment < 1000 else moment
+
+    begun = min((step.started_at for step in steps if step.started_at is not None), default=None)
+    ended = max(
+        (
+            step.completed_at
+            for step in steps
+            if step.completed_at is not None and step.step_name != SLEEP
+        ),
+        default=None,
+    )
+    created = launched_at
+    if created is None and workflow.dequeued_at is None:
+        created = begun
+    return workflow.model_copy(
+        update={
+            "created_at": nearer(workflow.created_at, created),
+            "dequeued_at": nearer(workflow.dequeued_at, begun),
+            "updated_at": nearer(workflow.updated_at, ended),
+            "completed_at": nearer(workflow.completed_at, ended),
+        }
+    )
+
+
+def _one_after_another(spans: Sequence[Span]) -> list[Span]:
+    """What a workflow goes through does not overlap, whatever the clocks say."""
+    found: list[Span] = []
+    for span in spans:
+        before = found[-1].end if found else None
+        begun = span.start if before is None else max(span.start, before)
+        found.append(_span(span.kind, begun, span.end, span.says))
+    long = [span for span in found if span.kind == "run" or span.start != span.end]
+    return long or found
 
 
 def _has_run(workflow: WorkflowItem) -> bool:

@@ -5,6 +5,7 @@ times there, and durations are written beside the names.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from dbos_mcp.domain import format_duration
 from dbos_mcp.postmortem.timeline import IDLE, Lane, Span, Timeline
@@ -45,7 +46,10 @@ def _lines(timeline: Timeline, most: int) -> Iterator[str]:
             section = lane.workflow.key
             workflow = lane.workflow
             yield f"    section {words(f'{workflow.workflow_name} {workflow.workflow_id}')}"
-        for span in lane.spans:
+        spans = lane.spans
+        if lane.alike:
+            spans = [replace(spans[0], end=spans[-1].end)]
+        for span in spans:
             yield f"    {_task(lane, span, timeline, axis)}"
 
 
@@ -66,7 +70,9 @@ def _task(lane: Lane, span: Span, timeline: Timeline, axis: Axis) -> str:
     failed = lane.failed and (lane.step is not None or span is lane.spans[-1])
     at_least = "at least " if span.end is None else ""
     # A number or a sign comes first: no name can be taken for a keyword.
-    name = f"{lane.step_id}. {lane.label}" if lane.step is not None else f"· {WORDS[span.kind]}"
+    name = f"· {WORDS[span.kind]}"
+    if lane.step is not None or lane.alike:
+        name = f"{lane.step_id or '·'}. {lane.label}"
     text = f"{'✕ ' if failed else ''}{words(name)} {at_least}{format_duration(end - span.start)}"
     if lane.origin:
         text += " (the failure began here)"

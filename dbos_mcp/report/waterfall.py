@@ -14,7 +14,7 @@ from dbos_mcp.report.templates import ENVIRONMENT, filled
 
 DEEPEST = 8
 """Whatever is nested deeper is not indented further."""
-NARROWEST = 0.003
+NARROWEST = 0.005
 """Of a bar."""
 MOST_FOCUSABLE = 40
 """With more rows, the keyboard stops only where something is to be seen."""
@@ -140,6 +140,10 @@ def notes_of(timeline: Timeline) -> Iterator[str]:
 def exact(lane: Lane, timeline: Timeline) -> str:
     """A lane in words."""
     workflow = lane.workflow
+    if lane.alike:
+        what = "workflows" if lane.step is None else "steps"
+        start, end = lane.spans[0].start, lane.spans[-1].end
+        return f"{what}, {lane.label}, {lane.note}; from {at(start)} to {at(end)}"
     if lane.step is None:
         who = f"workflow {name(workflow.workflow_id)}, {name(workflow.workflow_name)}, "
         who += name(workflow.status)
@@ -169,9 +173,13 @@ def row_of(lane: Lane, timeline: Timeline, axis: Axis) -> Row:
         classes=" ".join(mark for mark, there in marks.items() if there),
         number=lane.step_id,
         label=lane.label,
-        about="" if is_step else f"{name(lane.workflow.workflow_id)} {name(lane.workflow.status)}",
+        about=lane.note
+        if lane.alike
+        else ""
+        if is_step
+        else f"{name(lane.workflow.workflow_id)} {name(lane.workflow.status)}",
         took=_took(lane, timeline),
-        note=lane.note if is_step or lane.origin or not lane.failed else "",
+        note="" if lane.alike else lane.note if is_step or lane.origin or not lane.failed else "",
         exact=exact(lane, timeline),
         bars=bars,
         end=max((bar.left + bar.width for bar in bars), default=0.0),

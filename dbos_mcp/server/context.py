@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, ParamSpec, Self, TypeVar
 
 import anyio
@@ -29,6 +30,7 @@ from dbos_mcp.queries.freshness import (
     Looked,
     freshness,
     freshness_of_all,
+    last_seen,
     looked_at_applications,
     looked_at_conductor,
 )
@@ -205,6 +207,14 @@ class Asker:
     session: Session
     call: Caller | None = None
 
+    @property
+    def profile(self) -> str | None:
+        """What a call has to name, where there are several."""
+        several = (
+            self.call is not None and len(self.call.request_context.lifespan_context.by_profile) > 1
+        )
+        return self.session.settings.profile if several else None
+
 
 def words_of(error: DbosMcpError) -> str:
     """What went wrong, what to do next, and whether to try again."""
@@ -307,6 +317,16 @@ async def found_by(
             raise resting_on(error, runtime, state) from error
 
     return await runtime.read(work)
+
+
+async def now_of(runtime: Runtime, application_name: str | None) -> int:
+    """What `now` and `-2h` mean in a question. Where nobody looks any more, of an incident file or
+    a mirror that is read offline, it is when somebody last did: all that is there is of before."""
+    now = now_ms()
+    if runtime.live is not None:
+        return now
+    seen = await runtime.read(partial(last_seen, application_name=application_name))
+    return now if seen is None else min(now, seen)
 
 
 def read_live() -> str:

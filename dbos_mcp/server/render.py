@@ -92,7 +92,10 @@ def freshness_line(freshness: Freshness, *, now: int, offline: bool = False) -> 
             left_out = plain(", ".join(excerpt.left_out), limit=WHY_CHARACTERS)
             parts.append(f"left out: {left_out}")
     if offline:
+        old = freshness.as_of is not None and now - freshness.as_of > LATE_MS
         parts.append("offline: answered from the cache alone")
+        if old:
+            parts.append("`now` and times such as -24h count from then")
     elif freshness.offline_since is not None:
         parts.append(f"offline since {format_time(freshness.offline_since)}")
     elif freshness.reason is None and freshness.as_of is not None:

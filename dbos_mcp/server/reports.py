@@ -31,7 +31,7 @@ from dbos_mcp.report.subjects import (
     separation,
 )
 from dbos_mcp.runtime import Runtime
-from dbos_mcp.server.context import Asker, Session, found_by, line_of
+from dbos_mcp.server.context import Asker, Session, found_by, line_of, now_of
 from dbos_mcp.server.differences import differences_of
 from dbos_mcp.server.investigation import investigate
 from dbos_mcp.server.render import gap_line
@@ -111,16 +111,23 @@ def _lifetime(group: FailureGroup) -> Window:
 
 
 async def report_on_failures(
-    runtime: Runtime, application_name: str | None, window: Window, *, now: int
+    runtime: Runtime,
+    application_name: str | None,
+    since: str | None = None,
+    until: str | None = None,
+    *,
+    now: int,
 ) -> FailuresReport:
-    """
+    """`24h` is 24 hours ago, as `-24h` is.
+
     Raises:
         NotFoundError: an application that was never listed.
-        UsageError: none was named, and there are several.
+        UsageError: none was named, and there are several; a time is none.
     """
     name = await runtime.read(
         partial(_application, settings=runtime.settings, given=application_name)
     )
+    window = _window(since, until, now=await now_of(runtime, name))
     asker = Asker(Session(runtime.settings))
 
     def read(connection: Connection) -> tuple[Failures, list[Timeline], Gap | None]:
@@ -178,12 +185,7 @@ def _application(connection: Connection, settings: Settings, given: str | None) 
     )
 
 
-def window_of(since: str | None, until: str | None, *, now: int) -> Window:
-    """Of failures; `24h` is 24 hours ago, as `-24h` is.
-
-    Raises:
-        UsageError: a time is none, or the window ends before it begins.
-    """
+def _window(since: str | None, until: str | None, *, now: int) -> Window:
     began, ended = (
         arguments.time(name, _ago(text), now=now)
         for name, text in (("--since", since), ("--until", until))

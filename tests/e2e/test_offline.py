@@ -5,8 +5,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from dbos_mcp.demo.tour import rows, running_conductor, running_shop
+from dbos_mcp.demo.tour import running_conductor, running_shop
 from dbos_mcp.settings import Settings
+from tests.answers import rows
 from tests.server.conftest import Serve, mirrored, serve
 
 pytestmark = pytest.mark.e2e

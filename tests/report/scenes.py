@@ -1,16 +1,18 @@
 """Timelines to draw: read from a cache that holds just what an event log may hold."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import insert, select
+from hypothesis import strategies as st
+from sqlalchemy import Connection, insert, select
 from sqlmodel import col
 
-from dbos_mcp.postmortem.timeline import Timeline, read_timeline
+from dbos_mcp.postmortem.timeline import MOST_LANES, Timeline, read_timeline
 from dbos_mcp.store import projector
 from dbos_mcp.store.engine import Cache
-from dbos_mcp.store.events import ApplicationObserved, StepsObserved, StepState
+from dbos_mcp.store.events import ApplicationObserved, Event, StepsObserved, StepState
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.sync_state import StepReadingRow
 from tests.store.factories import changed, observed
@@ -42,19 +44,16 @@ class Scene:
         self.workflows.append(Told(workflow_id, states, steps, read))
         return self
 
-    def record(self, cache: Cache) -> None:
-        with cache.write() as connection:
+    def record(self, connection: Connection) -> None:
+        def record(*events: Event) -> None:
+            projector.record(connection, events, recorded_at=NOON)
 
-            def record(*events: Any) -> None:
-                projector.record(connection, events, recorded_at=NOON)
-
-            record(ApplicationObserved(application_name=APP, application_id="1", status="UP"))
-            for told in self.workflows:
-                for place, state in enumerate(told.states):
-                    seen = changed if place else observed
-                    record(seen(told.workflow_id, **{"updated_at": NOON, **state}))
-                if not told.read:
-                    continue
+        record(ApplicationObserved(application_name=APP, application_id="1", status="UP"))
+        for told in self.workflows:
+            for place, state in enumerate(told.states):
+                seen = changed if place else observed
+                record(seen(told.workflow_id, **{"updated_at": NOON, **state}))
+            if told.read:
                 record(
                     StepsObserved(
                         application_name=APP,
@@ -62,20 +61,40 @@ class Scene:
                         steps=tuple(told.steps),
                     )
                 )
-                key = connection.execute(
-                    select(col(WorkflowRow.id)).where(
-                        col(WorkflowRow.workflow_id) == told.workflow_id
-                    )
-                ).scalar_one()
-                reading = {"workflow_key": key, "read_at": NOON, "workflow_status": "ERROR"}
-                connection.execute(
-                    insert(StepReadingRow).values(**reading, workflow_updated_at=NOON)
-                )
+                _note_reading(connection, told.workflow_id)
 
     def timeline(self, cache: Cache, workflow_id: str, *, now: int = NOON) -> Timeline:
-        self.record(cache)
+        with cache.write() as connection:
+            self.record(connection)
         with cache.read() as connection:
             return read_timeline(connection, APP, workflow_id, now=now)
+
+    def unsaved(self, cache: Cache, *, now: int = NOON, most: int = MOST_LANES) -> list[Timeline]:
+        """Of each workflow; the cache stays as it was."""
+        found = []
+        with suppress(_NotToBeSavedError), cache.write() as connection:
+            self.record(connection)
+            found = [
+                read_timeline(connection, APP, told.workflow_id, now=now, most=most)
+                for told in self.workflows
+            ]
+            raise _NotToBeSavedError
+        return found
+
+
+class _NotToBeSavedError(Exception):
+    pass
+
+
+def _note_reading(connection: Connection, workflow_id: str) -> None:
+    key = connection.execute(
+        select(col(WorkflowRow.id)).where(col(WorkflowRow.workflow_id) == workflow_id)
+    ).scalar_one()
+    connection.execute(
+        insert(StepReadingRow).values(
+            workflow_key=key, read_at=NOON, workflow_status="ERROR", workflow_updated_at=NOON
+        )
+    )
 
 
 def step(step_id: int, name: str, start: int | None, took: int | None, **more: Any) -> StepState:
@@ -167,3 +186,41 @@ def waiting() -> Scene:
             completed_at=begun + 90_000, parent_workflow_id="order-5", executor_id="web-1",
         )
     )  # fmt: skip
+
+
+moments = st.one_of(
+    st.none(),
+    st.integers(NOON - 9 * HOUR, NOON + HOUR),
+    st.sampled_from([0, -1, NOON, NOON - 1, -(2**63), 2**63 - 1]),
+)
+names = st.one_of(st.sampled_from(["DBOS.sleep", "DBOS.recv", "DBOS.getResult"]), st.text())
+ids = st.sampled_from(["a", "b", "c", "d"])
+statuses = st.sampled_from(
+    ["ENQUEUED", "DELAYED", "PENDING", "SUCCESS", "ERROR", "CANCELLED", "TELEPORTED"]
+)
+
+
+@st.composite
+def hostile_scenes(draw: st.DrawFn) -> Scene:
+    """Parents in circles, children that start each other, and times in no order."""
+    scene = Scene()
+    for workflow_id in ("a", "b", "c"):
+        steps = [
+            step(place, draw(names), draw(moments), None, child_workflow_id=draw(st.none() | ids),
+                 error=draw(st.none() | st.text()))
+            for place in sorted(draw(st.sets(st.integers(0, 9), max_size=6)))
+        ]  # fmt: skip
+        steps = [each.model_copy(update={"completed_at": draw(moments)}) for each in steps]
+        states = [
+            {
+                "status": draw(statuses), "workflow_name": draw(st.none() | st.text()),
+                "created_at": draw(moments) or 0, "updated_at": draw(moments) or 0,
+                "dequeued_at": draw(moments), "completed_at": draw(moments),
+                "delay_until": draw(moments), "executor_id": draw(st.none() | ids),
+                "queue_name": draw(st.none() | st.text()), "error": draw(st.none() | st.text()),
+                "parent_workflow_id": draw(st.none() | ids), "forked_from": draw(st.none() | ids),
+            }
+            for _ in range(draw(st.integers(1, 3)))
+        ]  # fmt: skip
+        scene.add(workflow_id, *steps, before=states[:-1], read=draw(st.booleans()), **states[-1])
+    return scene

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from dbos_mcp.demo.tour import rows
+from tests.answers import rows
 from tests.server.conftest import JOBS, Place, ToolFailedError, User, confirmation_in
 from tests.upstream import APP, problem
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from dbos_mcp.demo.tour import rows
 from dbos_mcp.domain import format_time
 from dbos_mcp.server.workflow_rows import ANSWER_BYTES
 from dbos_mcp.settings import Settings
 from dbos_mcp.store import projector, sync_state
 from dbos_mcp.store.events import ApplicationObserved, Event
 from dbos_mcp.store.migrate import open_cache
+from tests.answers import rows
 from tests.server.conftest import Ask, Serve, ToolFailedError
 from tests.store.factories import BORN, SHOP, deleted, observed
 

@@ -24,7 +24,9 @@ from tests.upstream import Tables, pickled, workflow
 
 SHOWS_APPS = advertise(EXTENSION_ID, {"mimeTypes": [APP_MIME_TYPE]})
 ORDER = {"application_name": "shop", "workflow_id": "order-1005"}
-HOSTILE = """</span><img src=x onerror="parent.postMessage('ran','*')"><script>parent.ran=1</script>"""
+HOSTILE = (
+    """</span><img src=x onerror="parent.postMessage('ran','*')"><script>parent.ran=1</script>"""
+)
 CSP = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline';"
     " img-src 'self' data:; media-src 'self' data:; connect-src 'none'"
@@ -212,7 +214,9 @@ async def test_the_keyboard_reaches_rows_and_tells_their_times(
     async with hosted(browser, tmp_path, host_page(app, result, "light")) as page:
         frame = await shown(page)
         origin = frame.locator("li.origin")
-        assert (await origin.locator(".exact").bounding_box() or {})["width"] <= 1
+        hidden = await origin.locator(".exact").bounding_box()
+        assert hidden is not None
+        assert hidden["width"] <= 1
         for _ in range(40):
             await page.keyboard.press("Tab")
             if await origin.evaluate("row => row.matches(':focus')"):

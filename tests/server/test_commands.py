@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from dbos_mcp.demo.tour import rows
 from dbos_mcp.domain import now_ms
+from tests.answers import rows
 from tests.server.conftest import JOBS as IDS
 from tests.server.conftest import Place, ToolFailedError, User, confirmation_in, mirrored
 from tests.upstream import APP, problem, workflow

@@ -10,9 +10,9 @@ import httpx
 import pytest
 from httpx import Response
 
-from dbos_mcp.demo.tour import rows
 from dbos_mcp.domain import format_time, now_ms
 from dbos_mcp.settings import Settings
+from tests.answers import rows
 from tests.server.conftest import Ask, Serve, ToolFailedError, mirrored
 from tests.upstream import Tables, pickled, workflow
 

@@ -10,7 +10,6 @@ import pytest
 from mcp import Client
 from mcp_types import TextContent
 
-from dbos_mcp.demo.tour import rows
 from dbos_mcp.domain import format_time, now_ms
 from dbos_mcp.server.app import build_server
 from dbos_mcp.server.workflow_rows import COLUMNS
@@ -23,6 +22,7 @@ from dbos_mcp.store.events import (
     WorkflowDeleted,
     WorkflowObserved,
 )
+from tests.answers import rows
 from tests.server.conftest import ToolFailedError
 from tests.store.conftest import opened
 

@@ -10,7 +10,6 @@ import pytest
 from mcp import Client
 from pytest import MonkeyPatch
 
-from dbos_mcp.demo.tour import rows
 from dbos_mcp.domain import now_ms
 from dbos_mcp.local_conductor.app import create_app
 from dbos_mcp.local_conductor.system_database import SystemDatabase
@@ -18,6 +17,7 @@ from dbos_mcp.server import lookup
 from dbos_mcp.server.app import build_server
 from dbos_mcp.settings import Settings
 from dbos_mcp.sync.leadership import Leadership
+from tests.answers import rows
 from tests.server.conftest import Ask, ToolFailedError, asking
 from tests.upstream import APP, Asked, Tables, Wire, open_site, problem, workflow
 

@@ -122,6 +122,23 @@ async def test_a_question_is_about_the_profile_it_names_or_the_first(
 
 
 @pytest.mark.usefixtures("logged_in")
+async def test_a_call_that_is_ready_to_be_made_names_its_profile(
+    profiles: dict[str, Profile],
+) -> None:
+    async with server_of(profiles) as client:
+        ask = asking(client)
+        for given in ({}, {"profile": "prod"}):
+            failures = await ask("list_failures", application_name="shop", **given)
+            newest = failures.splitlines()[2].split(" | ")[-1]
+            answer = await ask(
+                "diagnose_workflow", application_name="shop", workflow_id=newest, **given
+            )
+            _, *calls = answer.partition("\nnext:\n")[2].split("\n- ")
+            assert calls
+            assert all('(profile="prod", application_name="shop"' in each for each in calls)
+
+
+@pytest.mark.usefixtures("logged_in")
 async def test_questions_at_the_same_time_do_not_mix_their_profiles(
     profiles: dict[str, Profile],
 ) -> None:

@@ -10,13 +10,13 @@ from mcp import Client, MCPError
 from mcp.server.mcpserver import MCPServer
 from mcp_types import PromptReference, ResourceTemplateReference, TextResourceContents
 
-from dbos_mcp.demo.tour import rows
 from dbos_mcp.domain import now_ms
 from dbos_mcp.server import addresses
 from dbos_mcp.server.addresses import FAILURE_GROUP, FAILURES, SCHEMA, WORKFLOW
 from dbos_mcp.server.app import build_server
 from dbos_mcp.server.workflow_rows import ANSWER_BYTES
 from dbos_mcp.settings import Settings
+from tests.answers import rows
 from tests.server.conftest import asking, mirrored
 from tests.upstream import Tables, pickled, workflow
 

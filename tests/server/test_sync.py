@@ -13,11 +13,11 @@ from httpx import Response
 from mcp import Client
 from mcp_types import TextResourceContents
 
-from dbos_mcp.demo.tour import rows
 from dbos_mcp.domain import now_ms
 from dbos_mcp.server.addresses import SYNC_STATUS
 from dbos_mcp.server.app import build_server
 from dbos_mcp.settings import Settings
+from tests.answers import rows
 from tests.server.conftest import Ask, Serve, ToolFailedError, asking, mirrored
 from tests.upstream import Tables, workflow
 

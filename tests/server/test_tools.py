@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dbos_mcp.demo.tour import rows
 from dbos_mcp.settings import Settings
+from tests.answers import rows
 from tests.server.conftest import Ask, Serve, ToolFailedError, mirrored
 
 FRESHNESS = re.compile(

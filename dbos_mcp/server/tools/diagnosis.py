@@ -4,7 +4,8 @@ from functools import partial
 
 from mcp_types import CallToolResult
 
-from dbos_mcp.postmortem.diagnosis import Call, diagnose
+from dbos_mcp.postmortem.diagnosis import Call, diagnose, exactly
+from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
 from dbos_mcp.server.apps import picture_of, pictured
 from dbos_mcp.server.budget import fitting
@@ -12,7 +13,6 @@ from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, ShowsApps, lin
 from dbos_mcp.server.investigation import WHY_CHARACTERS, investigate
 from dbos_mcp.server.tools.arguments import ApplicationName, MaxAge, WorkflowId
 from dbos_mcp.server.workflow_rows import DATA_NOTE
-from dbos_mcp.settings import Toolset
 
 DIAGNOSIS_BYTES = 4_096
 VERDICT_CHARACTERS = 1_000
@@ -35,11 +35,10 @@ async def diagnose_workflow(
         asker, runtime, application_name, workflow_id, max_age_seconds
     )
     case, freshness = investigation.case, line_of(runtime, investigation.freshness)
-    found = diagnose(case)
+    found = diagnose(case, _tools_there(runtime))
     calls = [
-        _call(application_name, call, admin=Toolset.ADMIN in runtime.settings.toolsets)
-        for call in found.next
-        if not (call.command and runtime.settings.read_only)
+        *(_call(asker.profile, application_name, call) for call in found.next),
+        *(_out_of_reach(runtime, call) for call in found.out_of_reach[:1]),
     ]
     workflow = case.workflow
     evidence = [*found.chain, *found.evidence]
@@ -68,7 +67,28 @@ async def diagnose_workflow(
     return pictured(answer, picture)
 
 
-def _call(application_name: str, call: Call, *, admin: bool) -> str:
-    needs = " (of the toolset admin)" if call.tool == "manage_schedule" and not admin else ""
+def _tools_there(runtime: Runtime) -> frozenset[str]:
+    """Those that can be called, and do something."""
+    from dbos_mcp.server.tools import tools_of  # which lists this one
+
+    settings = runtime.settings
+    silent = settings.read_only or runtime.live is None
+    return frozenset(tool.name for tool in tools_of(settings.toolsets, read_only=silent))
+
+
+def _call(profile: str | None, application_name: str, call: Call) -> str:
     why = render.plain(call.why, limit=WHY_CHARACTERS)
-    return f"- {call.written(application_name)}: {why}{needs}"
+    return f"- {call.written(application_name, profile)}: {why}"
+
+
+def _out_of_reach(runtime: Runtime, call: Call) -> str:
+    """Nothing that could be taken for a call."""
+    if runtime.settings.read_only:
+        why = "this server is read-only"
+    elif runtime.live is None:
+        why = "this server is offline"
+    else:
+        why = "DBOS_MCP_TOOLSETS=all adds that tool; or in Conductor's console"
+    given = ", ".join(f"{key} {exactly(value)}" for key, value in call.arguments.items())
+    told = render.plain(call.why, limit=WHY_CHARACTERS)
+    return f"- not from here: {call.tool} with {given}: {told}; {why}"

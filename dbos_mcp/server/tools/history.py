@@ -7,7 +7,6 @@ from typing import Annotated
 from pydantic import Field
 from sqlalchemy import Connection
 
-from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import UsageError
 from dbos_mcp.queries import changes as change_queries
 from dbos_mcp.queries import history as queries
@@ -22,7 +21,7 @@ from dbos_mcp.queries.coverage import Gap, gap_of_changes, gap_of_history
 from dbos_mcp.queries.history import HistoryEntry
 from dbos_mcp.server import render
 from dbos_mcp.server.budget import fitting
-from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, answer_from
+from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, answer_from, now_of
 from dbos_mcp.server.lookup import look_at, look_up
 from dbos_mcp.server.render import CELL_CHARACTERS, Column
 from dbos_mcp.server.tools import arguments
@@ -116,7 +115,7 @@ async def list_changes(
     """Tell what happened while you were away: what changed since a time or since the last answer.
     One line per workflow, from its first state to its last, failures first, under exact counts of
     what came of all; also executors and our commands."""
-    now = now_ms()
+    now = await now_of(runtime, application_name)
     began = arguments.time("since", since, now=now)
     if sum(given is not None for given in (began, after_position, cursor)) > 1:
         raise UsageError("since, after_position and cursor are beginnings: pass one of them.")

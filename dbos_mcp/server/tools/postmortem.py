@@ -6,18 +6,18 @@ from typing import Annotated
 from pydantic import Field
 from sqlalchemy import Connection
 
-from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import UsageError
 from dbos_mcp.postmortem import failures as queries
 from dbos_mcp.postmortem.differences import LINE_CHARACTERS, Differences
 from dbos_mcp.postmortem.failures import FailureGroup, Failures, Feature, Window
+from dbos_mcp.postmortem.words import many
 from dbos_mcp.queries.coverage import Gap, gap_of
 from dbos_mcp.queries.filters import WorkflowFilter
 from dbos_mcp.queries.freshness import NOTHING_LOOKED_AT, Looked
 from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
 from dbos_mcp.server.budget import fitting
-from dbos_mcp.server.context import Asker, CurrentAsker, CurrentRuntime, answer_from
+from dbos_mcp.server.context import Asker, CurrentAsker, CurrentRuntime, answer_from, now_of
 from dbos_mcp.server.differences import differences_of
 from dbos_mcp.server.lookup import look_at
 from dbos_mcp.server.render import Column
@@ -54,7 +54,7 @@ async def list_failures(
     """Group what failed or timed out by its cause: where it began (a failure of a child counts
     there, once), the kind of error, how often, how often before, and which versions, executors and
     queues failed runs have more often than others. Then diagnose_workflow on one of them."""
-    now = now_ms()
+    now = await now_of(runtime, application_name)
     began = arguments.time("since", since, now=now)
     ended = arguments.time("until", until, now=now)
     window = Window(now - DAY_MS if began is None else began, now if ended is None else ended)
@@ -108,8 +108,8 @@ async def tell_failures(
         groups = found.groups[:shown]
         left = len(found.groups) - shown
         return render.answer(
-            f"{found.workflows} workflows of {name} failed {span}, of {len(found.groups)} causes;"
-            f" {found.before} in as much time before"
+            f"{many(found.workflows, 'workflow')} of {name} failed {span},"
+            f" of {many(len(found.groups), 'cause')}; {found.before} in as much time before"
             if group is None
             else f"Group {render.plain(group)} of {name}, {span}",
             render.table(_COLUMNS, groups, limit=CELL_CHARACTERS) if shown else "None.",
