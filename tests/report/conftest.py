@@ -10,7 +10,6 @@ import pytest
 from playwright.async_api import Browser, Page
 
 from dbos_mcp.domain import now_ms
-from dbos_mcp.postmortem.failures import Window
 from dbos_mcp.report.subjects import FailuresReport, WorkflowReport
 from dbos_mcp.runtime import Runtime, open_runtime
 from dbos_mcp.server.reports import report_on_failures, report_on_workflow
@@ -19,7 +18,6 @@ from tests.browser import opened_page, running_browser
 
 Show = Callable[..., AbstractAsyncContextManager[Page]]
 Report = WorkflowReport | FailuresReport
-MONTH_MS = 30 * 86_400_000
 
 
 @asynccontextmanager
@@ -34,11 +32,9 @@ async def mirrored(database: Path, folder: Path) -> AsyncIterator[Runtime]:
 
 async def reports_on(runtime: Runtime, workflow_id: str) -> dict[str, Report]:
     """On a workflow, and on what failed within a month."""
-    now = now_ms()
-    window = Window(now - MONTH_MS, now)
     return {
         "workflow": await report_on_workflow(runtime, None, workflow_id),
-        "failures": await report_on_failures(runtime, None, window, now=now),
+        "failures": await report_on_failures(runtime, None, "30d", now=now_ms()),
     }
 
 

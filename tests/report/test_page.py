@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from dbos_mcp.domain import now_ms
-from dbos_mcp.postmortem.failures import Window
 from dbos_mcp.report.page import page as page_of
 from dbos_mcp.report.subjects import MOST_EXAMPLES
 from dbos_mcp.server.reports import report_on_failures
@@ -103,7 +102,7 @@ async def test_what_an_order_failed_of_is_told_and_drawn(
         assert "fork_workflow(" in await page.inner_text("section:has(> #next)")
         assert "first seen" in await page.inner_text("section:has(> #history)")
         assert "quote_delivery" in await page.inner_text("table.steps tr.failed >> nth=-1")
-        assert "live" in await page.inner_text("footer")
+        assert "live" in await page.inner_text(".freshness")
 
 
 async def test_failures_are_counted_in_groups_and_over_time(
@@ -119,7 +118,7 @@ async def test_failures_are_counted_in_groups_and_over_time(
             )
         )
     async with mirrored(empty_database, tmp_path) as runtime:
-        report = await report_on_failures(runtime, None, Window(now - 12 * HOUR_MS, now), now=now)
+        report = await report_on_failures(runtime, None, "12h", now=now)
     async with show(page_of(report)) as page:
         rows = await page.locator("table.groups tbody tr").all_inner_texts()
         assert [row.split()[1] for row in rows] == ["charge", "ship", "notify", "audit"]
