@@ -2,10 +2,9 @@
 the step that started them. What upstream says of times may be late, missing, or in no order; here
 no span ends before it starts, and none lies outside the axis."""
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Literal
 
 from sqlalchemy import Connection, func, select
@@ -32,8 +31,8 @@ MOST_ALIKE, SHOWN_ALIKE = 6, 3
 the others in one lane."""
 MOST_PIECES = 60
 """Of such a lane."""
-MOST_CHILDREN = 150
-"""Of one workflow, the failed ones first."""
+MOST_CHILDREN = 500
+"""Of one level, the failed ones first."""
 NOTE_CHARACTERS = 160
 RECEIVE = "DBOS.recv"
 GET_EVENT = "DBOS.getEvent"
@@ -159,7 +158,7 @@ def read_timeline(
     seen_at = now if as_of is None or now - as_of < UP_TO_DATE_MS else as_of
     chain, _ = trace(connection, application_name, detail.workflow, seen_at)
     tree = _Tree(connection, application_name, chain, most=min(most, MOST_WORKFLOWS))
-    top = tree.grow(detail.workflow, depth=len(detail.ancestors.items))
+    top = tree.grow(detail.workflow, detail.ancestors.items)
     starts = {
         each.workflow.workflow_id: _starts(connection, application_name, each.workflow.workflow_id)
         for each in chain
@@ -216,26 +215,28 @@ class _Tree:
         self.steps_left_out = 0
         self.unread: list[str] = []
 
-    def grow(self, workflow: WorkflowItem, depth: int) -> _Node:
-        top = self._nodes([workflow], depth)[0]
-        seen = {workflow.workflow_id}
-        level = deque([top])
+    def grow(self, workflow: WorkflowItem, ancestors: Sequence[WorkflowItem]) -> _Node:
+        (top,) = level = self._nodes([workflow], len(ancestors))
+        placed = {workflow.workflow_id, *(each.workflow_id for each in ancestors)}
+        space = self._most - 1
         while level:
-            node = level.popleft()
-            children = [each for each in self._children(node) if each.workflow_id not in seen]
-            space = self._most - len(seen)
-            first = [each for each in children if each.workflow_id in self._chain]
-            others = [each for each in children if each.workflow_id not in self._chain]
-            others.sort(key=lambda each: _rank(each.status))
-            taken = first + others[: max(0, space - len(first))]
-            seen.update(each.workflow_id for each in taken)
-            for child in self._nodes(taken, node.depth + 1):
-                node.children[child.workflow.workflow_id] = child
-                level.append(child)
-            for each in others[max(0, space - len(first)) :]:
-                leaf = _Node(Traced(each, (), None), node.depth + 1, is_leaf=True)
-                node.children[each.workflow_id] = leaf
+            found: dict[str, tuple[_Node, WorkflowItem]] = {}
+            for node, child in self._children(level):
+                if child.workflow_id not in placed:
+                    found.setdefault(child.workflow_id, (node, child))
+            placed.update(found)
+            by_rank = sorted(found.values(), key=lambda pair: self._rank(pair[1]))
+            looked_into = by_rank[: max(space, sum(c in self._chain for c in found))]
+            space -= len(looked_into)
+            level = self._nodes([child for _, child in looked_into], level[0].depth + 1)
+            nodes = {node.workflow.workflow_id: node for node in level}
+            for node, child in found.values():
+                leaf = _Node(Traced(child, (), None), node.depth + 1, is_leaf=True)
+                node.children[child.workflow_id] = nodes.get(child.workflow_id, leaf)
         return top
+
+    def _rank(self, workflow: WorkflowItem) -> int:
+        return -1 if workflow.workflow_id in self._chain else _rank(workflow.status)
 
     def _nodes(self, workflows: Sequence[WorkflowItem], depth: int) -> list[_Node]:
         traced = traced_of(self._connection, workflows)
@@ -247,21 +248,27 @@ class _Tree:
                 self.steps_left_out += self._count_of_steps(node.workflow) - MOST_STEPS
         return nodes
 
-    def _children(self, node: _Node) -> list[WorkflowItem]:
-        """Those that its steps name, and those that name it."""
-        workflow_id = node.workflow.workflow_id
-        found = {each.workflow_id: each for each in self._chained.get(workflow_id, ())}
-        named = list(
-            dict.fromkeys(
-                step.child_workflow_id
-                for step in node.traced.steps
-                if step.child_workflow_id is not None and step.step_name != GET_RESULT
-            )
-        )
-        found |= by_id(self._connection, self._application_name, named)
+    def _children(self, level: Sequence[_Node]) -> list[tuple[_Node, WorkflowItem]]:
+        """Those that the steps of these name, and those that name them."""
+        by_parent = {node.workflow.workflow_id: node for node in level}
+        found = [
+            (by_parent[parent], child)
+            for parent, children in self._chained.items()
+            for child in children
+            if parent in by_parent
+        ]
+        named = {
+            step.child_workflow_id: node
+            for node in reversed(level)
+            for step in node.traced.steps
+            if step.child_workflow_id is not None and step.step_name != GET_RESULT
+        }
+        ids = list(islice(named, MOST_CHILDREN))
+        by_name = by_id(self._connection, self._application_name, ids)
+        found += [(named[workflow_id], child) for workflow_id, child in by_name.items()]
         here = (
             col(WorkflowRow.application_name) == self._application_name,
-            col(WorkflowRow.parent_workflow_id) == workflow_id,
+            col(WorkflowRow.parent_workflow_id).in_(by_parent),
         )
         for more in ((col(WorkflowRow.status).in_(FAILED),), ()):
             rows = self._connection.execute(
@@ -269,14 +276,16 @@ class _Tree:
                 .where(*here, *more)
                 .order_by(col(WorkflowRow.created_at), col(WorkflowRow.id))
                 .limit(MOST_CHILDREN)
-            )
-            found = {each.workflow_id: each for each in map(item_of, rows)} | found
-        if len(found) >= MOST_CHILDREN:
+            ).all()
+            children = [item_of(row) for row in rows]
+            found += [(by_parent[child.parent_workflow_id or ""], child) for child in children]
+        if len(rows) == MOST_CHILDREN:
             total = self._connection.execute(
                 select(func.count()).select_from(WorkflowRow).where(*here)
             ).scalar_one()
-            self.workflows_left_out += max(0, total - len(found))
-        return sorted(found.values(), key=lambda each: (each.created_at, each.key))
+            read = {c.workflow_id for _, c in found if c.parent_workflow_id in by_parent}
+            self.workflows_left_out += max(0, total - len(read))
+        return sorted(found, key=lambda pair: (pair[1].created_at, pair[1].key))
 
     def _count_of_steps(self, workflow: WorkflowItem) -> int:
         return self._connection.execute(

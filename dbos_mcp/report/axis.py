@@ -4,6 +4,7 @@ backwards, from 0 at its start to 1 at its end."""
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import accumulate, pairwise
 
 from dbos_mcp.domain import to_datetime
@@ -67,30 +68,48 @@ class Axis:
         return [piece for piece in self.pieces if piece.is_break]
 
     def ticks(self) -> Iterator[Tick]:
-        """At round times of the clock, in UTC; none where no calendar reaches."""
-        linear = [piece for piece in self.pieces if not piece.is_break]
-        wanted = sum(piece.length for piece in linear) / MOST_TICKS
+        """At round times of the clock, in UTC, and where a part of the axis that has none begins;
+        none where no calendar reaches."""
+        linear = self._linear()
+        wanted = sum(end - start for start, end in linear) / MOST_TICKS
         step = next((step for step in _STEPS if step >= wanted), None)
         if step is None:
             step = int(wanted // _DAY + 1) * _DAY
         before = None
-        for piece in linear:
-            for moment in range(-(-piece.start // step) * step, piece.end + 1, step):
+        for start, end in linear:
+            for moment in range(-(-start // step) * step, end + 1, step) or (start,):
                 try:
                     time = to_datetime(moment)
                 except ValueError:
                     continue
-                date = f"{time:%-d %b}" if step < 30 * _DAY else f"{time:%b %Y}"
-                clock = f"{time:%H:%M}"
-                if step < _MINUTE:
-                    clock = f"{time:%H:%M:%S}"
-                if step < _SECOND:
-                    digits = 1 if step >= 100 else 2 if step >= 10 else 3
-                    clock += f".{time.microsecond:06}"[: digits + 1]
-                if step >= _DAY:
-                    clock, date = date, ""
+                clock, date = _on_the_clock(time, step)
                 yield Tick(self.place(moment), clock, "" if date == before else date)
                 before = date
+
+    def _linear(self) -> list[tuple[int, int]]:
+        """The parts that are drawn to scale, between breaks."""
+        found: list[tuple[int, int]] = []
+        for piece in self.pieces:
+            if piece.is_break:
+                continue
+            if found and found[-1][1] == piece.start:
+                found[-1] = (found[-1][0], piece.end)
+            else:
+                found.append((piece.start, piece.end))
+        return found
+
+
+def _on_the_clock(time: datetime, step: int) -> tuple[str, str]:
+    """The time of the day and the date, as exact as steps of that length ask for."""
+    date = f"{time.day} {time:%b}" if step < 30 * _DAY else f"{time:%b %Y}"
+    if step >= _DAY:
+        return date, ""
+    if step >= _MINUTE:
+        return f"{time:%H:%M}", date
+    if step >= _SECOND:
+        return f"{time:%H:%M:%S}", date
+    digits = 1 if step >= 100 else 2 if step >= 10 else 3
+    return f"{time:%H:%M:%S}" + f".{time.microsecond:06}"[: digits + 1], date
 
 
 def axis_of(timeline: Timeline) -> Axis:

@@ -76,7 +76,7 @@ class Mark:
 
     @property
     def anchor(self) -> str:
-        return "start" if self.at < 0.04 else "end" if self.at > 0.96 else "middle"
+        return "start" if self.at < 0.06 else "end" if self.at > 0.94 else "middle"
 
 
 def style() -> Markup:

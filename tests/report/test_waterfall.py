@@ -139,6 +139,16 @@ def test_long_waits_are_drawn_short_with_their_durations(cache: Cache) -> None:
     assert axis.place(timeline.end_of(span)) - axis.place(span.start) > 0.2
 
 
+def test_each_part_of_the_axis_says_what_time_it_is_of(cache: Cache) -> None:
+    ticks = list(axis_of(timelines(cache, checkout())[0]).ticks())
+    assert [tick.time for tick in ticks] == [
+        "01:00:00",
+        "05:00:00",
+        *(f"10:00:{second:02}" for second in range(0, 11, 2)),
+    ]
+    assert [tick.date for tick in ticks] == ["21 Nov", *[""] * 7]
+
+
 def test_what_is_of_one_size_is_drawn_to_scale(cache: Cache) -> None:
     begun = NOON - HOUR
     scene = Scene().add(
