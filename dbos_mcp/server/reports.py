@@ -83,7 +83,6 @@ async def report_on_workflow(
         timeline=timeline,
         history=history,
         group=None if group is None else over_time(group, _lifetime(group)),
-        window=window,
     )
 
 
