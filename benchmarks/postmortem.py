@@ -29,12 +29,12 @@ from benchmarks.mirror import FEWEST_ROWS, mirror_of_failures, offline, warm
 from benchmarks.report import Report, machine, milliseconds, out, percentile, show, table, three
 from dbos_mcp.demo.tour import APPLICATION_NAME
 from dbos_mcp.domain import format_time
-from dbos_mcp.postmortem.error_text import kind_of_start
+from dbos_mcp.postmortem.error_text import kind_of_short
 from dbos_mcp.server.app import build_server
 from dbos_mcp.settings import DAY_MS
 
 DAYS = 30
-WINDOWS = 20
+WINDOWS = 10
 STEP_MS = 11 * 60_000
 """Between the ends of the windows that are asked for one after the other."""
 REPEATED = 2
@@ -225,8 +225,9 @@ def _spans(windows: int) -> dict[str, list[Span]]:
 
 async def lists(client: Client, planted: Planted, windows: int, findings: Findings) -> None:
     made = table(
-        "list_failures: milliseconds of processor time (p50, p95, max) of each window with nothing"
-        " remembered, and asked again, and of SQLite reading the same failed rows; of the clock",
+        "list_failures: milliseconds of processor time (p50, p95, max) of each window, first with"
+        " no error text remembered, then again as of any window of such texts, and of SQLite that"
+        " reads the same failed rows; of the clock",
         *("Window", "Asked", "Failed", "First", "Again", "sqlite3", "Clock, first", "Bytes"),
         right=("Asked", "Failed", "First", "Again", "sqlite3", "Clock, first", "Bytes"),
     )
@@ -255,15 +256,16 @@ async def lists(client: Client, planted: Planted, windows: int, findings: Findin
             three([each.cold.seconds for each in listed]),
             f"{max(each.cold.text_bytes for each in listed):,}",
         )
-        findings.figures[name] = p95 = percentile(firsts, 95)
-        if name.startswith("24"):
-            ratio = p95 / percentile([each.raw_seconds for each in listed], 95)
-            report.add(
-                f"{name}, {max(counts):,} failed: p95 of the first",
-                f"{milliseconds(p95)} ms ({ratio:.1f} x sqlite3)",
-                f"<= {milliseconds(FAILURES_SECONDS)} ms",
-                p95 <= FAILURES_SECONDS,
-            )
+        raw = percentile([each.raw_seconds for each in listed], 95)
+        for how, times in (("first", firsts), ("again", repeated)):
+            findings.figures[f"{name}, {how}"] = p95 = percentile(times, 95)
+            if name.startswith("24"):
+                report.add(
+                    f"{name}, {max(counts):,} failed: p95, {how}",
+                    f"{milliseconds(p95)} ms ({p95 / raw:.1f} x sqlite3)",
+                    f"<= {milliseconds(FAILURES_SECONDS)} ms",
+                    p95 <= FAILURES_SECONDS,
+                )
     show(made)
     report.add(
         "largest answer", f"{largest:,} bytes", f"<= {FAILURES_BYTES:,}", largest <= FAILURES_BYTES
@@ -283,7 +285,7 @@ async def _list(client: Client, planted: Planted, span: Span) -> _Listed:
         "since": str(span.since),
         "until": str(span.until),
     }
-    kind_of_start.cache_clear()
+    kind_of_short.cache_clear()
     cold = await asking.ask(client, "list_failures", arguments)
     again = [await asking.ask(client, "list_failures", arguments) for _ in range(REPEATED)]
     return _Listed(span, cold, again, planted.read_raw(span))
@@ -327,7 +329,7 @@ async def diagnosed(
 
 async def _diagnose(client: Client, workflow_id: str) -> Answer:
     arguments: dict[str, Any] = {"application_name": APPLICATION_NAME, "workflow_id": workflow_id}
-    kind_of_start.cache_clear()
+    kind_of_short.cache_clear()
     return await asking.ask(client, "diagnose_workflow", arguments)
 
 

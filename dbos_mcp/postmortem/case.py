@@ -112,6 +112,8 @@ class Case:
     """By our clock; facts are as of `seen_at`."""
     seen_at: int
     private_mode: bool
+    excerpt: bool
+    """Most runs are not in it: that there are none says nothing."""
     detail: WorkflowDetail
     chain: Sequence[Traced]
     """From the workflow down to where its failure began, or to what it waits for in the end."""
@@ -159,7 +161,8 @@ def read_case(connection: Connection, application_name: str, workflow_id: str, n
         NotFoundError: the mirror has never seen it.
     """
     detail = workflow_queries.get_workflow(connection, application_name, workflow_id)
-    as_of = sync_state.load(connection, application_name).succeeded_at
+    sync = sync_state.load(connection, application_name)
+    as_of = sync.succeeded_at
     seen_at = now if as_of is None or now - as_of < UP_TO_DATE_MS else as_of
     chain, left_out = trace(connection, application_name, detail.workflow, seen_at)
     last = chain[-1]
@@ -173,6 +176,7 @@ def read_case(connection: Connection, application_name: str, workflow_id: str, n
         now=now,
         seen_at=seen_at,
         private_mode=_private(connection, application_name),
+        excerpt=sync.excerpt_of is not None,
         detail=detail,
         chain=chain,
         levels_left_out=left_out,

@@ -1,12 +1,13 @@
 """Where failures began: from a workflow that failed down through its failed children to the step,
 or the code, that failed first. For one workflow or for very many at once, read in batches."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, func, select
+from sqlalchemy import ColumnElement, Connection, Select, func, select
 from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, WorkflowStatus
@@ -36,6 +37,9 @@ End = Literal[
 """Why a chain ends at a workflow: a step of its own failed; its code did, outside of any step; or
 nothing further is known, and why."""
 
+_StepValues = Sequence[Any]
+"""The key of its workflow, and the fields of a `FailedStep` without the evidence."""
+
 _BROKEN_OFF = (*FAILED, WorkflowStatus.CANCELLED)
 """What a child may come to that makes the one who waits for it fail."""
 
@@ -46,7 +50,6 @@ class FailedWorkflow(NamedTuple):
     status: str
     workflow_name: str | None
     error: str | None
-    created_at: int
     updated_at: int
     completed_at: int | None
     deadline: int | None
@@ -55,7 +58,6 @@ class FailedWorkflow(NamedTuple):
     queue_name: str | None
     schedule_name: str | None
     parent_workflow_id: str | None
-    deleted_at: int | None
 
     @property
     def failed_at(self) -> int:
@@ -212,20 +214,21 @@ class _Finder:
             and step.child_workflow_id is not None
             and step.child_workflow_id not in children
         }
+        if not lost:
+            return {}
         found: dict[int, FailedStep | None] = {}
-        for chunk in batches(lost):
-            for key, step_id, child_id in self._connection.execute(
-                select(
-                    col(StepRow.workflow_key),
-                    col(StepRow.step_id),
-                    col(StepRow.child_workflow_id),
-                ).where(
-                    col(StepRow.workflow_key).in_(chunk),
-                    col(StepRow.child_workflow_id).is_not(None),
-                )
-            ):
-                if step_id == lost[key].step_id - 1:
-                    found[key] = lost[key]._replace(child_workflow_id=child_id)
+        for key, step_id, child_id in self._connection.execute(
+            select(
+                col(StepRow.workflow_key),
+                col(StepRow.step_id),
+                col(StepRow.child_workflow_id),
+            ).where(
+                col(StepRow.workflow_key).in_(_among(list(lost))),
+                col(StepRow.child_workflow_id).is_not(None),
+            )
+        ):
+            if step_id == lost[key].step_id - 1:
+                found[key] = lost[key]._replace(child_workflow_id=child_id)
         wanted = {step.child_workflow_id for step in found.values() if step is not None}
         for child in self.workflows(col(WorkflowRow.workflow_id), wanted, failed=False):
             children[child.workflow_id] = child
@@ -243,11 +246,10 @@ class _Finder:
 
     def _steps(self, level: Sequence[FailedWorkflow]) -> dict[int, FailedStep | None]:
         """The failed step that explains each failure best, where one is known."""
-        failed: defaultdict[int, list[Row[Any]]] = defaultdict(list)
+        failed: defaultdict[int, list[_StepValues]] = defaultdict(list)
         keys = [workflow.key for workflow in level if workflow.status in FAILED]
-        for chunk in batches(keys):
-            for row in self._connection.execute(_failed_steps(chunk)).all():
-                failed[row[0]].append(row)
+        for row in self._connection.execute(_failed_steps(keys)).all():
+            failed[row[0]].append(row)
         found = {
             workflow.key: _with_its_error(workflow.error, failed[workflow.key])
             for workflow in level
@@ -257,30 +259,29 @@ class _Finder:
         last = self._last_steps(unclear)
         for key in unclear:
             # The last that failed: what came behind it may have been to make good for it.
-            row = failed[key][-1]
-            found[key] = _step(
-                row, "the last step" if row.step_id == last[key] else "an earlier step"
-            )
+            values = failed[key][-1]
+            at_last = values[1] == last[key]
+            found[key] = _step(values, "the last step" if at_last else "an earlier step")
         return found
 
-    def _last_steps(self, keys: Iterable[int]) -> dict[int, int]:
+    def _last_steps(self, keys: Sequence[int]) -> dict[int, int]:
+        if not keys:
+            return {}
         key, step_id = col(StepRow.workflow_key), col(StepRow.step_id)
         return {
             row[0]: row[1]
-            for chunk in batches(keys)
             for row in self._connection.execute(
-                select(key, func.max(step_id)).where(key.in_(chunk)).group_by(key)
+                select(key, func.max(step_id)).where(key.in_(_among(keys))).group_by(key)
             )
         }
 
     def _read(self, level: Sequence[FailedWorkflow]) -> set[int]:
         """Those whose steps were read."""
+        if not level:
+            return set()
         reading = col(StepReadingRow.workflow_key)
-        return {
-            key
-            for chunk in batches(workflow.key for workflow in level)
-            for key in self._connection.execute(select(reading).where(reading.in_(chunk))).scalars()
-        }
+        keys = _among([workflow.key for workflow in level])
+        return set(self._connection.execute(select(reading).where(reading.in_(keys))).scalars())
 
     def _alike(self, workflows: Sequence[FailedWorkflow]) -> dict[int, FailedWorkflow]:
         """The newest child of each that failed in the same way."""
@@ -313,12 +314,17 @@ def _failed_steps(keys: Sequence[int]) -> Any:
             col(StepRow.completed_at),
             col(StepRow.error),
         )
-        .where(col(StepRow.workflow_key).in_(keys), failed)
+        .where(col(StepRow.workflow_key).in_(_among(keys)), failed)
         .order_by(col(StepRow.workflow_key), col(StepRow.step_id))
     )
 
 
-def _with_its_error(error: str | None, failed: Sequence[Row[Any]]) -> FailedStep | None:
+def _among(keys: Sequence[int]) -> Select[tuple[int]]:
+    """For very many at once: as one parameter."""
+    return select(func.json_each(json.dumps(keys)).table_valued("value", name="given").c.value)
+
+
+def _with_its_error(error: str | None, failed: Sequence[_StepValues]) -> FailedStep | None:
     """The last step whose error the workflow's is, or has in it."""
     for row in reversed(failed):
         if row[-1] == error:
@@ -329,8 +335,9 @@ def _with_its_error(error: str | None, failed: Sequence[Row[Any]]) -> FailedStep
     return None
 
 
-def _step(row: Row[Any], evidence: Evidence) -> FailedStep:
-    return FailedStep._make((*row[1:], evidence))
+def _step(row: _StepValues, evidence: Evidence) -> FailedStep:
+    _, step_id, step_name, child, completed_at, error = row
+    return FailedStep(step_id, step_name, child, completed_at, error, evidence)
 
 
 def was_due(deadline: int | None, ended_at: int) -> bool:

@@ -15,7 +15,8 @@ from dbos_mcp.postmortem.words import at, many, name, some
 
 MOST_DECISIVE = 5
 MOST_CALLS = 3
-_LONGEST_ID = 200
+_LONGEST_ID = 400
+"""In bytes, as it is written."""
 _DAY_MS = 86_400_000
 """What `list_failures` tells of without being asked for more."""
 
@@ -31,14 +32,19 @@ class Call:
 
     def written(self, application_name: str, profile: str | None = None) -> str:
         """As an agent calls it."""
-        arguments = {"application_name": application_name, **self.arguments}
-        if profile is not None:
-            arguments = {"profile": profile, **arguments}
-        given = ", ".join(f"{name}={exactly(value)}" for name, value in arguments.items())
+        target = {"profile": profile} if profile is not None else {}
+        arguments = {**target, "application_name": application_name, **self.arguments}
+        given = ", ".join(f"{name}={_exactly(value)}" for name, value in arguments.items())
         return f"{self.tool}({given})"
 
+    @property
+    def described(self) -> str:
+        """In no form that could be taken for a call."""
+        given = ", ".join(f"{name} {_exactly(value)}" for name, value in self.arguments.items())
+        return f"{self.tool} with {given}"
 
-def exactly(value: str | int | bool) -> str:
+
+def _exactly(value: object) -> str:
     """As JSON, in which what no terminal shows is spelled out."""
     text = json.dumps(value, ensure_ascii=False)
     return text if text.isprintable() else json.dumps(value)
@@ -166,6 +172,8 @@ def _not_known(case: Case, findings: Sequence[Finding]) -> list[str]:
             lines.append(f"the limits of queue {name(case.queue.name)}: read from Conductor alone")
         if case.queue is not None and not case.queue.complete:
             lines.append("all that runs and waits there: only the oldest were looked through")
+    if case.excerpt:
+        lines.append("what else there is: of an excerpt, counts are of what it holds")
     if case.seen_at < case.now:
         lines.append(f"anything since {at(case.seen_at)}, when the mirror last looked")
     if case.workflow.schedule_name is not None and not case.told.schedules_known:
@@ -189,7 +197,7 @@ def _next(case: Case, findings: Sequence[Finding], advice: Advice) -> list[Call]
 
     def call(tool: str, why: str, *, command: bool = False, **arguments: str | int | bool) -> None:
         texts = [value for value in arguments.values() if isinstance(value, str)]
-        if all(len(text) <= _LONGEST_ID for text in texts):
+        if all(len(_exactly(text).encode()) <= _LONGEST_ID for text in texts):
             calls.append(Call(tool, arguments, why, command))
 
     if "schedule" in kinds and workflow.schedule_name is not None:

@@ -18,7 +18,7 @@ LONGEST = 4_000
 LONGEST_MESSAGE = 2_000
 LONGEST_TYPE = 120
 LONGEST_MASKED = 300
-REMEMBERED = 16_384
+REMEMBERED, LONGEST_REMEMBERED = 16_384, 500
 
 _TYPE_WORDS = "Error|Exception|Failure|Fault|Timeout|Interrupt|Warning|Panic|Violation"
 _TYPED = (
@@ -170,15 +170,16 @@ class ErrorText:
 
 def kind_of(text: str) -> str:
     """What kind of error a text tells of: the same for texts that differ in data alone."""
-    return kind_of_start(text[:LONGEST])
+    # What is remembered is short: a server lives long.
+    return kind_of_short(text) if len(text) <= LONGEST_REMEMBERED else ErrorText.read(text).kind
 
 
 @lru_cache(maxsize=REMEMBERED)
-def kind_of_start(text: str) -> str:
-    """Of a text that is cut already: what is remembered is short."""
+def kind_of_short(text: str) -> str:
     return ErrorText.read(text).kind
 
 
+@lru_cache(maxsize=1_024)
 def fingerprint(*parts: str | None) -> str:
     """A short name for a place and a kind of error: the same in every process and version."""
     named = json.dumps(parts, ensure_ascii=True)

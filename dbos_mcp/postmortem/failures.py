@@ -2,8 +2,9 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, and_, case, func, or_, select, text
@@ -26,9 +27,12 @@ from dbos_mcp.store.tables import table_of
 
 MOST_OTHERS = 50_000
 """So many other runs, the newest, are compared with the failed ones: 0.1 s."""
+MOST_COMPARED = 60
+"""Groups, the largest: more than one answer shows."""
 EXAMPLES = 5
 SAMPLED = 300
 FEATURES = ("application_version", "executor_id", "queue_name", "schedule_name")
+_features_of = attrgetter(*FEATURES)
 MOST_FEATURES = 3
 SURE = 10.83
 """Of the G-test: chance alone would come to it once in a thousand times."""
@@ -82,6 +86,7 @@ class FailureGroup:
     """Of the failures that were looked at, those of the window before included."""
     last_at: int
     features: Sequence[Feature]
+    """Of the largest groups alone."""
     origins: Sequence[str]
     """Ids of the newest workflows in which it began."""
     sample: Sequence[int]
@@ -124,6 +129,7 @@ def list_failures(
     workflow_names: Sequence[str] = (),
     group: str | None = None,
     most_others: int = MOST_OTHERS,
+    most_compared: int = MOST_COMPARED,
 ) -> Failures:
     """Of one application, by when they failed; `workflow_names` are those of the workflows that
     failed, wherever that began.
@@ -132,9 +138,11 @@ def list_failures(
         NotFoundError: an application that was never listed, or no such group in the window.
     """
     require_application(connection, application_name)
-    now = _failed_in(connection, application_name, window, workflow_names)
-    before = _failed_in(connection, application_name, window.before, workflow_names)
-    causes = causes_of(connection, application_name, [*now, *before])
+    both = Window(window.before.since, window.until)
+    failed = _failed_in(connection, application_name, both, workflow_names)
+    now = [workflow for workflow in failed if workflow.failed_at >= window.since]
+    before = failed[len(now) :]
+    causes = causes_of(connection, application_name, failed)
     groups = _grouped(causes, now)
     groups_before = _grouped(causes, before)
     if group is not None:
@@ -146,10 +154,10 @@ def list_failures(
         groups = {group: groups[group]}
     names = {link.workflow.workflow_name for members in groups.values() for link in members.origins}
     others = _Others(connection, application_name, window, names, most_others)
-    found = [
-        _group(name, members, groups_before.get(name), others) for name, members in groups.items()
-    ]
+    found = [_group(name, members, groups_before.get(name)) for name, members in groups.items()]
     found.sort(key=lambda each: (-each.count, -each.last_at, each.group))
+    for place, each in enumerate(found[:most_compared]):
+        found[place] = replace(each, features=others.features(groups[each.group].origins))
     return Failures(found, len(now), len(before), others.seen, others.complete)
 
 
@@ -223,9 +231,7 @@ def _grouped(causes: Causes, workflows: Iterable[FailedWorkflow]) -> dict[str, _
     }
 
 
-def _group(
-    name: str, members: _Members, before: _Members | None, others: "_Others"
-) -> FailureGroup:
+def _group(name: str, members: _Members, before: _Members | None) -> FailureGroup:
     newest = members.origins[0]
     return FailureGroup(
         group=name,
@@ -238,7 +244,7 @@ def _group(
         before=0 if before is None else len(before.origins),
         first_at=(before or members).failed[-1].workflow.failed_at,
         last_at=members.failed[0].workflow.failed_at,
-        features=others.features(members.origins),
+        features=(),
         origins=[link.workflow.workflow_id for link in members.origins[:EXAMPLES]],
         sample=[link.workflow.key for link in members.origins[:SAMPLED]],
         times=[link.workflow.failed_at for link in members.origins],
@@ -279,7 +285,7 @@ class _Others:
     def features(self, origins: Sequence[Link]) -> list[Feature]:
         """What the runs in which failures began have more often than others of their workflows."""
         failed: Counter[tuple[Any, ...]] = Counter(
-            tuple(getattr(link.workflow, name) for name in FEATURES)
+            _features_of(link.workflow)
             for link in origins
             if link.workflow.failed_at >= self._since
         )

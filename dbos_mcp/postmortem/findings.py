@@ -15,9 +15,9 @@ from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
 from dbos_mcp.postmortem.case import Case
 from dbos_mcp.postmortem.causes import INTERNAL, was_due
 from dbos_mcp.postmortem.error_text import LONGEST
-from dbos_mcp.postmortem.failures import Feature
+from dbos_mcp.postmortem.failures import FEATURES, Feature
 from dbos_mcp.postmortem.forks import copied, is_transient, side_effects, started
-from dbos_mcp.postmortem.peers import FEWEST
+from dbos_mcp.postmortem.peers import FEWEST, NEAREST
 from dbos_mcp.postmortem.queues import QueueState
 from dbos_mcp.postmortem.waits import GET_RESULT
 from dbos_mcp.postmortem.words import at, counted, many, name, quoted, some, took
@@ -274,6 +274,33 @@ def only_on(case: Case) -> Finding | None:
     )
 
 
+def elsewhere(case: Case) -> Finding | None:
+    """It ran where none of those nearest to it that went well did: which may be chance."""
+    own, peers = case.origin.workflow, case.peers
+    if own.status not in (*FAILED, WorkflowStatus.CANCELLED):
+        return None
+    near = sorted(peers.succeeded, key=lambda run: abs(run.created_at - own.created_at))[:NEAREST]
+    if len(near) < FEWEST:
+        return None
+    told = () if case.differences is None else case.differences.lines
+    lines = []
+    for field in FEATURES:
+        theirs = Counter(getattr(run, field) or "none" for run in near)
+        value = getattr(own, field) or "none"
+        said = any(feature.field == field for feature in peers.features) or any(
+            line.startswith(field) for line in told
+        )
+        # Whatever ends otherwise than by an error loses its queue.
+        lost = field == "queue_name" and own.status != WorkflowStatus.ERROR
+        if value in theirs or len(theirs) > _MOST_LINES or said or lost:
+            continue
+        lines.append(
+            f"{field} is {name(value)}; the {len(near)} nearest runs that went well have"
+            f" {counted(theirs)}."
+        )
+    return Finding("elsewhere", "It ran elsewhere", lines, decisive=False) if lines else None
+
+
 def input_separates(case: Case) -> Finding | None:
     lines = () if case.differences is None else case.differences.lines
     if not lines or not lines[0].startswith("input."):
@@ -429,7 +456,7 @@ def stopped_schedule(case: Case) -> Finding | None:
     if told.schedules_known and told.schedule is None:
         return Finding("schedule", f"Schedule {name(schedule)} does not exist any more: {fired}")
     gaps = [newer - older for newer, older in pairwise(case.firings)]
-    if len(gaps) < FEWEST:
+    if len(gaps) < FEWEST or case.excerpt:
         return None
     usual = median(gaps)
     silent = case.seen_at - last
@@ -611,10 +638,11 @@ def untaken(case: Case) -> Finding | None:
     waited = case.seen_at - workflow.created_at
     if queue is None or any(each(case) for each in (deadlock, full_queue, rate_limit, no_version)):
         return None
-    if waited < _A_WHILE_MS:
+    if waited < _A_WHILE_MS or case.excerpt:
+        long = ", which is not long" if waited < _A_WHILE_MS else ""
         return Finding(
             "queued",
-            f"{_it(case)} waits in queue {name(queue.name)} for {took(waited)}, which is not long:"
+            f"{_it(case)} waits in queue {name(queue.name)} for {took(waited)}{long}:"
             f" {len(queue.running)} run and {_ahead(case)} are ahead of it",
         )
     last = f"the last start was at {at(queue.starts[0])}" if queue.starts else "nothing ever did"
@@ -791,6 +819,7 @@ FINDINGS: tuple[Callable[[Case], Finding | None], ...] = (
     deleted,
     input_separates,
     only_on,
+    elsewhere,
     group,
     overtaken,
     other_steps,

@@ -5,7 +5,6 @@ times there, and durations are written beside the names.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from dbos_mcp.domain import format_duration
 from dbos_mcp.postmortem.timeline import IDLE, Lane, Span, Timeline
@@ -14,6 +13,9 @@ from dbos_mcp.report.waterfall import WORDS
 
 MOST_ROWS = 60
 NAME_CHARACTERS = 60
+SECTION_CHARACTERS = 40
+_CHARACTER_PX = 6
+"""Of Mermaid's small type, at the most; it leaves no room for long sections by itself."""
 WIDTH = 10_000
 NARROWEST = 40
 _HARMLESS = " _-.()/+="
@@ -36,20 +38,22 @@ def _lines(timeline: Timeline, most: int) -> Iterator[str]:
     left_out = len(timeline.lanes) - len(lanes)
     more = f", {left_out} rows left out" if left_out else ""
     scale = ", long waits drawn short" if axis.breaks else ""
+    sections = [
+        words(f"{lane.workflow.workflow_name} {lane.workflow.workflow_id}")[:SECTION_CHARACTERS]
+        for lane in lanes
+    ]
+    padding = (max(map(len, sections), default=0) + 4) * _CHARACTER_PX
+    yield f'%%{{init: {{"gantt": {{"leftPadding": {padding}}}}}}}%%'
     yield "gantt"
     yield f"    title Timeline of {words(timeline.asked)}{scale}{more}"
     yield "    dateFormat x"
     yield "    axisFormat ·"
-    section: int | None = None
-    for lane in lanes:
-        if lane.workflow.key != section:
-            section = lane.workflow.key
-            workflow = lane.workflow
-            yield f"    section {words(f'{workflow.workflow_name} {workflow.workflow_id}')}"
-        spans = lane.spans
-        if lane.alike:
-            spans = [replace(spans[0], end=spans[-1].end)]
-        for span in spans:
+    before: int | None = None
+    for lane, section in zip(lanes, sections, strict=True):
+        if lane.workflow.key != before:
+            before = lane.workflow.key
+            yield f"    section {section}"
+        for span in lane.spans:
             yield f"    {_task(lane, span, timeline, axis)}"
 
 

@@ -87,6 +87,12 @@ async def test_an_agent_offline_gets_the_answers_of_the_mirror(
             if " | quote_delivery | " in line
         )
         assert " | ".join(group) in await ask_mirror("list_failures", **window)
+        theirs = await ask_mirror("diagnose_workflow", **order)
+        ours = await ask_file("diagnose_workflow", **order)
+        (verdict,) = (line for line in ours.splitlines() if line.startswith("verdict: "))
+        assert "step 2 quote_delivery" in verdict
+        assert "of an excerpt, counts are of what it holds" in ours
+        assert "of an excerpt" not in theirs
         listed = await ask_file("list_workflows", application_name=APP)
         assert "counts and comparisons are of what it holds" in listed
         assert "excerpt" in await ask_file("sync_status")

@@ -19,8 +19,8 @@ from tests.plans import plans_of
 from tests.postmortem.conftest import HOUR, NOW, Patient, diagnosed
 from tests.upstream import APP, problem
 
-MAY_BE_SCANNED = ("application", "executor", "sync_state")
-"""Tables of few rows."""
+MAY_BE_SCANNED = ("application", "executor", "sync_state", "given")
+"""Tables of few rows, and parameters."""
 
 
 async def test_everything_is_read_by_indexes(patient: Patient) -> None:
@@ -239,6 +239,18 @@ async def test_a_status_that_is_not_known_is_told_as_it_is(patient: Patient) -> 
     await patient.site.sync()
     diagnosis = await patient.diagnosis("odd")
     assert diagnosis.verdict == "Nothing is known to be wrong with it; it is PAUSED."
+
+
+async def test_what_an_excerpt_lacks_is_not_said_to_be_missing(patient: Patient) -> None:
+    for n in range(6):
+        patient.run(f"run-{n}", ago=HOUR + n * 60_000, schedule_name="nightly")
+    patient.run("waits", "ENQUEUED", queue_name="mail")
+    for workflow_id, claimed in (("run-0", "fires no more"), ("waits", "no executor takes")):
+        case = await patient.case(workflow_id)
+        assert claimed in diagnosed(case).verdict
+        of_a_file = diagnosed(replace(case, excerpt=True))
+        assert claimed not in of_a_file.verdict
+        assert any("of an excerpt" in line for line in of_a_file.not_known)
 
 
 @pytest.mark.parametrize("status", ["ERROR", "PENDING", "ENQUEUED", "CANCELLED"])

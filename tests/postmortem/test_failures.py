@@ -16,7 +16,7 @@ from tests.upstream import APP, Site, open_site, pickled, workflow
 HOUR = 3_600_000
 NOW = now_ms() // HOUR * HOUR
 TODAY = Window(NOW - 24 * HOUR, NOW)
-FEW = {"application", "sqlite_master", "CONSTANT"}
+FEW = {"application", "sqlite_master", "given", "CONSTANT"}
 """What may be read from its beginning to its end."""
 
 
@@ -94,6 +94,18 @@ async def test_what_is_over_represented_is_told_with_the_numbers(site: Site) -> 
     assert (feature.field, feature.value) == ("application_version", "2.0")
     assert (feature.failed, feature.of_failed, feature.others, feature.of_others) == (12, 12, 2, 42)
     assert (told.compared_with, told.others_complete) == (54, True)
+
+
+async def test_the_largest_groups_alone_are_compared(site: Site) -> None:
+    site.tables.add(
+        *(failed(f"bad-{n}", "no money", application_version="2.0") for n in range(12)),
+        *(failed(f"lost-{n}", "no such order", application_version="2.0") for n in range(11)),
+        *(workflow(f"good-{n}", NOW - HOUR, application_version="1.0") for n in range(40)),
+    )
+    both = (await found(site)).groups
+    assert [len(group.features) for group in both] == [1, 1]
+    first, second = (await found(site, most_compared=1)).groups
+    assert (first, second.features, second.count) == (both[0], (), 11)
 
 
 async def test_what_may_be_chance_is_not_told(site: Site) -> None:

@@ -80,6 +80,20 @@ async def test_it_is_one_of_many_since_a_time_on_one_version(patient: Patient) -
     assert not {"group", "only on", "data"} & (await patient.found("single")).keys()
 
 
+async def test_one_ran_where_none_of_the_others_did(patient: Patient) -> None:
+    patient.well(8, application_version="1.0", executor_id="a")
+    patient.run("order", "ERROR", error="no", application_version="2.0", executor_id="b")
+    patient.run("same", "ERROR", error="never", application_version="1.0", executor_id="a")
+    found = await patient.found("order")
+    assert (
+        "application_version is 2.0; the 8 nearest runs that went well have 1.0 8"
+        in (found["elsewhere"])
+    )
+    assert "executor_id is b; the 8 nearest runs that went well have a 8" in found["elsewhere"]
+    assert "sets them apart" not in " ".join(found.values())  # it may be chance
+    assert "elsewhere" not in await patient.found("same")
+
+
 async def test_nothing_but_the_data_sets_the_failed_apart(patient: Patient) -> None:
     for n in range(20):
         patient.run(f"well-{n}", ago=HOUR - n * 1000)

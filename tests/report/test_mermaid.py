@@ -12,7 +12,8 @@ from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.migrate import open_cache
 from tests.report.scenes import NOON, Scene, checkout, hostile_scenes, step, waiting
 
-HEAD = re.compile(r"gantt\n    title [^:;#%<>`]+\n    dateFormat x\n    axisFormat ·\n")
+INIT = r'%%\{init: \{"gantt": \{"leftPadding": \d+\}\}\}%%\n'
+HEAD = re.compile(INIT + r"gantt\n    title [^:;#%<>`]+\n    dateFormat x\n    axisFormat ·\n")
 SECTION = re.compile(r"    section [^:;#%<>`,]+")
 TASK = re.compile(
     r"    (?:✕ )?(?:·|\d)[^:;#%<>`,\"]* :(?:crit|done|active), (?P<left>\d+), (?P<right>\d+)"
@@ -37,7 +38,7 @@ def require_sound(text: str) -> None:
 def test_it_tells_what_the_waterfall_shows(cache: Cache) -> None:
     text = mermaid.gantt(checkout().unsaved(cache)[0])
     require_sound(text)
-    assert text.splitlines()[1] == "    title Timeline of checkout-8f31, long waits drawn short"
+    assert text.splitlines()[2] == "    title Timeline of checkout-8f31, long waits drawn short"
     assert "    ✕ 2. post_to_ledger 4.6s (the failure began here) :crit, " in text
     assert "    · in a queue 3h 59m :done, " in text
     assert "    · an earlier run 2.3s :active, " in text
@@ -68,7 +69,7 @@ def test_a_hostile_name_stays_in_its_line(cache: Cache, name: str) -> None:
     (timeline,) = scene.unsaved(cache)
     text = mermaid.gantt(timeline)
     require_sound(text)
-    assert len(text.splitlines()) == 4 + 1 + 2
+    assert len(text.splitlines()) == 5 + 1 + 2
 
 
 @settings(

@@ -1,23 +1,24 @@
 """Why one workflow failed, or what it waits for."""
 
+from collections.abc import Sequence
 from functools import partial
 
 from mcp_types import CallToolResult
 
-from dbos_mcp.postmortem.diagnosis import Call, diagnose, exactly
+from dbos_mcp.postmortem.diagnosis import Call, diagnose
 from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
 from dbos_mcp.server.apps import picture_of, pictured
-from dbos_mcp.server.budget import fitting
+from dbos_mcp.server.budget import fitting, within
 from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, ShowsApps, line_of
 from dbos_mcp.server.investigation import WHY_CHARACTERS, investigate
 from dbos_mcp.server.tools.arguments import ApplicationName, MaxAge, WorkflowId
 from dbos_mcp.server.workflow_rows import DATA_NOTE
 
 DIAGNOSIS_BYTES = 4_096
-VERDICT_CHARACTERS = 1_000
-LINE_CHARACTERS = 400
-ID_CHARACTERS = 200
+VERDICT_BYTES = 1_000
+LINE_BYTES = 400
+ID_BYTES = 200
 
 
 async def diagnose_workflow(
@@ -43,14 +44,16 @@ async def diagnose_workflow(
     workflow = case.workflow
     evidence = [*found.chain, *found.evidence]
 
-    def answer_of(shown: int) -> str:
-        lines = [f"- {render.plain(line, limit=LINE_CHARACTERS)}" for line in evidence[:shown]]
+    called = within(workflow.workflow_name or "", ID_BYTES)
+
+    def answer_of(shown: int, calls: Sequence[str]) -> str:
+        lines = [f"- {within(line, LINE_BYTES)}" for line in evidence[:shown]]
         return render.answer(
-            f"{render.plain(workflow_id, limit=ID_CHARACTERS)}: {render.plain(workflow.status)},"
-            f" {render.plain(workflow.workflow_name)} of {render.plain(application_name)}",
-            f"verdict: {render.plain(found.verdict, limit=VERDICT_CHARACTERS)}",
+            f"{within(workflow_id, ID_BYTES)}: {render.plain(workflow.status)},"
+            f" {called} of {render.plain(application_name)}",
+            f"verdict: {within(found.verdict, VERDICT_BYTES)}",
             "\n".join(["evidence:", *lines]) if lines else None,
-            f"not known: {render.plain('; '.join(found.not_known), limit=LINE_CHARACTERS)}."
+            f"not known: {within('; '.join(found.not_known), LINE_BYTES)}."
             if found.not_known
             else None,
             "\n".join(["next:", *calls]) if calls else None,
@@ -58,7 +61,12 @@ async def diagnose_workflow(
             freshness,
         )
 
-    answer, _ = fitting(len(evidence), DIAGNOSIS_BYTES, answer_of)
+    # Ids are long where they are hostile; then there are fewer calls.
+    for kept in range(len(calls), -1, -1):
+        of_these = partial(answer_of, calls=calls[:kept])
+        answer, _ = fitting(len(evidence), DIAGNOSIS_BYTES, of_these)
+        if len(answer.encode()) <= DIAGNOSIS_BYTES:
+            break
     if not shows_apps:
         return answer
     picture = await runtime.read(
@@ -89,6 +97,5 @@ def _out_of_reach(runtime: Runtime, call: Call) -> str:
         why = "this server is offline"
     else:
         why = "DBOS_MCP_TOOLSETS=all adds that tool; or in Conductor's console"
-    given = ", ".join(f"{key} {exactly(value)}" for key, value in call.arguments.items())
     told = render.plain(call.why, limit=WHY_CHARACTERS)
-    return f"- not from here: {call.tool} with {given}: {told}; {why}"
+    return f"- not from here: {call.described}: {told}; {why}"
