@@ -658,7 +658,10 @@ def report(
 
     now = now_ms()
     settings = context.obj.target()
-    _existing_cache(settings)
+    if failures:
+        _existing_cache(settings)
+    else:
+        _cache_file(settings)  # that nobody is logged in is told where Conductor is asked
     if form is None:
         form = ReportFormat.MD if output and output.suffix == ".md" else ReportFormat.HTML
     path = output or Path(reports.file_name(workflow_id, now=now, suffix=form))
@@ -706,14 +709,19 @@ async def _read_report(
 
 def _existing_cache(settings: Settings) -> Path:
     """The file; it is read with a login or without, but without one it only grows older."""
-    path = locate_cache(settings)
-    if not path.exists():
-        raise NotFoundError(f"There is no cache at {path}.", hint="`dbos-mcp sync` makes one.")
+    path = _cache_file(settings)
     if not settings.offline:
         try:
             identity_of(settings).current()
         except DbosMcpError as error:
             _print_warning(f"The mirror is not kept up to date. {error}")
+    return path
+
+
+def _cache_file(settings: Settings) -> Path:
+    path = locate_cache(settings)
+    if not path.exists():
+        raise NotFoundError(f"There is no cache at {path}.", hint="`dbos-mcp sync` makes one.")
     return path
 
 

@@ -15,7 +15,7 @@ NAME_CHARACTERS = 200
 TEXT_CHARACTERS = 4_000
 
 _SPECIAL = re.compile(r"[\\`*_\[\]<>|~&!#$]")
-_AT_THE_START = re.compile(r"^([-+=:]|\d+(?=[.)]))")
+_AT_THE_START = re.compile(r"^(\d*)([-+=:.)])")
 _ADDRESS = re.compile(r"\S*(?:://|www\.|@|mailto:)\S*", re.IGNORECASE)
 """What readers make a link of, or call somebody by, whatever is escaped in it."""
 
@@ -34,7 +34,7 @@ def text(value: object, limit: int = NAME_CHARACTERS) -> Markup:
         parts += [_escaped(line[place : match.start()]), code(match[0])]
         place = match.end()
     parts.append(_escaped(line[place:]))
-    return Markup(_AT_THE_START.sub(r"\\\1", "".join(parts)))
+    return Markup(_AT_THE_START.sub(r"\1\\\2", "".join(parts)))
 
 
 def code(value: object, limit: int = NAME_CHARACTERS) -> Markup:

@@ -34,25 +34,28 @@ def _time(ms: int | None) -> Markup:
     except ValueError:
         return Markup("a time that no calendar has")
     day, _, time = exact.rstrip("Z").partition("T")
-    return Markup('<time datetime="{}">{} <span>{}</span></time>').format(exact, day, time)
+    return Markup('<time datetime="{}"><b>{}</b> <span>{}</span></time>').format(exact, day, time)
 
 
 def _clipped(text: object, limit: int = NAME_CHARACTERS) -> Markup:
     """In one line."""
-    return _cut(visible(" ".join(str(text).splitlines())[: limit + 1]), len(str(text)), limit)
+    line = " ".join(str(text).splitlines())
+    return _marked(visible(line[:limit]), len(line) - limit)
 
 
 def _lines(text: object, limit: int = TEXT_CHARACTERS) -> Markup:
     """As it is, in lines."""
-    shown = "\n".join(visible(line) for line in str(text)[: limit + 1].splitlines())
-    return _cut(shown, len(str(text)), limit)
+    whole = str(text)
+    shown = "\n".join(visible(line) for line in whole[:limit].splitlines())
+    return _marked(shown, len(whole) - limit)
 
 
-def _cut(shown: str, length: int, limit: int) -> Markup:
-    if length <= limit:
+def _marked(shown: str, left_out: int) -> Markup:
+    """With how much is left out."""
+    if left_out <= 0:
         return escape(shown)
-    left_out = f"… {length - limit:,} more characters"
-    return Markup('{}<span class="left-out">{}</span>').format(shown[:limit], left_out)
+    more = f"… {left_out:,} more characters"
+    return Markup('{}<span class="left-out">{}</span>').format(shown, more)
 
 
 def _columns(histogram: Histogram) -> list[tuple[float, float, float, int]]:

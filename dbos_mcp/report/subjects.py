@@ -17,6 +17,7 @@ from dbos_mcp.report.histogram import Histogram, histogram
 
 MOST_STEPS = 200
 MOST_HISTORY = 200
+MOST_GROUPS = 100
 MOST_EXAMPLES = 3
 """Groups of failures that are shown with a timeline of one of them."""
 
@@ -84,8 +85,7 @@ class WorkflowReport:
     timeline: Timeline
     history: Sequence[HistoryEntry]
     group: GroupOverTime | None
-    """Of failures, in the window that it is looked for in."""
-    window: Window | None
+    """The failures that began as this one did, within a day."""
 
     @property
     def title(self) -> str:
@@ -164,7 +164,11 @@ class FailuresReport:
 
     @property
     def groups(self) -> Sequence[GroupOverTime]:
-        return [over_time(group, self.window) for group in self.failures.groups]
+        return [over_time(group, self.window) for group in self.failures.groups[:MOST_GROUPS]]
+
+    @property
+    def groups_left_out(self) -> int:
+        return max(0, len(self.failures.groups) - MOST_GROUPS)
 
     @property
     def began(self) -> int:

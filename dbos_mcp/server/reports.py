@@ -82,8 +82,7 @@ async def report_on_workflow(
         diagnosis=diagnosis,
         timeline=timeline,
         history=history,
-        group=None if group is None else over_time(group, Window(group.first_at, group.last_at)),
-        window=window,
+        group=None if group is None else over_time(group, _lifetime(group)),
     )
 
 
@@ -102,6 +101,12 @@ def _group_of(connection: Connection, case: Case, window: Window) -> FailureGrou
     except NotFoundError:  # the steps that tell of it were read only now
         return None
     return found.groups[0]
+
+
+def _lifetime(group: FailureGroup) -> Window:
+    """With some space around it."""
+    margin = max(1_500, (group.last_at - group.first_at) // 10)
+    return Window(group.first_at - margin, group.last_at + margin)
 
 
 async def report_on_failures(
