@@ -55,6 +55,10 @@ bench-query *arguments:
 bench-peer *arguments:
     uv run python -m benchmarks.peer {{ arguments }}
 
+# How fast, how large and how right post-mortems are, of a mirror with `--failures 60000`
+bench-postmortem *arguments:
+    uv run python -m benchmarks.postmortem {{ arguments }}
+
 # Ten incidents with planted causes: does an agent find them, and in how many calls? `--show`
 evals *arguments:
     uv run python -m evals.run {{ arguments }}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from mcp import Client
@@ -13,6 +13,8 @@ from mcp_types import CallToolResult, ListToolsResult, TextContent
 @dataclass(frozen=True)
 class Answer:
     seconds: float
+    cpu_seconds: float
+    """Of this process, all of its threads: a busy machine does not lengthen them."""
     result: CallToolResult
 
     @property
@@ -35,9 +37,9 @@ class Answer:
 
 
 async def ask(client: Client, tool: str, arguments: Mapping[str, Any]) -> Answer:
-    started = perf_counter()
+    started, cpu_started = perf_counter(), process_time()
     result = await client.call_tool(tool, dict(arguments))
-    return Answer(perf_counter() - started, result)
+    return Answer(perf_counter() - started, process_time() - cpu_started, result)
 
 
 def definitions_bytes(listed: ListToolsResult) -> int:

@@ -82,8 +82,10 @@ _KINDS = (
     _Kind("embed_documents", 3, "Search", queue_name="gpu", seconds=20),
     _Kind("refund", 1, "Payments", "stripe", timeout_ms=60_000),
 )
-_EXECUTORS = tuple(f"shop-6f9c7d5b8-{suffix}" for suffix in ("x2vqk", "m8fzt", "q4hsn", "b7wlp"))
-_STEPS = ("check_stock", "reserve_items", "call_supplier", "write_ledger", "notify_customer")
+QUEUES = {kind.name: kind.queue_name for kind in _KINDS}
+"""Of each workflow function; None: it is called, or started, without one."""
+EXECUTORS = tuple(f"shop-6f9c7d5b8-{suffix}" for suffix in ("x2vqk", "m8fzt", "q4hsn", "b7wlp"))
+STEPS = ("check_stock", "reserve_items", "call_supplier", "write_ledger", "notify_customer")
 
 
 def serialize(value: object) -> str:
@@ -303,7 +305,7 @@ class _Rows:
         updated_at = completed_at or created_at
         queue_name, delay_until = kind.queue_name, None
         version = _version(created_at)
-        executor: str | None = _EXECUTORS[pick.randrange(len(_EXECUTORS))]
+        executor: str | None = EXECUTORS[pick.randrange(len(EXECUTORS))]
         if in_flight:
             completed_at = None
             updated_at = created_at
@@ -396,12 +398,12 @@ class _Rows:
         )
 
     def _steps(self, workflow_id: str, start: int, error: str | None) -> list[tuple[Any, ...]]:
-        count = self.random.randrange(1, len(_STEPS) + 1)
+        count = self.random.randrange(1, len(STEPS) + 1)
         return [
             (
                 workflow_id,
                 step_id,
-                _STEPS[step_id - 1],
+                STEPS[step_id - 1],
                 None if error and step_id == count else self.outputs[step_id],
                 error if step_id == count else None,
                 start + 10 * step_id,

@@ -3,11 +3,13 @@ a thousand changes, so that there is something deleted and a history to tell."""
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from benchmarks.changes import apply_changes
+from benchmarks.failures import Failures
 from benchmarks.generate import Population, database_of, kept
 from dbos_mcp.demo.tour import APPLICATION_NAME
 from dbos_mcp.domain import FAILED
@@ -24,14 +26,33 @@ FEWEST_ROWS = 4000
 
 async def mirror_of(population: Population, folder: Path | None = None) -> Path:
     """The population's mirror, made unless an earlier run of this version's schema left it."""
+    return await _mirror_of(population, "", lambda system: None, folder, changed=True)
+
+
+async def mirror_of_failures(
+    population: Population, failures: Failures, folder: Path | None = None
+) -> Path:
+    """The same, with these failures in place of the population's own and without the changes."""
+    return await _mirror_of(population, f"-{failures.key}", failures.plant, folder, changed=False)
+
+
+async def _mirror_of(
+    population: Population,
+    suffix: str,
+    prepare: Callable[[Path], None],
+    folder: Path | None,
+    *,
+    changed: bool,
+) -> Path:
     folder = folder or kept()
     versions = "-".join(f"{each.name}{each.version}" for each in PROJECTIONS)
-    path = folder / f"mirror-{population.key}-{FORMAT}-{HEAD}-{versions}.sqlite"
+    path = folder / f"mirror-{population.key}{suffix}-{FORMAT}-{HEAD}-{versions}.sqlite"
     if not path.exists():
         system = database_of(population, folder)
         with tempfile.TemporaryDirectory(prefix="mirror-", dir=folder) as name:
-            unfinished = Path(name) / "cache.sqlite"
-            await make_mirror(Path(shutil.copy(system, name)), unfinished, changed=True)
+            copied, unfinished = Path(shutil.copy(system, name)), Path(name) / "cache.sqlite"
+            prepare(copied)
+            await make_mirror(copied, unfinished, changed=changed)
             unfinished.rename(path)
     return path
 

@@ -35,6 +35,7 @@ from benchmarks.report import (
     percentile,
     show,
     table,
+    three,
     verdict,
 )
 from dbos_mcp.demo.tour import APPLICATION_NAME
@@ -200,9 +201,9 @@ async def filters(bench: Bench, most: int | None = None) -> list[Asked]:
                 name if len(some) == len(asked) else f"{name}={_value(some[0], name)}",
                 str(len(some)),
                 f"{totals[0]:,} - {totals[-1]:,}" if len(some) > 1 else f"{totals[0]:,}",
-                _three(firsts),
-                _three([seconds for each in some for seconds in each.again]),
-                _three([each.raw_seconds for each in some]),
+                three(firsts),
+                three([seconds for each in some for seconds in each.again]),
+                three([each.raw_seconds for each in some]),
                 f"{max(each.first.text_bytes for each in some):,}",
                 verdict(percentile(firsts, 50) <= INDEXED_SECONDS) if indexed else "",
             )
@@ -242,13 +243,13 @@ def _summary(
     title: str, every: Sequence[Asked], parts: Mapping[str, Sequence[Asked]] | None = None
 ) -> Report:
     report = Report(f"{title} (ms: p50, p95, max)")
-    report.add("first ask", _three([each.first.seconds for each in every]))
+    report.add("first ask", three([each.first.seconds for each in every]))
     for name, some in (parts or {}).items():
         firsts = [each.first.seconds for each in some]
         met = percentile(firsts, 50) <= INDEXED_SECONDS
-        report.add(f"… {name}", _three(firsts), "p50 <= 5", met)
-    report.add("same question again", _three([s for each in every for s in each.again]))
-    report.add("sqlite3, its own plan", _three([each.raw_seconds for each in every]))
+        report.add(f"… {name}", three(firsts), "p50 <= 5", met)
+    report.add("same question again", three([s for each in every for s in each.again]))
+    report.add("sqlite3, its own plan", three([each.raw_seconds for each in every]))
     slowest = max(each.first.seconds for each in every)
     met = slowest <= SLOWEST_SECONDS
     report.add("slowest question", f"{milliseconds(slowest)} ms", "<= 1,000 ms", met)
@@ -266,7 +267,7 @@ async def _floor(every: Sequence[Asked]) -> None:
     async with Client(asking.bare_server()) as client:
         times = await asking.ask_constant(client, size, 200)
     report = Report("The floor (ms: p50, p95, max)")
-    report.add(f"a tool of a bare server that answers {size:,} constant bytes", _three(times))
+    report.add(f"a tool of a bare server that answers {size:,} constant bytes", three(times))
     report.print()
 
 
@@ -283,7 +284,7 @@ async def other_tools(bench: Bench) -> None:
         size = max(answer.text_bytes for answer in answers)
         met = None if limit is None else percentile(times, 50) <= limit
         target = "" if limit is None else f"p50 <= {milliseconds(limit)}"
-        row = (milliseconds(times[0]), _three(times), f"{size:,}", target, verdict(met))
+        row = (milliseconds(times[0]), three(times), f"{size:,}", target, verdict(met))
         made.add_row(name, str(len(asked)), *row)
         for error in failed:
             made.add_row(f"[red]… failed: {escape(error)}[/red]")
@@ -343,12 +344,6 @@ def start(tools: ListToolsResult, seconds: float) -> None:
     report.add(f"tools/list, {len(tools.tools)} tools", f"{size:,} bytes", "<= 16,384", met)
     report.add("initialize and tools/list, in this process", f"{milliseconds(seconds)} ms")
     report.print()
-
-
-def _three(times: Sequence[float]) -> str:
-    """p50, p95 and the longest, in milliseconds."""
-    parts = percentile(times, 50), percentile(times, 95), max(times)
-    return " ".join(f"{milliseconds(part):>5}" for part in parts)
 
 
 def _value(asked: Asked, name: str) -> object:

@@ -58,3 +58,9 @@ def percentile(values: Sequence[float], percent: int) -> float:
 def milliseconds(seconds: float) -> str:
     ms = seconds * 1000
     return f"{ms:.1f}" if ms < 99.95 else f"{ms:,.0f}"
+
+
+def three(times: Sequence[float]) -> str:
+    """p50, p95 and the longest, in milliseconds."""
+    parts = percentile(times, 50), percentile(times, 95), max(times)
+    return " ".join(f"{milliseconds(part):>5}" for part in parts)

@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
@@ -30,7 +31,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from dbos_mcp import __version__
+from dbos_mcp import __version__, files
 from dbos_mcp.conductor.device_login import DeviceLogin
 from dbos_mcp.domain import now_ms, tell_time
 from dbos_mcp.errors import (
@@ -44,6 +45,7 @@ from dbos_mcp.incident import selection
 from dbos_mcp.incident.export import Exported
 from dbos_mcp.incident.export import export as write_export
 from dbos_mcp.login import Account, LoggedIn, LoginFlow, log_out, who_am_i
+from dbos_mcp.queries.freshness import last_seen
 from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus, sync_status
 from dbos_mcp.runtime import Runtime, identity_of, locate_cache, open_runtime
 from dbos_mcp.server.render import Column, fields, plain
@@ -56,6 +58,9 @@ from dbos_mcp.sync.leadership import Leadership
 from dbos_mcp.sync.scheduler import SyncScheduler
 from dbos_mcp.sync.spending import Spending
 from dbos_mcp.sync.visit import ApplicationReport
+
+if TYPE_CHECKING:
+    from dbos_mcp.report.subjects import FailuresReport, WorkflowReport
 
 logger = logging.getLogger(__name__)
 
@@ -547,7 +552,6 @@ def export(
     from dbos_mcp.server.tools import arguments
 
     now = now_ms()
-    began = arguments.time("--since", since, now=now)
     settings = context.obj.target()
     cache = open_cache(_existing_cache(settings), writable=False)
     try:
@@ -556,6 +560,8 @@ def export(
             err.status("Exporting…"),
             cache.read() as connection,
         ):
+            seen = last_seen(connection, application) if settings.offline else None
+            began = arguments.time("--since", since, now=now if seen is None else min(now, seen))
             if workflow is not None:
                 chosen = selection.select_workflow(connection, application, workflow, limit=limit)
             else:
@@ -577,10 +583,9 @@ def export(
 def _print_exported(done: Exported) -> None:
     excerpt = done.excerpt
     parts = ", ".join(f"{count} {reason}" for reason, count in done.parts.items() if count)
-    redacted = ", ".join(f"{count} {kind}" for kind, count in sorted(done.redacted.items()))
-    size = f"{done.bytes / 1000:.0f} KB" if done.bytes < 1e6 else f"{done.bytes / 1e6:.1f} MB"
+    redacted = _redacted(done.redacted)
     lines = [
-        ("file", f"{done.path}, {size}"),
+        ("file", f"{done.path}, {_size(done.bytes)}"),
         ("holds", excerpt.subject),
         (
             "workflows",
@@ -595,16 +600,128 @@ def _print_exported(done: Exported) -> None:
     out.print(escape(fields(lines, limit=2000)))
 
 
+def _redacted(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1000:.0f} KB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
+class ReportFormat(StrEnum):
+    HTML = "html"
+    MD = "md"
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    workflow_id: Annotated[
+        str | None, typer.Argument(metavar="[WORKFLOW_ID]", help="On this workflow.")
+    ] = None,
+    failures: Annotated[
+        bool, typer.Option("--failures", help="On what failed, grouped by its cause.")
+    ] = False,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="With --failures: 24h, or ISO 8601 with a zone."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="With --failures; left out, it is now.")
+    ] = None,
+    application: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of this application.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The file to make; - is stdout.", dir_okay=False
+        ),
+    ] = None,
+    form: Annotated[
+        ReportFormat | None, typer.Option("--format", help="Left out, the file's name says it.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a report on a workflow, or on failures: one page that needs nothing but itself, or
+    Markdown. Without secrets."""
+    if (workflow_id is None) != failures:
+        raise UsageError(
+            "Say what to report on.",
+            hint="Either WORKFLOW_ID, or --failures and a time, as --failures --since 24h.",
+        )
+    if workflow_id is not None and (since or until):
+        raise UsageError(
+            "A report on one workflow tells all of it: --since and --until do not fit."
+        )
+    from dbos_mcp.server import reports
+
+    now = now_ms()
+    settings = context.obj.target()
+    if failures:
+        _existing_cache(settings)
+    else:
+        _cache_file(settings)  # that nobody is logged in is told where Conductor is asked
+    if form is None:
+        form = ReportFormat.MD if output and output.suffix == ".md" else ReportFormat.HTML
+    path = output or Path(reports.file_name(workflow_id, now=now, suffix=form))
+    to_stdout = str(path) == "-"
+    if not (force or to_stdout):
+        files.require_free(path)
+    with _until_interrupted("Nothing was written."), err.status("Looking…"):
+        made = anyio.run(
+            partial(
+                _read_report, settings, workflow_id, application, since=since, until=until, now=now
+            )
+        )
+        text = reports.rendered(made, form)
+        if to_stdout:
+            typer.echo(text.encode(), nl=False)
+        else:
+            size = files.write(path, text, force=force)
+    for warning in made.source.warnings:
+        _print_warning(warning)
+    if not to_stdout:
+        lines = [
+            ("file", f"{path}, {_size(size)}"),
+            ("tells", made.title),
+            ("redacted", _redacted(made.source.redacted) or "nothing was found"),
+        ]
+        out.print(escape(fields(lines, limit=2000)))
+
+
+async def _read_report(
+    settings: Settings,
+    workflow_id: str | None,
+    application: str | None,
+    *,
+    since: str | None,
+    until: str | None,
+    now: int,
+) -> "WorkflowReport | FailuresReport":
+    from dbos_mcp.server import reports
+
+    async with open_runtime(settings) as runtime:
+        if workflow_id is None:
+            return await reports.report_on_failures(runtime, application, since, until, now=now)
+        return await reports.report_on_workflow(runtime, application, workflow_id)
+
+
 def _existing_cache(settings: Settings) -> Path:
     """The file; it is read with a login or without, but without one it only grows older."""
-    path = locate_cache(settings)
-    if not path.exists():
-        raise NotFoundError(f"There is no cache at {path}.", hint="`dbos-mcp sync` makes one.")
+    path = _cache_file(settings)
     if not settings.offline:
         try:
             identity_of(settings).current()
         except DbosMcpError as error:
             _print_warning(f"The mirror is not kept up to date. {error}")
+    return path
+
+
+def _cache_file(settings: Settings) -> Path:
+    path = locate_cache(settings)
+    if not path.exists():
+        raise NotFoundError(f"There is no cache at {path}.", hint="`dbos-mcp sync` makes one.")
     return path
 
 

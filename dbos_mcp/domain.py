@@ -1,5 +1,7 @@
-"""Words that both sides of the event log use: statuses, and times as epoch milliseconds."""
+"""Words that both sides of the event log use: statuses, and times as epoch milliseconds; and how
+text from elsewhere is made fit to be shown."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from time import time_ns
@@ -24,9 +26,16 @@ IN_FLIGHT = (WorkflowStatus.PENDING, WorkflowStatus.ENQUEUED, WorkflowStatus.DEL
 FAILED = (WorkflowStatus.ERROR, WorkflowStatus.MAX_RECOVERY_ATTEMPTS_EXCEEDED)
 TERMINAL = (WorkflowStatus.SUCCESS, WorkflowStatus.CANCELLED, *FAILED)
 
+CELL_CHARACTERS = 100
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+# C0, DEL and C1 controls, soft hyphen, zero-width and bidi marks, line separators, interlinear and
+# tag characters, surrogates.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
 _UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s"))
 
 
@@ -99,3 +108,23 @@ def one_line(text: str, limit: int = 300) -> str:
     """Text from elsewhere, fit for an error: no control or invisible characters, and not long."""
     printable = "".join(c if c.isprintable() else " " for c in text[:limit])
     return " ".join(printable.split()) + ("…" if len(text) > limit else "")
+
+
+def plain(value: object, *, limit: int = CELL_CHARACTERS) -> str:
+    """A value as one line of printable text, cut at `limit` characters with a mark."""
+    if value is None:
+        return ""
+    text = str(value)
+    clipped = text if len(text) <= limit else f"{text[: limit - 1]}…"
+    return visible(clipped)
+
+
+def visible(text: str) -> str:
+    """With control, bidirectional and invisible characters written out."""
+    return _UNSAFE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    named = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+    code = ord(match[0])
+    return named.get(match[0]) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")

@@ -4,7 +4,6 @@ The events keep their places in the log, so that what refers to one still does, 
 The file appears all at once, under a name that was free.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from sqlalchemy import Connection, func, insert, select
 from sqlmodel import col
 
 import dbos_mcp
-from dbos_mcp.errors import StoreError, UsageError
+from dbos_mcp import files
 from dbos_mcp.incident.selection import Selection
 from dbos_mcp.queries.coverage import first_looked_at
 from dbos_mcp.redaction import Redactor
@@ -93,8 +92,8 @@ def export(
         StoreError: it cannot be written there.
     """
     path = path.absolute()
-    if not force and path.exists():
-        raise _taken(path)
+    if not force:
+        files.require_free(path)
     redactor = Redactor(_users(source, selection) if redact_users else None)
     outgoing = _Outgoing(redactor, _ids(source, selection), with_payloads=with_payloads)
     try:
@@ -115,12 +114,9 @@ def export(
                 events, steps = event_log.count(target), _count(target, StepRow)
             sealed = folder / "sealed.sqlite"
             size = engine.seal(draft, sealed)
-            _publish(sealed, path, force=force)
+            files.publish(sealed, path, force=force)
     except OSError as error:
-        raise StoreError(
-            f"{path} cannot be written: {error.strerror or error}.",
-            hint="Name a file in a folder that is there, and that you may write to.",
-        ) from error
+        raise files.not_to_be_written(path, error) from error
     return Exported(
         path, excerpts[CONDUCTOR], selection.parts, events, steps, dict(redactor.found), size
     )
@@ -355,32 +351,3 @@ def _copy_sync_state(
 
 def _count(connection: Connection, table: type[StepRow]) -> int:
     return connection.execute(select(func.count()).select_from(table)).scalar_one()
-
-
-def _publish(sealed: Path, path: Path, *, force: bool) -> None:
-    """Under its name at once: never half of it, and never in place of another by accident."""
-    if force:
-        sealed.replace(path)
-    else:
-        try:
-            os.link(sealed, path)
-        except FileExistsError as error:
-            raise _taken(path) from error
-        except OSError:  # a file system without links
-            try:
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-            except FileExistsError as error:
-                raise _taken(path) from error
-            sealed.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _taken(path: Path) -> UsageError:
-    return UsageError(
-        f"There is a file {path} already; it was left as it is.",
-        hint="Name another one, or replace it with --force.",
-    )

@@ -64,7 +64,7 @@ def select_workflow(
         NotFoundError: the mirror has never seen it.
         UsageError: several applications have one of that id.
     """
-    application_name, key = _find(connection, application_name, workflow_id)
+    application_name, key = find_workflow(connection, application_name, workflow_id)
     selection = Selection(f"{workflow_id} of {application_name}, and what belongs to it", limit)
     family = _Family(connection, application_name)
     selection.add(application_name, "workflow", [key])
@@ -95,7 +95,9 @@ def select_workflow(
         )
     for name in dict.fromkeys(names):
         peers = _succeeded(connection, application_name, name, failed_at)
-        selection.add(application_name, "successful runs to compare with", peers)
+        # What a run was given may explain itself only by what its parents were.
+        with_parents = [*peers, *family.above(peers)]
+        selection.add(application_name, "successful runs to compare with", with_parents)
     return selection
 
 
@@ -143,9 +145,15 @@ def select_since(
     return selection
 
 
-def _find(
+def find_workflow(
     connection: Connection, application_name: str | None, workflow_id: str
 ) -> tuple[str, int]:
+    """Its application and its key.
+
+    Raises:
+        NotFoundError: the mirror has never seen it.
+        UsageError: several applications have one of that id.
+    """
     if application_name is not None:
         require_application(connection, application_name)
     known = select(col(ApplicationRow.application_name))

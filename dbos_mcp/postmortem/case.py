@@ -21,7 +21,6 @@ from dbos_mcp.queries.steps import StepItem
 from dbos_mcp.queries.workflow import WorkflowDetail
 from dbos_mcp.queries.workflows import WorkflowItem
 from dbos_mcp.store import sync_state
-from dbos_mcp.store.projections.applications import ApplicationRow
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.sync_state import StepReadingRow
@@ -112,6 +111,8 @@ class Case:
     """By our clock; facts are as of `seen_at`."""
     seen_at: int
     private_mode: bool
+    excerpt: bool
+    """Most runs are not in it: that there are none says nothing."""
     detail: WorkflowDetail
     chain: Sequence[Traced]
     """From the workflow down to where its failure began, or to what it waits for in the end."""
@@ -159,7 +160,8 @@ def read_case(connection: Connection, application_name: str, workflow_id: str, n
         NotFoundError: the mirror has never seen it.
     """
     detail = workflow_queries.get_workflow(connection, application_name, workflow_id)
-    as_of = sync_state.load(connection, application_name).succeeded_at
+    sync = sync_state.load(connection, application_name)
+    as_of = sync.succeeded_at
     seen_at = now if as_of is None or now - as_of < UP_TO_DATE_MS else as_of
     chain, left_out = trace(connection, application_name, detail.workflow, seen_at)
     last = chain[-1]
@@ -172,7 +174,8 @@ def read_case(connection: Connection, application_name: str, workflow_id: str, n
         application_name=application_name,
         now=now,
         seen_at=seen_at,
-        private_mode=_private(connection, application_name),
+        private_mode=applications.is_private(connection, application_name),
+        excerpt=sync.excerpt_of is not None,
         detail=detail,
         chain=chain,
         levels_left_out=left_out,
@@ -182,9 +185,9 @@ def read_case(connection: Connection, application_name: str, workflow_id: str, n
         queue=read_queue(connection, application_name, focus) if queued else None,
         source=None
         if detail.source is None
-        else _traced(connection, [detail.source])[detail.source.key],
-        tried=next(iter(_traced(connection, tried).values()), None),
-        children=_by_id(connection, application_name, awaited[:MOST_CHILDREN]),
+        else traced_of(connection, [detail.source])[detail.source.key],
+        tried=next(iter(traced_of(connection, tried).values()), None),
+        children=by_id(connection, application_name, awaited[:MOST_CHILDREN]),
         firings=_firings(connection, application_name, detail.workflow.schedule_name),
         ends=_ends(connection, application_name) if focus.status in IN_FLIGHT else {},
         stranded=_stranded(connection, application_name, focus),
@@ -216,7 +219,7 @@ def trace(
             left_out = len(links) - MOST_LEVELS
             links = links[: MOST_LEVELS // 2] + links[-MOST_LEVELS // 2 :]
         items = _by_key(connection, [link.workflow.key for link in links])
-        traced = _traced(connection, [items[link.workflow.key] for link in links])
+        traced = traced_of(connection, [items[link.workflow.key] for link in links])
         chain = [_with(traced[link.workflow.key], link=link) for link in links]
         if links[-1].end != "timed out":
             return chain, left_out
@@ -226,18 +229,18 @@ def trace(
         wait = wait_of(_running(item), last.steps, item.completed_at or item.updated_at)
         chain.append(_with(last, link=last.link, wait=wait))
     else:
-        chain.append(_waiting(_traced(connection, [workflow])[workflow.key], now))
+        chain.append(_waiting(traced_of(connection, [workflow])[workflow.key], now))
     seen = {each.workflow.workflow_id for each in chain}
     while len(chain) < MOST_LEVELS:
         open_ = chain[-1].wait
         if open_ is None or open_.kind != "children":
             break
-        below = _by_id(connection, application_name, open_.children[:MOST_CHILDREN])
+        below = by_id(connection, application_name, open_.children[:MOST_CHILDREN])
         child = _awaited(chain[-1], [below[i] for i in open_.children if i in below])
         if child is None or child.workflow_id in seen:
             break
         seen.add(child.workflow_id)
-        traced_child = _traced(connection, [child])[child.key]
+        traced_child = traced_of(connection, [child])[child.key]
         if child.status == WorkflowStatus.CANCELLED:
             at = child.completed_at or child.updated_at
             was = wait_of(_running(child), traced_child.steps, at)
@@ -277,7 +280,7 @@ def _with(traced: Traced, link: Link | None = None, wait: Wait | None = None) ->
     )
 
 
-def _traced(connection: Connection, items: Sequence[WorkflowItem]) -> dict[int, Traced]:
+def traced_of(connection: Connection, items: Sequence[WorkflowItem]) -> dict[int, Traced]:
     keys = [item.key for item in items]
     readings = {
         row.workflow_key: row
@@ -320,7 +323,7 @@ def _by_key(connection: Connection, keys: Sequence[int]) -> dict[int, WorkflowIt
     return {row.id: _item(row) for row in rows}
 
 
-def _by_id(
+def by_id(
     connection: Connection, application_name: str, ids: Sequence[str]
 ) -> dict[str, WorkflowItem]:
     if not ids:
@@ -336,16 +339,6 @@ def _by_id(
 
 def _item(row: Any) -> WorkflowItem:
     return WorkflowItem.model_validate(row, from_attributes=True)
-
-
-def _private(connection: Connection, application_name: str) -> bool:
-    return bool(
-        connection.execute(
-            select(col(ApplicationRow.private_mode)).where(
-                col(ApplicationRow.application_name) == application_name
-            )
-        ).scalar()
-    )
 
 
 def _firings(connection: Connection, application_name: str, schedule: str | None) -> list[int]:

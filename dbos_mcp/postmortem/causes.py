@@ -1,13 +1,13 @@
 """Where failures began: from a workflow that failed down through its failed children to the step,
 or the code, that failed first. For one workflow or for very many at once, read in batches."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, select
+from sqlalchemy import ColumnElement, Connection, Select, func, select
 from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, WorkflowStatus
@@ -15,12 +15,10 @@ from dbos_mcp.postmortem.error_text import fingerprint, kind_of
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.sync_state import StepReadingRow
-
-T = TypeVar("T")
+from dbos_mcp.store.tables import batches
 
 INTERNAL = "DBOS."
 """The names of DBOS's own steps begin with it."""
-_AT_ONCE = 500
 
 Evidence = Literal["same error", "its error is part of it", "the last step", "an earlier step"]
 """What ties a failed step to the failure of its workflow, the surest first."""
@@ -39,18 +37,19 @@ End = Literal[
 """Why a chain ends at a workflow: a step of its own failed; its code did, outside of any step; or
 nothing further is known, and why."""
 
+_StepValues = Sequence[Any]
+"""The key of its workflow, and the fields of a `FailedStep` without the evidence."""
+
 _BROKEN_OFF = (*FAILED, WorkflowStatus.CANCELLED)
 """What a child may come to that makes the one who waits for it fail."""
 
 
-@dataclass(frozen=True, slots=True)
-class FailedWorkflow:
+class FailedWorkflow(NamedTuple):
     key: int
     workflow_id: str
     status: str
     workflow_name: str | None
     error: str | None
-    created_at: int
     updated_at: int
     completed_at: int | None
     deadline: int | None
@@ -59,7 +58,6 @@ class FailedWorkflow:
     queue_name: str | None
     schedule_name: str | None
     parent_workflow_id: str | None
-    deleted_at: int | None
 
     @property
     def failed_at(self) -> int:
@@ -67,8 +65,7 @@ class FailedWorkflow:
         return self.updated_at if self.completed_at is None else self.completed_at
 
 
-@dataclass(frozen=True, slots=True)
-class FailedStep:
+class FailedStep(NamedTuple):
     step_id: int
     step_name: str
     child_workflow_id: str | None
@@ -77,8 +74,7 @@ class FailedStep:
     evidence: Evidence
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """A workflow of a chain, and either the child (its key) that the chain goes on with, or why it
     ends here."""
 
@@ -120,8 +116,10 @@ class Causes:
         return list(self._walk(key))
 
     def origin(self, key: int) -> Link:
-        *_, last = self._walk(key)
-        return last
+        link = self.links[key]
+        while link.child is not None:
+            link = self.links[link.child]
+        return link
 
     def _walk(self, key: int | None) -> Iterator[Link]:
         while key is not None:
@@ -132,7 +130,15 @@ class Causes:
 
 def find_causes(connection: Connection, application_name: str, keys: Iterable[int]) -> Causes:
     """Of workflows, by their keys; those that did not fail are left out."""
-    return _Finder(connection, application_name).find(keys)
+    finder = _Finder(connection, application_name)
+    return finder.find(list(finder.workflows(col(WorkflowRow.id), keys)))
+
+
+def causes_of(
+    connection: Connection, application_name: str, failed: Sequence[FailedWorkflow]
+) -> Causes:
+    """The same, of workflows that were read already."""
+    return _Finder(connection, application_name).find(failed)
 
 
 class _Finder:
@@ -140,9 +146,11 @@ class _Finder:
         self._connection = connection
         self._here = col(WorkflowRow.application_name) == application_name
         self._found: dict[int, Link] = {}
+        self._failed: dict[str, FailedWorkflow] = {}
+        """By id: most children that somebody waited for failed in the same time."""
 
-    def find(self, keys: Iterable[int]) -> Causes:
-        level = list(self._workflows(col(WorkflowRow.id), keys))
+    def find(self, failed: Sequence[FailedWorkflow]) -> Causes:
+        level = failed
         while level:
             level = self._follow(level)
         return Causes(_without_circles(self._found))
@@ -150,18 +158,20 @@ class _Finder:
     def _follow(self, level: Sequence[FailedWorkflow]) -> list[FailedWorkflow]:
         """Link these; the children that are still to be linked."""
         steps = self._steps(level)
-        read = self._read(level)
+        self._failed |= {workflow.workflow_id: workflow for workflow in level}
         wanted = {
             step.child_workflow_id
             for step in steps.values()
             if step is not None and step.child_workflow_id is not None
         }
-        children = {
-            child.workflow_id: child
-            for child in self._workflows(col(WorkflowRow.workflow_id), wanted, failed=False)
-        }
+        children = {each: self._failed[each] for each in wanted & self._failed.keys()}
+        others = wanted - children.keys()
+        for found in self.workflows(col(WorkflowRow.workflow_id), others, failed=False):
+            children[found.workflow_id] = found
         steps |= self._with_children_found(level, steps, children)
-        unread = [w for w in level if w.key not in read and w.status in FAILED]
+        without = [w for w in level if w.key not in steps and w.status in FAILED]
+        read = self._read(without)
+        unread = [w for w in without if w.key not in read]
         alike = self._alike(unread)
         reached: dict[int, FailedWorkflow] = {}
         for workflow in level:
@@ -204,71 +214,80 @@ class _Finder:
             and step.child_workflow_id is not None
             and step.child_workflow_id not in children
         }
+        if not lost:
+            return {}
         found: dict[int, FailedStep | None] = {}
-        for chunk in _chunks(lost):
-            for key, step_id, child_id in self._connection.execute(
-                select(
-                    col(StepRow.workflow_key),
-                    col(StepRow.step_id),
-                    col(StepRow.child_workflow_id),
-                ).where(
-                    col(StepRow.workflow_key).in_(chunk),
-                    col(StepRow.child_workflow_id).is_not(None),
-                )
-            ):
-                if step_id == lost[key].step_id - 1:
-                    found[key] = replace(lost[key], child_workflow_id=child_id)
+        for key, step_id, child_id in self._connection.execute(
+            select(
+                col(StepRow.workflow_key),
+                col(StepRow.step_id),
+                col(StepRow.child_workflow_id),
+            ).where(
+                col(StepRow.workflow_key).in_(_among(list(lost))),
+                col(StepRow.child_workflow_id).is_not(None),
+            )
+        ):
+            if step_id == lost[key].step_id - 1:
+                found[key] = lost[key]._replace(child_workflow_id=child_id)
         wanted = {step.child_workflow_id for step in found.values() if step is not None}
-        for child in self._workflows(col(WorkflowRow.workflow_id), wanted, failed=False):
+        for child in self.workflows(col(WorkflowRow.workflow_id), wanted, failed=False):
             children[child.workflow_id] = child
         return found
 
-    def _workflows(
+    def workflows(
         self, column: Any, values: Iterable[Any], *, failed: bool = True
     ) -> Iterator[FailedWorkflow]:
-        columns = [col(getattr(WorkflowRow, name)) for name in _COLUMNS]
         broken = [col(WorkflowRow.status).in_(_BROKEN_OFF)] if failed else []
-        for chunk in _chunks(values):
+        for chunk in batches(values):
             for row in self._connection.execute(
-                select(*columns).where(self._here, column.in_(chunk), *broken)
-            ):
-                yield FailedWorkflow(*row)
+                select(*FAILED_COLUMNS).where(self._here, column.in_(chunk), *broken)
+            ).all():
+                yield FailedWorkflow._make(row)
 
     def _steps(self, level: Sequence[FailedWorkflow]) -> dict[int, FailedStep | None]:
         """The failed step that explains each failure best, where one is known."""
-        failed: defaultdict[int, list[Row[Any]]] = defaultdict(list)
-        last: dict[int, int] = {}
+        failed: defaultdict[int, list[_StepValues]] = defaultdict(list)
         keys = [workflow.key for workflow in level if workflow.status in FAILED]
-        for chunk in _chunks(keys):
-            for row in self._connection.execute(_failed_steps(chunk)):
-                failed[row.workflow_key].append(row)
-        for chunk in _chunks(failed):
-            for key, step_id in self._connection.execute(
-                select(col(StepRow.workflow_key), col(StepRow.step_id)).where(
-                    col(StepRow.workflow_key).in_(chunk)
-                )
-            ):
-                last[key] = max(step_id, last.get(key, step_id))
-        return {
-            workflow.key: _explaining(workflow.error, failed[workflow.key], last[workflow.key])
+        for row in self._connection.execute(_failed_steps(keys)).all():
+            failed[row[0]].append(row)
+        found = {
+            workflow.key: _with_its_error(workflow.error, failed[workflow.key])
             for workflow in level
             if workflow.key in failed
+        }
+        unclear = [key for key, step in found.items() if step is None]
+        last = self._last_steps(unclear)
+        for key in unclear:
+            # The last that failed: what came behind it may have been to make good for it.
+            values = failed[key][-1]
+            at_last = values[1] == last[key]
+            found[key] = _step(values, "the last step" if at_last else "an earlier step")
+        return found
+
+    def _last_steps(self, keys: Sequence[int]) -> dict[int, int]:
+        if not keys:
+            return {}
+        key, step_id = col(StepRow.workflow_key), col(StepRow.step_id)
+        return {
+            row[0]: row[1]
+            for row in self._connection.execute(
+                select(key, func.max(step_id)).where(key.in_(_among(keys))).group_by(key)
+            )
         }
 
     def _read(self, level: Sequence[FailedWorkflow]) -> set[int]:
         """Those whose steps were read."""
+        if not level:
+            return set()
         reading = col(StepReadingRow.workflow_key)
-        return {
-            key
-            for chunk in _chunks(workflow.key for workflow in level)
-            for key in self._connection.execute(select(reading).where(reading.in_(chunk))).scalars()
-        }
+        keys = _among([workflow.key for workflow in level])
+        return set(self._connection.execute(select(reading).where(reading.in_(keys))).scalars())
 
     def _alike(self, workflows: Sequence[FailedWorkflow]) -> dict[int, FailedWorkflow]:
         """The newest child of each that failed in the same way."""
         by_id = {workflow.workflow_id: workflow for workflow in workflows if workflow.error}
         found: dict[int, FailedWorkflow] = {}
-        for child in self._workflows(col(WorkflowRow.parent_workflow_id), by_id):
+        for child in self.workflows(col(WorkflowRow.parent_workflow_id), by_id):
             parent = by_id[child.parent_workflow_id or ""]
             if not child.error or kind_of(child.error) != kind_of(parent.error or ""):
                 continue
@@ -278,7 +297,10 @@ class _Finder:
         return found
 
 
-_COLUMNS = tuple("id" if name == "key" else name for name in FailedWorkflow.__dataclass_fields__)
+FAILED_COLUMNS = [
+    col(getattr(WorkflowRow, "id" if name == "key" else name)) for name in FailedWorkflow._fields
+]
+"""Of a `FailedWorkflow`, in the order of its fields."""
 
 
 def _failed_steps(keys: Sequence[int]) -> Any:
@@ -292,32 +314,30 @@ def _failed_steps(keys: Sequence[int]) -> Any:
             col(StepRow.completed_at),
             col(StepRow.error),
         )
-        .where(col(StepRow.workflow_key).in_(keys), failed)
+        .where(col(StepRow.workflow_key).in_(_among(keys)), failed)
         .order_by(col(StepRow.workflow_key), col(StepRow.step_id))
     )
 
 
-def _explaining(error: str | None, failed: Sequence[Row[Any]], last: int) -> FailedStep:
-    """A step whose error the workflow's is, or has in it; else the last that failed: what came
-    behind it may have been to make good for it."""
+def _among(keys: Sequence[int]) -> Select[tuple[int]]:
+    """For very many at once: as one parameter."""
+    return select(func.json_each(json.dumps(keys)).table_valued("value", name="given").c.value)
 
-    def of(row: Row[Any], evidence: Evidence) -> FailedStep:
-        return FailedStep(
-            row.step_id,
-            row.step_name,
-            row.child_workflow_id,
-            row.completed_at,
-            row.error,
-            evidence,
-        )
 
+def _with_its_error(error: str | None, failed: Sequence[_StepValues]) -> FailedStep | None:
+    """The last step whose error the workflow's is, or has in it."""
     for row in reversed(failed):
-        if row.error == error:
-            return of(row, "same error")
+        if row[-1] == error:
+            return _step(row, "same error")
     for row in reversed(failed):
-        if error and row.error and row.error in error:
-            return of(row, "its error is part of it")
-    return of(failed[-1], "the last step" if failed[-1].step_id == last else "an earlier step")
+        if error and row[-1] and row[-1] in error:
+            return _step(row, "its error is part of it")
+    return None
+
+
+def _step(row: _StepValues, evidence: Evidence) -> FailedStep:
+    _, step_id, step_name, child, completed_at, error = row
+    return FailedStep(step_id, step_name, child, completed_at, error, evidence)
 
 
 def was_due(deadline: int | None, ended_at: int) -> bool:
@@ -338,7 +358,7 @@ def _end_of(workflow: FailedWorkflow) -> End | None:
 def _without_circles(links: dict[int, Link]) -> dict[int, Link]:
     """Ids are the application's: nothing keeps a chain from coming back to where it was."""
     done: set[int] = set()
-    for start in list(links):
+    for start in [key for key, link in links.items() if link.child is not None]:
         walked: dict[int, None] = {}
         key: int | None = start
         while key is not None and key not in done and key not in walked:
@@ -350,9 +370,3 @@ def _without_circles(links: dict[int, Link]) -> dict[int, Link]:
             links[last] = Link(link.workflow, link.step, None, "circle", link.by_error)
         done.update(walked)
     return links
-
-
-def _chunks(values: Iterable[T]) -> Iterator[list[T]]:
-    rest = iter(values)
-    while chunk := list(islice(rest, _AT_ONCE)):
-        yield chunk

@@ -1,18 +1,24 @@
 """From a case to a verdict: what was found, the evidence, what is not known, what to do next."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
 from dbos_mcp.postmortem.case import UP_TO_DATE_MS, Case, Traced
-from dbos_mcp.postmortem.findings import FINDINGS, HEALTHY, Finding, culprit
-from dbos_mcp.postmortem.forks import Advice, advise, last_replayed, told
+from dbos_mcp.postmortem.findings import FINDINGS, HEALTHY, Finding, culprit, next_in
+from dbos_mcp.postmortem.forks import Advice, BadStep, advise, last_replayed, told
 from dbos_mcp.postmortem.peers import FEWEST
 from dbos_mcp.postmortem.words import at, many, name, some
 
 MOST_DECISIVE = 5
 MOST_CALLS = 3
-_LONGEST_ID = 200
+_LONGEST_ID = 400
+"""In bytes, as it is written."""
+_DAY_MS = 86_400_000
+"""What `list_failures` tells of without being asked for more."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,25 @@ class Call:
     why: str
     command: bool = False
 
+    def written(self, application_name: str, profile: str | None = None) -> str:
+        """As an agent calls it."""
+        target = {"profile": profile} if profile is not None else {}
+        arguments = {**target, "application_name": application_name, **self.arguments}
+        given = ", ".join(f"{name}={_exactly(value)}" for name, value in arguments.items())
+        return f"{self.tool}({given})"
+
+    @property
+    def described(self) -> str:
+        """In no form that could be taken for a call."""
+        given = ", ".join(f"{name} {_exactly(value)}" for name, value in self.arguments.items())
+        return f"{self.tool} with {given}"
+
+
+def _exactly(value: object) -> str:
+    """As JSON, in which what no terminal shows is spelled out."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -33,18 +58,24 @@ class Diagnosis:
     evidence: Sequence[str]
     not_known: Sequence[str]
     next: Sequence[Call]
+    out_of_reach: Sequence[Call]
+    """What would help as well, and whoever asks cannot call."""
     findings: Sequence[Finding]
 
 
-def diagnose(case: Case) -> Diagnosis:
+def diagnose(case: Case, tools: Collection[str] | None = None) -> Diagnosis:
+    """`tools` are those that whoever asks can call; None: any."""
     findings = [found for each in FINDINGS if (found := each(case)) is not None]
     # What does not fit into an answer is left out at its end.
     decisive = [finding for finding in findings if finding.decisive]
-    bad_step = None if case.differences is None else case.differences.first_step
-    made_by = culprit(case)
-    if made_by is not None:
-        bad_step = made_by[0].step_id
-    advice = advise(case.chain, bad_step=bad_step, replayed=_replayed(case, findings))
+    advice = advise(
+        case.chain,
+        bad=_bad_step(case),
+        above=case.detail.ancestors.items,
+        replayed=_replayed(case, findings),
+    )
+    calls = _next(case, findings, advice)
+    reached = [call for call in calls if tools is None or call.tool in tools]
     evidence = [
         *(f"{each.says}." for each in decisive[MOST_DECISIVE:]),
         *_differences(case, decisive[:MOST_DECISIVE]),
@@ -59,9 +90,21 @@ def diagnose(case: Case) -> Diagnosis:
         chain=_chain(case),
         evidence=list(dict.fromkeys(evidence)),
         not_known=_not_known(case, findings),
-        next=_next(case, findings, advice)[:MOST_CALLS],
+        next=reached[:MOST_CALLS],
+        out_of_reach=[call for call in calls if call not in reached and call.command],
         findings=findings,
     )
+
+
+def _bad_step(case: Case) -> BadStep | None:
+    """Whose output the error complains of, else the first that differs from those of others."""
+    made_by = culprit(case)
+    if made_by is not None:
+        return BadStep(case.origin.workflow.workflow_id, made_by[0].step_id)
+    found = case.differences
+    if found is None or found.first_step is None or found.first_workflow_id is None:
+        return None
+    return BadStep(found.first_workflow_id, found.first_step)
 
 
 def _differences(case: Case, told: Sequence[Finding]) -> list[str]:
@@ -141,6 +184,8 @@ def _not_known(case: Case, findings: Sequence[Finding]) -> list[str]:
             lines.append(f"the limits of queue {name(case.queue.name)}: read from Conductor alone")
         if case.queue is not None and not case.queue.complete:
             lines.append("all that runs and waits there: only the oldest were looked through")
+    if case.excerpt:
+        lines.append("what else there is: of an excerpt, counts are of what it holds")
     if case.seen_at < case.now:
         lines.append(f"anything since {at(case.seen_at)}, when the mirror last looked")
     if case.workflow.schedule_name is not None and not case.told.schedules_known:
@@ -164,54 +209,70 @@ def _next(case: Case, findings: Sequence[Finding], advice: Advice) -> list[Call]
 
     def call(tool: str, why: str, *, command: bool = False, **arguments: str | int | bool) -> None:
         texts = [value for value in arguments.values() if isinstance(value, str)]
-        if all(text.isprintable() and len(text) <= _LONGEST_ID for text in texts):
+        if all(len(_exactly(text).encode()) <= _LONGEST_ID for text in texts):
             calls.append(Call(tool, arguments, why, command))
 
-    if "schedule" in kinds and case.told.schedule is not None:
-        call(
-            "manage_schedule",
-            "it fires again",
-            command=True,
-            schedule_name=workflow.schedule_name or "",
-            action="resume",
-        )
+    if "schedule" in kinds and workflow.schedule_name is not None:
+        if case.told.schedule is not None:
+            call(
+                "manage_schedule",
+                "it fires again",
+                command=True,
+                schedule_name=workflow.schedule_name,
+                action="resume",
+            )
+        call("list_workflows", "what it started", schedule_name=workflow.schedule_name)
     if advice.fork is not None:
+        version, why = _version_for_fork(case)
         call(
             "fork_workflow",
-            advice.fork.why,
+            advice.fork.why + why,
             command=True,
             workflow_id=advice.fork.workflow_id,
             start_step=advice.fork.start_step,
+            **_given(application_version=version),
         )
     if workflow.deleted_at is None and (
-        workflow.status in (WorkflowStatus.CANCELLED, "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+        workflow.status in (WorkflowStatus.CANCELLED, WorkflowStatus.MAX_RECOVERY_ATTEMPTS_EXCEEDED)
     ):
         why = "goes on behind its last completed step" + (
             ", without a deadline" if "timed out" in kinds else ""
         )
         call("resume_workflow", why, command=True, workflow_id=workflow.workflow_id)
-    if "no executor" in kinds:
-        versions = [
-            e.application_version
-            for e in case.executors
-            if e.status == HEALTHY and e.application_version is not None
-        ]
-        if versions and focus.application_version not in versions:
+    if kinds & {"no executor", "no version"}:
+        healthy = _healthy_versions(case)
+        if healthy and focus.application_version not in healthy:
             step = case.origin.steps[-1].step_id + 1 if case.origin.steps else 1
             call(
                 "fork_workflow",
                 "goes on behind its last completed step, in a version that runs; cancel the"
-                " stranded one",
+                " stranded one"
+                if case.origin.steps
+                else "runs in a version that is there; cancel the one that waits for another",
                 command=True,
                 workflow_id=focus.workflow_id,
                 start_step=step,
-                application_version=versions[0],
+                application_version=healthy[0],
             )
         call("list_executors", "who is connected")
-    if "deadlock" in kinds and case.queue is not None:
+    if "past deadline" in kinds:
         call(
             "cancel_workflow",
-            "frees a place, so that a child can start",
+            "its time is over, and nobody else ends it",
+            command=True,
+            workflow_id=workflow.workflow_id,
+        )
+    if "deadlock" in kinds and case.queue is not None:
+        first = next_in(
+            case.queue, by_priority=case.told.limits is None or case.told.limits.by_priority
+        )
+        is_child = first is not None and first.workflow_id in case.queue.blocking.values()
+        call(
+            "cancel_workflow",
+            "frees a place, so that a child can start"
+            if first is None or is_child
+            else f"frees a place, but {name(first.workflow_id, 40)} is next in line, and no child"
+            " that is waited for: cancel that as well",
             command=True,
             workflow_id=case.queue.running[-1].workflow_id,
         )
@@ -223,16 +284,25 @@ def _next(case: Case, findings: Sequence[Finding], advice: Advice) -> list[Call]
         )
     if case.queue is not None:
         call("list_workflows", "what waits there", queue_name=case.queue.name, status="ENQUEUED")
-    if case.peers.alike and "group" in kinds:
+    if "delayed" in kinds:
         call(
-            "list_failures",
-            "all that failed of this, and what sets it apart",
-            workflow_name=focus.workflow_name or "",
+            "resume_workflow",
+            "starts it now, if it should not wait",
+            command=True,
+            workflow_id=focus.workflow_id,
         )
     if focus.error is None and focus.status == WorkflowStatus.ERROR:
         for child in case.detail.children.items[::-1]:
             if child.status in FAILED:
                 call("diagnose_workflow", "a child that failed", workflow_id=child.workflow_id)
+    near = _nearest_that_went_well(case)
+    if near is not None and (focus.status in FAILED or "timed out" in kinds):
+        call(
+            "compare_workflows",
+            "step by step, with inputs and outputs, beside the nearest run that went well",
+            workflow_id=focus.workflow_id,
+            other_workflow_id=near,
+        )
     top = next(iter(case.detail.ancestors.items), None)
     if top is not None and workflow.status in FAILED and top.status in FAILED:
         call(
@@ -240,6 +310,59 @@ def _next(case: Case, findings: Sequence[Finding], advice: Advice) -> list[Call]
             "the root, which failed too: a fork of it runs all of it again",
             workflow_id=top.workflow_id,
         )
+    link = case.origin.link
+    if link is not None and "group" in kinds:
+        first_at = min(run.ended_at for run in case.peers.alike)
+        old = link.workflow.failed_at < case.seen_at - _DAY_MS
+        call(
+            "list_failures",
+            "all that failed so, and what sets it apart",
+            group=link.fingerprint,
+            **_given(since=at(first_at) if old else None),
+        )
     if focus.status != WorkflowStatus.SUCCESS and (case.origin.steps or focus.error):
-        call("list_steps", "its steps, with their outputs", workflow_id=focus.workflow_id)
+        call("list_steps", "its steps, with times and errors", workflow_id=focus.workflow_id)
     return calls
+
+
+def _given(**arguments: str | None) -> dict[str, Any]:
+    return {key: value for key, value in arguments.items() if value is not None}
+
+
+def _version_for_fork(case: Case) -> tuple[str | None, str]:
+    """Where the version is what sets the failed apart: the one to fork in, and why that. Without
+    one a fork is taken by the latest, which may be the bad one."""
+    feature = next((f for f in case.peers.features if f.field == "application_version"), None)
+    if feature is None:
+        return None, ""
+    failed = {run.application_version for run in case.peers.alike}
+    well = Counter(run.application_version for run in reversed(case.peers.succeeded))
+    healthy = _healthy_versions(case)
+    for version in well:
+        if version is not None and version in healthy and version not in failed:
+            return version, f" ({name(version, 30)} runs, and {well[version]} went well in it)"
+    newer = [version for version in healthy if version not in failed]
+    if newer:
+        return newer[0], f" ({name(newer[0], 30)} runs, and has not failed so)"
+    if not healthy:
+        return None, "; name a version that has it: else the latest runs it"
+    return None, f"; only {some(healthy, 2)} runs now, and fails so"
+
+
+def _healthy_versions(case: Case) -> list[str]:
+    """Of the executor that came last first."""
+    healthy = [each for each in case.executors if each.status == HEALTHY]
+    healthy.sort(key=lambda each: -each.created_at)
+    versions = [each.application_version for each in healthy]
+    return list(dict.fromkeys(version for version in versions if version is not None))
+
+
+def _nearest_that_went_well(case: Case) -> str | None:
+    """If its steps were read, the better."""
+    began = case.origin.workflow.created_at
+    near = min(
+        case.peers.succeeded,
+        key=lambda run: (run.key not in case.peers.steps, abs(run.created_at - began)),
+        default=None,
+    )
+    return None if near is None else near.workflow_id

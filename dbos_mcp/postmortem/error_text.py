@@ -8,15 +8,17 @@ these blanked, and keeps what names a place in code, such as an attribute or a c
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 
 LONGEST = 4_000
-"""So much of a text is read: what is further behind is a trace."""
+"""So much of a text is read: what is further behind is a trace. Of the message, half of that."""
+LONGEST_MESSAGE = 2_000
+LONGEST_TYPE = 120
 LONGEST_MASKED = 300
-REMEMBERED = 16_384
+REMEMBERED, LONGEST_REMEMBERED = 16_384, 500
 
 _TYPE_WORDS = "Error|Exception|Failure|Fault|Timeout|Interrupt|Warning|Panic|Violation"
 _TYPED = (
@@ -29,13 +31,13 @@ _TYPED = (
 )
 _TRACE = re.compile(
     r"""
-    ^\s*at\s\S.*$                             # JavaScript, Java
-    | ^\s*File\s".*",\sline\s\d+.*\n?.*$      # Python: the place, and its line of code
-    | ^\s*\.\.\.\s\d+\smore\s*$
-    | ^Traceback\s\(most\srecent\scall\slast\):\s*$
+    ^[ \t]*at\s\S.*$                             # JavaScript, Java
+    | ^[ \t]*File\s".*",\sline\s\d+.*\n?.*$      # Python: the place, and its line of code
+    | ^[ \t]*\.\.\.\s\d+\smore[ \t]*$
+    | ^Traceback\s\(most\srecent\scall\slast\):[ \t]*$
     | ^goroutine\s\d+\s\[.*$
     | ^\(Background\son\sthis\serror\sat:.*$  # SQLAlchemy
-    | ^\s*For\sfurther\sinformation\svisit\s.*$  # pydantic
+    | ^[ \t]*For\sfurther\sinformation\svisit\s.*$  # pydantic
     """,
     re.MULTILINE | re.VERBOSE,
 )
@@ -52,50 +54,80 @@ def _code_kept(blank: str) -> Callable[[re.Match[str]], str]:
     return lambda match: match[0] if match["code"] is not None else blank
 
 
-_MASKS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
-    (re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)\]]+", re.IGNORECASE), "<url>"),
-    (re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), "<email>"),
-    (re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE), "<id>"),
+_Mask = tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]]
+"""With the characters of which one has to be in an ASCII text: most have few of them."""
+_DIGITS = "0123456789"
+
+# A quoted name of code stays, and so does a quoted HTTP status; any other quoted text goes.
+_QUOTED: _Mask = (
+    "'\"`\u2018\u201c«",
+    re.compile(
+        rf"(?P<code>{_CODE_BEFORE}(?P<q>['\"`]){_IDENTIFIER}(?P=q)"
+        rf"|(?P<r>['\"`]){_IDENTIFIER}(?P=r)(?=\sobject|\sis\snot\sdefined|\(\)|:\s)"
+        r"|(?P<s>['\"])[1-5]\d\d\s[A-Z][A-Za-z -]*(?P=s))"
+        r"|(?<!\w)'(?:[^'\\\n]|\\.)*'(?!\w)"
+        r"|\"(?:[^\"\\\n]|\\.)*\""
+        r"|`[^`\n]*`|\u2018[^\u2019\n]*\u2019|\u201c[^\u201d\n]*\u201d|«[^»\n]*»"
+    ),
+    _code_kept("<value>"),
+)
+_PATH: _Mask = ("/\\", re.compile(r"(?<![\w<])(?:/[\w.@-]+){2,}/?|\b[A-Z]:\\[^\s:]+"), "<path>")
+# No pattern may look through the same text once more at each of its places: whoever writes an error
+# may write a long one.
+_MASKS: tuple[_Mask, ...] = (
+    ("/", re.compile(r"\b[a-z][a-z0-9+.-]{0,30}://[^\s'\"<>)\]]+", re.IGNORECASE), "<url>"),
+    ("@", re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+"), "<email>"),
+    ("-", re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE), "<id>"),
     (
+        "-:/",
         re.compile(
-            r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?"
+            r"\b\d{4}[-/]\d\d[-/]\d\d"
+            r"(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?"
             r"|\b\d\d:\d\d:\d\d(?:[.,]\d+)?\b"
         ),
         "<time>",
     ),
-    (re.compile(r"\b0x[0-9a-f]+\b", re.IGNORECASE), "<address>"),
-    (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"), "<address>"),
-    (re.compile(r"\[[0-9a-f:]*:[0-9a-f:]+\](?::\d+)?", re.IGNORECASE), "<address>"),
-    # A quoted name of code stays, and so does a quoted HTTP status; any other quoted text goes.
+    ("0", re.compile(r"\b0x[0-9a-f]+\b", re.IGNORECASE), "<address>"),
+    (".", re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"), "<address>"),
+    ("[", re.compile(r"\[(?=[^\]]{0,9}:)[0-9a-f:]{2,45}\](?::\d+)?", re.IGNORECASE), "<address>"),
     (
+        ":",
         re.compile(
-            rf"(?P<code>{_CODE_BEFORE}(?P<q>['\"`]){_IDENTIFIER}(?P=q)"
-            rf"|(?P<r>['\"`]){_IDENTIFIER}(?P=r)(?=\sobject|\sis\snot\sdefined|\(\)|:\s)"
-            r"|(?P<s>['\"])[1-5]\d\d\s[A-Z][A-Za-z -]*(?P=s))"
-            r"|(?<!\w)'(?:[^'\\\n]|\\.)*'(?!\w)"
-            r"|\"(?:[^\"\\\n]|\\.)*\""
-            r"|`[^`\n]*`|\u2018[^\u2019\n]*\u2019|\u201c[^\u201d\n]*\u201d|«[^»\n]*»"
+            r"(?<![\w:])(?=[a-f:]{0,30}\d)(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{1,4}(?![\w:])",
+            re.IGNORECASE,
         ),
-        _code_kept("<value>"),
+        "<address>",
     ),
-    (re.compile(r"(?<![\w<])(?:/[\w.@-]+){2,}/?|\b[A-Z]:\\[^\s:]+"), "<path>"),
-    (re.compile(r"\b[A-Za-z0-9+/_-]{40,}={0,2}"), "<data>"),
+    _QUOTED,
+    _PATH,
+    ("", re.compile(r"\b[A-Za-z0-9+/_-]{40,}={0,2}"), "<data>"),
     # Letters and digits in turns, or hexadecimal: nobody's word.
-    (re.compile(rf"{_WORD}(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{{8,}}{_END}", re.IGNORECASE), "<id>"),
-    (re.compile(rf"{_WORD}(?:[A-Za-z]+\d+){{2,}}[A-Za-z]*{_END}"), "<id>"),
-    (re.compile(rf"{_WORD}(?:\d+[A-Za-z]+){{2,}}\d*{_END}"), "<id>"),
+    (
+        _DIGITS,
+        re.compile(rf"{_WORD}(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{{8,}}{_END}", re.IGNORECASE),
+        "<id>",
+    ),
+    (_DIGITS, re.compile(rf"{_WORD}(?:[A-Za-z]+\d+){{2,}}[A-Za-z]*{_END}"), "<id>"),
+    (_DIGITS, re.compile(rf"{_WORD}(?:\d+[A-Za-z]+){{2,}}\d*{_END}"), "<id>"),
     # What follows such a word is the failure's own number.
     (
+        _DIGITS,
         re.compile(
-            r"(?P<code>\b(?:HTTP(?:/[\d.]+)?|status|code|errno|error|SQLSTATE|exit)"
-            r"(?:\scode|\sstatus)?[ :=(]+-?\d{1,5}\b|\b(?:ORA|TS|E)-?\d{4,5}\b"
-            r"|(?<=['\"])[1-5]\d\d(?=\s[A-Z]))"
-            r"|[-+]?\d+(?:[.,_]\d+)*",
+            r"(?P<code>(?<![a-z])(?=[HSCE])(?:(?:http|exit|status|error)[_ ]?(?:status|code)"
+            r"|http(?:/[\d.]{1,9})?|status|code|errno|SQLSTATE|exit)['\"]?[ :=(]{1,3}-?\d{1,5}\b"
+            r"|\berror[ =(]-?\d{1,5}\b"
+            r"|\b(?:returned|responded(?: with)?|response)[ :=(]{1,3}[1-5]\d\d"
+            r"(?=[.,;:)]|$|\s(?:for|from|at|on|to)\b)"
+            r"|\b(?:ORA|TS|E)-?\d{4,5}\b"
+            r"|(?<=['\"])[1-5]\d\d(?=\s[A-Z])"
+            r"|(?<=\()\d{4}(?=,\s(?:['\"]|<value>)))"  # of MySQL
+            r"|(?:(?<!\w)[-+])?\d+(?:[.,_]\d+)*(?:e[-+]?\d+\b)?",
             re.IGNORECASE,
         ),
         _code_kept("<n>"),
     ),
 )
+_FIELDS = re.compile(r'"(name|message|code)":\s{0,9}"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _SPACE = re.compile(r"\s+")
 _SAYS_NOTHING = re.compile(r"(?:<\w+>|[\W_])*")
 
@@ -116,18 +148,17 @@ class ErrorText:
         for typed in _TYPED:
             match = typed.match(text)
             if match is not None:
-                return cls(match[1], _said(match[2] or ""))
+                return cls(match[1][:LONGEST_TYPE], _said(match[2] or ""))
         return cls(None, _said(text))
 
     @property
     def masked(self) -> str:
         """The message, without what differs from one failure of its kind to the next."""
-        masked = self.message
-        for pattern, blank in _MASKS:
-            masked = pattern.sub(blank, masked)
+        masked = _mask(self.message, _MASKS)
         if _SAYS_NOTHING.fullmatch(masked) and self.type is None:
             # Python's KeyError is the quoted key, and no more.
-            masked = re.sub(r"\d+", "<n>", self.message)
+            kept = (_QUOTED, _PATH)
+            masked = _mask(self.message, [mask for mask in _MASKS if mask not in kept])
         return masked[:LONGEST_MASKED]
 
     @property
@@ -137,16 +168,31 @@ class ErrorText:
         return f"{self.type}: {masked}" if self.type and masked else self.type or masked
 
 
-@lru_cache(maxsize=REMEMBERED)
 def kind_of(text: str) -> str:
     """What kind of error a text tells of: the same for texts that differ in data alone."""
+    # What is remembered is short: a server lives long.
+    return kind_of_short(text) if len(text) <= LONGEST_REMEMBERED else ErrorText.read(text).kind
+
+
+@lru_cache(maxsize=REMEMBERED)
+def kind_of_short(text: str) -> str:
     return ErrorText.read(text).kind
 
 
+@lru_cache(maxsize=1_024)
 def fingerprint(*parts: str | None) -> str:
     """A short name for a place and a kind of error: the same in every process and version."""
     named = json.dumps(parts, ensure_ascii=True)
     return blake2b(named.encode(), digest_size=5).hexdigest()
+
+
+def _mask(message: str, masks: Sequence[_Mask]) -> str:
+    masked = message[:LONGEST_MESSAGE]
+    there, ascii_alone = set(masked), masked.isascii()
+    for needed, pattern, blank in masks:
+        if not (needed and ascii_alone and there.isdisjoint(needed)):
+            masked = pattern.sub(blank, masked)
+    return masked
 
 
 def _of_typescript(text: str) -> ErrorText | None:
@@ -154,17 +200,24 @@ def _of_typescript(text: str) -> ErrorText | None:
         return None
     try:
         told = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         # Cut off: the stack, the longest part, comes last.
-        told = {
-            name: json.loads(f'"{value}"', strict=False)
-            for name, value in re.findall(r'"(name|message|code)":\s*"((?:[^"\\]|\\.)*)"', text)
-        }
+        told = {name: _unescaped(value) for name, value in _FIELDS.findall(text)}
+    if isinstance(told, dict) and isinstance(told.get("json"), dict):  # of superjson
+        told = told["json"]
     if not isinstance(told, dict) or not isinstance(told.get("message"), str):
         return None
     name, code = told.get("name"), told.get("code")
     parts = [part for part in (name, code) if isinstance(part, str | int) and part != ""]
-    return ErrorText(" ".join(map(str, parts)) or None, _said(told["message"]))
+    type_ = _said(" ".join(map(str, parts)))[:LONGEST_TYPE]
+    return ErrorText(type_ or None, _said(told["message"]))
+
+
+def _unescaped(value: str) -> str:
+    try:
+        return str(json.loads(f'"{value}"', strict=False))
+    except ValueError:  # no JSON, for all its looks
+        return value
 
 
 def _said(message: str) -> str:

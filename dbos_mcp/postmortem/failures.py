@@ -2,8 +2,9 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, and_, case, func, or_, select, text
@@ -11,7 +12,14 @@ from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, WorkflowStatus
 from dbos_mcp.errors import NotFoundError
-from dbos_mcp.postmortem.causes import Causes, Link, find_causes
+from dbos_mcp.postmortem.causes import (
+    FAILED_COLUMNS,
+    Causes,
+    FailedWorkflow,
+    Link,
+    causes_of,
+    find_causes,
+)
 from dbos_mcp.queries.applications import require_application
 from dbos_mcp.store import indexes
 from dbos_mcp.store.projections.workflows import ENDED_BADLY, WorkflowRow
@@ -19,9 +27,12 @@ from dbos_mcp.store.tables import table_of
 
 MOST_OTHERS = 50_000
 """So many other runs, the newest, are compared with the failed ones: 0.1 s."""
+MOST_COMPARED = 60
+"""Groups, the largest: more than one answer shows."""
 EXAMPLES = 5
 SAMPLED = 300
 FEATURES = ("application_version", "executor_id", "queue_name", "schedule_name")
+_features_of = attrgetter(*FEATURES)
 MOST_FEATURES = 3
 SURE = 10.83
 """Of the G-test: chance alone would come to it once in a thousand times."""
@@ -75,10 +86,13 @@ class FailureGroup:
     """Of the failures that were looked at, those of the window before included."""
     last_at: int
     features: Sequence[Feature]
+    """Of the largest groups alone."""
     origins: Sequence[str]
     """Ids of the newest workflows in which it began."""
     sample: Sequence[int]
     """Keys of more of them."""
+    times: Sequence[int]
+    """When it began, each origin once; one may have begun before what it made fail."""
     known: bool
     """Whether its origin is known: else the chain broke off there."""
 
@@ -115,6 +129,7 @@ def list_failures(
     workflow_names: Sequence[str] = (),
     group: str | None = None,
     most_others: int = MOST_OTHERS,
+    most_compared: int = MOST_COMPARED,
 ) -> Failures:
     """Of one application, by when they failed; `workflow_names` are those of the workflows that
     failed, wherever that began.
@@ -123,9 +138,11 @@ def list_failures(
         NotFoundError: an application that was never listed, or no such group in the window.
     """
     require_application(connection, application_name)
-    now = _failed_in(connection, application_name, window, workflow_names)
-    before = _failed_in(connection, application_name, window.before, workflow_names)
-    causes = find_causes(connection, application_name, [*now, *before])
+    both = Window(window.before.since, window.until)
+    failed = _failed_in(connection, application_name, both, workflow_names)
+    now = [workflow for workflow in failed if workflow.failed_at >= window.since]
+    before = failed[len(now) :]
+    causes = causes_of(connection, application_name, failed)
     groups = _grouped(causes, now)
     groups_before = _grouped(causes, before)
     if group is not None:
@@ -137,10 +154,10 @@ def list_failures(
         groups = {group: groups[group]}
     names = {link.workflow.workflow_name for members in groups.values() for link in members.origins}
     others = _Others(connection, application_name, window, names, most_others)
-    found = [
-        _group(name, members, groups_before.get(name), others) for name, members in groups.items()
-    ]
+    found = [_group(name, members, groups_before.get(name)) for name, members in groups.items()]
     found.sort(key=lambda each: (-each.count, -each.last_at, each.group))
+    for place, each in enumerate(found[:most_compared]):
+        found[place] = replace(each, features=others.features(groups[each.group].origins))
     return Failures(found, len(now), len(before), others.seen, others.complete)
 
 
@@ -161,8 +178,8 @@ def outline(connection: Connection, application_name: str, window: Window) -> li
         NotFoundError: an application that was never listed.
     """
     require_application(connection, application_name)
-    keys = _failed_in(connection, application_name, window, ())
-    groups = _grouped(find_causes(connection, application_name, keys), keys)
+    failed = _failed_in(connection, application_name, window, ())
+    groups = _grouped(causes_of(connection, application_name, failed), failed)
     return [
         Outline(name, len(members.origins), members.failed[0].workflow.failed_at)
         for name, members in groups.items()
@@ -171,15 +188,15 @@ def outline(connection: Connection, application_name: str, window: Window) -> li
 
 def _failed_in(
     connection: Connection, application_name: str, window: Window, names: Sequence[str]
-) -> list[int]:
-    """Keys, the newest failure first."""
+) -> list[FailedWorkflow]:
+    """The newest failure first."""
     there = _BY_END not in {index.name for index in indexes.missing(connection)}
     ended, changed = col(WorkflowRow.completed_at), col(WorkflowRow.updated_at)
     named = [col(WorkflowRow.workflow_name).in_(names)] if names else []
-    found: list[tuple[int, int]] = []
+    found: list[FailedWorkflow] = []
     for at, ends in ((ended, []), (changed, [ended.is_(None)])):
         rows = connection.execute(
-            select(at, col(WorkflowRow.id))
+            select(*FAILED_COLUMNS)
             .with_hint(table_of(WorkflowRow), f"INDEXED BY {_BY_END}" if there else "")
             .where(
                 col(WorkflowRow.application_name) == application_name,
@@ -190,40 +207,32 @@ def _failed_in(
                 *named,
             )
         )
-        found += [(failed_at or 0, key) for failed_at, key in rows]
-    return [key for _, key in sorted(found, reverse=True)]
+        found += map(FailedWorkflow._make, rows.all())
+    return sorted(found, key=lambda workflow: (workflow.failed_at, workflow.key), reverse=True)
 
 
 @dataclass(frozen=True)
 class _Members:
     failed: list[Link]
-    """Of the workflows that failed, each in its place in the chain."""
+    """Of the workflows that failed, the newest first, each in its place in the chain."""
     origins: list[Link]
 
 
-def _grouped(causes: Causes, keys: Iterable[int]) -> dict[str, _Members]:
+def _grouped(causes: Causes, workflows: Iterable[FailedWorkflow]) -> dict[str, _Members]:
     failed: defaultdict[str, list[Link]] = defaultdict(list)
     origins: defaultdict[str, dict[int, Link]] = defaultdict(dict)
-    for key in keys:
-        origin = causes.origin(key)
+    for workflow in workflows:
+        origin = causes.origin(workflow.key)
         name = origin.fingerprint
-        failed[name].append(causes.links[key])
+        failed[name].append(causes.links[workflow.key])
         origins[name].setdefault(origin.workflow.key, origin)
     return {
         name: _Members(members, list(origins[name].values())) for name, members in failed.items()
     }
 
 
-def _group(
-    name: str, members: _Members, before: _Members | None, others: "_Others"
-) -> FailureGroup:
+def _group(name: str, members: _Members, before: _Members | None) -> FailureGroup:
     newest = members.origins[0]
-    times = [
-        link.workflow.failed_at
-        for seen in (members, before)
-        if seen is not None
-        for link in seen.failed
-    ]
     return FailureGroup(
         group=name,
         workflow_name=newest.workflow.workflow_name,
@@ -233,11 +242,12 @@ def _group(
         count=len(members.origins),
         workflows=len(members.failed),
         before=0 if before is None else len(before.origins),
-        first_at=min(times),
-        last_at=max(times),
-        features=others.features(members.origins),
+        first_at=(before or members).failed[-1].workflow.failed_at,
+        last_at=members.failed[0].workflow.failed_at,
+        features=(),
         origins=[link.workflow.workflow_id for link in members.origins[:EXAMPLES]],
         sample=[link.workflow.key for link in members.origins[:SAMPLED]],
+        times=[link.workflow.failed_at for link in members.origins],
         known=newest.end in ("step", "code", "recovered too often", "timed out", "cancelled"),
     )
 
@@ -275,7 +285,7 @@ class _Others:
     def features(self, origins: Sequence[Link]) -> list[Feature]:
         """What the runs in which failures began have more often than others of their workflows."""
         failed: Counter[tuple[Any, ...]] = Counter(
-            tuple(getattr(link.workflow, name) for name in FEATURES)
+            _features_of(link.workflow)
             for link in origins
             if link.workflow.failed_at >= self._since
         )
@@ -334,9 +344,12 @@ def failed_alike(
 ) -> list[list[Link]]:
     """The chains of the failures in a window that began as that of a workflow did, the newest
     first, its own included wherever it is; none if it did not fail."""
-    if key not in find_causes(connection, application_name, [key]).links:
+    own = find_causes(connection, application_name, [key])
+    if key not in own.links:
         return []
-    keys = _failed_in(connection, application_name, window, ())
-    causes = find_causes(connection, application_name, dict.fromkeys((*keys, key)))
+    failed = _failed_in(connection, application_name, window, ())
+    if all(workflow.key != key for workflow in failed):
+        failed.append(own.links[key].workflow)
+    causes = causes_of(connection, application_name, failed)
     group = causes.origin(key).fingerprint
     return [causes.chain(each) for each in causes.links if causes.origin(each).fingerprint == group]

@@ -8,16 +8,19 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from statistics import median
 
 from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
 from dbos_mcp.postmortem.case import Case
 from dbos_mcp.postmortem.causes import INTERNAL, was_due
-from dbos_mcp.postmortem.failures import Feature
+from dbos_mcp.postmortem.discriminators import TOO_FEW
+from dbos_mcp.postmortem.error_text import LONGEST
+from dbos_mcp.postmortem.failures import FEATURES, Feature
 from dbos_mcp.postmortem.forks import copied, is_transient, side_effects, started
-from dbos_mcp.postmortem.peers import FEWEST
+from dbos_mcp.postmortem.peers import FEWEST, NEAREST
 from dbos_mcp.postmortem.queues import QueueState
+from dbos_mcp.postmortem.runs import INPUT
 from dbos_mcp.postmortem.waits import GET_RESULT
 from dbos_mcp.postmortem.words import at, counted, many, name, quoted, some, took
 from dbos_mcp.queries.applications import ExecutorItem
@@ -31,7 +34,10 @@ _SHORT_MS = 100
 """Nor is so little where something took longer than usual."""
 _MANY_TIMES = 2
 _MOST_LINES = 3
-_RETRIES = re.compile(r"Step (?P<step>.+?) has exceeded its maximum of (?P<tries>\d+) retries")
+_MOST_QUOTED = 20
+_RETRIES = re.compile(
+    r"Step (?P<step>.{1,200}?) has exceeded its maximum of (?P<tries>\d{1,9}) retries"
+)
 _QUOTED = re.compile(r"'([^'\n]{2,80})'|\"([^\"\n]{2,80})\"")
 
 
@@ -164,7 +170,7 @@ def failed(case: Case) -> Finding | None:
 
 def retries(case: Case) -> Finding | None:
     link = case.origin.link
-    found = _RETRIES.search((link.error if link is not None else None) or "")
+    found = _RETRIES.search((link.error if link is not None else None) or "", 0, LONGEST)
     if found is None:
         return None
     step = case.origin.failed_step
@@ -270,9 +276,36 @@ def only_on(case: Case) -> Finding | None:
     )
 
 
+def elsewhere(case: Case) -> Finding | None:
+    """It ran where none of those nearest to it that went well did: which may be chance."""
+    own, peers = case.origin.workflow, case.peers
+    if own.status not in (*FAILED, WorkflowStatus.CANCELLED):
+        return None
+    near = sorted(peers.succeeded, key=lambda run: abs(run.created_at - own.created_at))[:NEAREST]
+    if len(near) < FEWEST:
+        return None
+    told = () if case.differences is None else case.differences.lines
+    lines = []
+    for field in FEATURES:
+        theirs = Counter(getattr(run, field) or "none" for run in near)
+        value = getattr(own, field) or "none"
+        said = any(feature.field == field for feature in peers.features) or any(
+            line.startswith(field) for line in told
+        )
+        # Whatever ends otherwise than by an error loses its queue.
+        lost = field == "queue_name" and own.status != WorkflowStatus.ERROR
+        if value in theirs or len(theirs) > _MOST_LINES or said or lost:
+            continue
+        lines.append(
+            f"{field} is {name(value)}; the {len(near)} nearest runs that went well have"
+            f" {counted(theirs)}."
+        )
+    return Finding("elsewhere", "It ran elsewhere", lines, decisive=False) if lines else None
+
+
 def input_separates(case: Case) -> Finding | None:
     lines = () if case.differences is None else case.differences.lines
-    if not lines or not lines[0].startswith("input."):
+    if not lines or not lines[0].startswith(INPUT) or TOO_FEW in lines[0]:
         return None
     return Finding("input", lines[0].rstrip("."))
 
@@ -425,7 +458,7 @@ def stopped_schedule(case: Case) -> Finding | None:
     if told.schedules_known and told.schedule is None:
         return Finding("schedule", f"Schedule {name(schedule)} does not exist any more: {fired}")
     gaps = [newer - older for newer, older in pairwise(case.firings)]
-    if len(gaps) < FEWEST:
+    if len(gaps) < FEWEST or case.excerpt:
         return None
     usual = median(gaps)
     silent = case.seen_at - last
@@ -480,6 +513,15 @@ def no_version(case: Case) -> Finding | None:
         "no version",
         f"{_it(case)} is ENQUEUED for version {name(version)}, which no healthy executor runs",
         [f"Healthy executors, by version: {counted(versions) or 'none'}."],
+    )
+
+
+def next_in(queue: QueueState, *, by_priority: bool = True) -> WorkflowItem | None:
+    """Which of those that wait is taken first."""
+    return min(
+        queue.waiting,
+        key=lambda item: (item.priority if by_priority else 0, item.created_at),
+        default=None,
     )
 
 
@@ -596,10 +638,15 @@ def untaken(case: Case) -> Finding | None:
     """Nothing stands in its way, and still nobody takes it."""
     queue, workflow = case.queue, case.origin.workflow
     waited = case.seen_at - workflow.created_at
-    if queue is None or waited < _A_WHILE_MS:
+    if queue is None or any(each(case) for each in (deadlock, full_queue, rate_limit, no_version)):
         return None
-    if any(each(case) for each in (deadlock, full_queue, rate_limit, no_version)):
-        return None
+    if waited < _A_WHILE_MS or case.excerpt:
+        long = ", which is not long" if waited < _A_WHILE_MS else ""
+        return Finding(
+            "queued",
+            f"{_it(case)} waits in queue {name(queue.name)} for {took(waited)}{long}:"
+            f" {len(queue.running)} run and {_ahead(case)} are ahead of it",
+        )
     last = f"the last start was at {at(queue.starts[0])}" if queue.starts else "nothing ever did"
     unknown = case.told.queues_known and case.told.limits is None
     return Finding(
@@ -676,7 +723,7 @@ def message(case: Case) -> Finding | None:
         evidence.append(
             f"Sent to it and not received: {counted(topics)}: a wait for another topic goes on."
             if open_
-            else f"Nothing that was sent to it is left ({len(case.told.messages)} received)."
+            else f"No message that was sent to it is left ({len(case.told.messages)} received)."
         )
     return Finding(
         "message",
@@ -709,7 +756,7 @@ def past_deadline(case: Case) -> Finding | None:
     return Finding(
         "past deadline",
         f"It is past its deadline by {took(case.seen_at - workflow.deadline)}, and still"
-        f" {workflow.status}: only an executor that runs it would cancel it",
+        f" {workflow.status}: an executor that ran it would have cancelled it",
     )
 
 
@@ -724,6 +771,9 @@ def at_work(case: Case) -> Finding | None:
     if case.origin.steps:
         last = case.origin.steps[-1]
         says += f", behind step {last.step_id} {name(last.step_name)}"
+    there = next((e for e in case.executors if e.executor_id == workflow.executor_id), None)
+    if there is not None:
+        says += f", on executor {name(there.executor_id)}, which is {there.status}"
     evidence = []
     if usual is not None:
         says += f": {runs} runs that went well have {name(usual)} there"
@@ -771,6 +821,7 @@ FINDINGS: tuple[Callable[[Case], Finding | None], ...] = (
     deleted,
     input_separates,
     only_on,
+    elsewhere,
     group,
     overtaken,
     other_steps,
@@ -790,8 +841,8 @@ def culprit(case: Case) -> tuple[StepItem, str] | None:
     if link is None or link.error is None or not outputs:
         return None
     before = origin.steps if link.step is None else origin.before(link.step.step_id)
-    for match in _QUOTED.finditer(link.error):
-        value = match[1] or match[2]
+    quoted_in = _QUOTED.finditer(link.error, 0, LONGEST)
+    for value in islice(dict.fromkeys(match[1] or match[2] for match in quoted_in), _MOST_QUOTED):
         whole = re.compile(rf"(?<!\w){re.escape(value)}(?!\w)")
         if case.told.input is not None and whole.search(case.told.input):
             continue
@@ -853,15 +904,20 @@ def _trend(case: Case, step_name: str) -> list[str]:
     ]
 
 
-def _ahead(case: Case) -> int:
-    """Those that are taken before it: by priority, the lower number first, then by age."""
+def _ahead(case: Case) -> str:
+    """How many are taken before it: by priority, the lower number first, then by age. Of those that
+    came in the same millisecond, or second where the upstream stamps no finer, nobody can tell."""
     limits, waiting = case.told.limits, [] if case.queue is None else case.queue.waiting
     weighs = limits is None or limits.by_priority
 
     def place(item: WorkflowItem) -> tuple[int, int]:
         return item.priority if weighs else 0, item.created_at
 
-    return sum(place(item) < place(case.origin.workflow) for item in waiting)
+    mine = case.origin.workflow
+    places = [place(item) for item in waiting if item.workflow_id != mine.workflow_id]
+    surely = sum(each < place(mine) for each in places)
+    same = places.count(place(mine))
+    return f"{surely} to {surely + same}" if same else str(surely)
 
 
 def _all_busy(case: Case, queue: QueueState, worker_concurrency: int) -> bool:

@@ -30,7 +30,7 @@ FEWEST = 3
 MOST_STEPS = 4_000
 _ALIKE_KINDS = 30
 _ERROR_CHARACTERS = 1_000
-_DATA = re.compile(r"\w*\d\w*|'[^']*'|\"[^\"]*\"")
+_DATA = re.compile(r"(?<!\w)\w*\d\w*|'[^']*'|\"[^\"]*\"")
 
 
 class Peer(NamedTuple):
@@ -222,7 +222,7 @@ def _runs(
         .order_by(created_at if newer else created_at.desc())
         .limit(NEWER if newer else OLDER)
     )
-    found = [Peer._make(row) for row in rows]
+    found = [Peer._make(row) for row in rows.all()]
     if newer and all(run.key != workflow.key for run in found):
         # More than that many were created in one millisecond.
         found.insert(0, _peer_of(workflow))

@@ -10,6 +10,8 @@ from dbos_mcp.store import sync_state
 from dbos_mcp.store.projections.applications import ApplicationRow
 from dbos_mcp.store.sync_state import CONDUCTOR, Excerpt, SyncStateRow
 
+_LONGEST_LOOK_MS = 600_000
+
 
 @dataclass(frozen=True)
 class Looked:
@@ -87,6 +89,18 @@ def freshness_of_all(connection: Connection) -> Freshness:
     seen = [as_of for as_of in live if as_of is not None]
     as_of = min(seen) if len(seen) == len(live) else None
     return replace(freshness(connection), as_of=as_of, behind=tuple(behind))
+
+
+def last_seen(connection: Connection, application_name: str | None = None) -> int | None:
+    """When the last complete look ended, at an application or at any: what is mirrored is of
+    before. Attempts that came to nothing go on, a look does not."""
+    states = sync_state.load_all(connection)
+    ends = [
+        max(state.succeeded_at, min(state.attempted_at or 0, state.succeeded_at + _LONGEST_LOOK_MS))
+        for name, state in states.items()
+        if state.succeeded_at is not None and application_name in (None, CONDUCTOR, name)
+    ]
+    return max(ends, default=None)
 
 
 def looked_at_conductor(connection: Connection) -> bool:

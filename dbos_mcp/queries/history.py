@@ -13,7 +13,15 @@ from pydantic import BaseModel
 from sqlalchemy import Connection, select
 from sqlmodel import col
 
-from dbos_mcp.domain import IN_FLIGHT, TERMINAL, EpochMs, WorkflowStatus
+from dbos_mcp.domain import (
+    IN_FLIGHT,
+    TERMINAL,
+    EpochMs,
+    WorkflowStatus,
+    format_duration,
+    format_time,
+    plain,
+)
 from dbos_mcp.queries.applications import require_application
 from dbos_mcp.queries.steps import StepItem
 from dbos_mcp.queries.workflows import WorkflowItem, not_mirrored
@@ -38,6 +46,10 @@ anything happens: one that was seen later than this had time to hide another."""
 INTERNAL_QUEUE = "_dbos_internal_queue"
 """Where DBOS puts what is resumed or recovered and has no queue of its own."""
 
+VALUE_CHARACTERS = 80
+
+_TIMES = ("delay_until", "deadline")
+_SAID_OTHERWISE = ("status", "updated_at")
 _ENDED_FOR_GOOD = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR)
 _RAN_TO_ITS_END = (*_ENDED_FOR_GOOD, WorkflowStatus.MAX_RECOVERY_ATTEMPTS_EXCEEDED)
 _COMPARED = tuple(
@@ -79,6 +91,16 @@ class Change(BaseModel):
     old: Any = None
     new: Any = None
 
+    def __str__(self) -> str:
+        return f"{self.field}: {self._told(self.old)} → {self._told(self.new)}"
+
+    def _told(self, value: object) -> str:
+        if value is None:
+            return "none"
+        if isinstance(value, int) and (self.field.endswith("_at") or self.field in _TIMES):
+            return format_time(value)
+        return plain(value, limit=VALUE_CHARACTERS)
+
 
 class HistoryEntry(BaseModel):
     """One thing that was observed of a workflow, or done to it."""
@@ -95,6 +117,35 @@ class HistoryEntry(BaseModel):
     """Statuses that it must have had since the entry before."""
     late_ms: int | None = None
     """How long upstream had been in this state when it was seen, where that was long."""
+
+    @property
+    def event(self) -> str:
+        """Of a state its status, before and after: the rest is among the changes."""
+        for change in self.changes:
+            if change.field == "status":
+                return f"{change.old} → {change.new}"
+        return self.what
+
+    @property
+    def changed_at(self) -> int | None:
+        """A change that left `updated_at` as it was happened at some later time."""
+        first = self.kind != "WorkflowChanged"
+        moved = any(change.field == "updated_at" for change in self.changes)
+        return self.occurred_at if first or moved else None
+
+    @property
+    def told(self) -> Sequence[Change]:
+        """What is said neither by the event nor by the times."""
+        return [change for change in self.changes if change.field not in _SAID_OTHERWISE]
+
+    @property
+    def note(self) -> str:
+        return "; ".join(
+            [
+                *([f"not seen: {', '.join(self.unseen)}"] if self.unseen else []),
+                *([f"seen {format_duration(self.late_ms)} late"] if self.late_ms else []),
+            ]
+        )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from mcp.server.mcpserver.tools import Tool
 from mcp_types import SubscribeRequestParams, UnsubscribeRequestParams
 
 from dbos_mcp import __version__
+from dbos_mcp.server.apps import WATERFALL, waterfall_app
 from dbos_mcp.server.completions import complete
 from dbos_mcp.server.context import Sessions
 from dbos_mcp.server.prompts import naming_only, prompts_of
@@ -79,6 +80,10 @@ def commands_of(tools: Sequence[Tool]) -> list[str]:
     return [tool.name for tool in tools if isinstance(tool, CommandTool)]
 
 
+def apps_of(tools: Sequence[Tool]) -> set[str]:
+    return {tool.meta["ui"]["resourceUri"] for tool in tools if tool.meta is not None}
+
+
 def build_server(
     *targets: Settings, transport: httpx.AsyncBaseTransport | None = None
 ) -> MCPServer[Sessions]:
@@ -108,6 +113,7 @@ def build_server(
         tools=list(tools),
         resources=resources_of(sessions),
         lifespan=lifespan,
+        extensions=[waterfall_app()] if WATERFALL in apps_of(tools) else None,
         subscriptions=updates.bus,
         middleware=[updates.listening],
         log_level="WARNING",

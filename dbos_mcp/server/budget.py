@@ -32,6 +32,15 @@ def table_within(
     return fitting(len(rows), budget, lambda shown: table(columns, rows[:shown], limit=limit))
 
 
+def within(text: str, budget: int) -> str:
+    """A text as a line of at most so many bytes, with a mark where it is cut."""
+    part, end = part_of(text, 0, budget)
+    if end == len(text) and len(part.encode()) <= budget:
+        return part
+    mark = "…"
+    return part_of(text, 0, budget - len(mark.encode()))[0] + mark
+
+
 def part_of(text: str, offset: int, budget: int) -> tuple[str, int]:
     """A text from one of its characters on, as a line of at most so many bytes; and where that part
     ends."""

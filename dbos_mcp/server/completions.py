@@ -12,25 +12,26 @@ from mcp_types import (
 )
 from sqlalchemy import Connection
 
-from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import DbosMcpError
 from dbos_mcp.postmortem import failures
+from dbos_mcp.postmortem.failures import Window
 from dbos_mcp.queries import completions as queries
 from dbos_mcp.queries.completions import Matches
 from dbos_mcp.runtime import Runtime
-from dbos_mcp.server.context import Sessions
+from dbos_mcp.server.context import Sessions, now_of
 from dbos_mcp.server.render import plain
 from dbos_mcp.server.windows import failures_of_a_week
 
 
-def _failure_groups(connection: Connection, application_name: str, prefix: str) -> Matches:
-    groups = failures.outline(connection, application_name, failures_of_a_week(now_ms()))
+def _failure_groups(
+    connection: Connection, application_name: str, prefix: str, window: Window
+) -> Matches:
+    groups = failures.outline(connection, application_name, window)
     return queries.of((group.group for group in groups), prefix)
 
 
 _OF_AN_APPLICATION: dict[str, Callable[..., Matches]] = {
     "workflow_id": queries.workflow_ids,
-    "group": _failure_groups,
 }
 
 
@@ -59,13 +60,16 @@ async def _matches(
     if argument.name == "application_name":
         return await runtime.read(partial(queries.application_names, prefix=argument.value))
     query = _OF_AN_APPLICATION.get(argument.name)
-    if query is None:
+    if query is None and argument.name != "group":
         return None
     if application_name is None:  # not said yet: it is clear where there is one
         names = (await runtime.read(partial(queries.application_names, prefix=""))).values
         application_name = names[0] if len(names) == 1 else None
     if application_name is None:
         return None
+    if query is None:
+        window = failures_of_a_week(await now_of(runtime, application_name))
+        query = partial(_failure_groups, window=window)
     return await runtime.read(
         partial(query, application_name=application_name, prefix=argument.value)
     )

@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, ParamSpec, Self, TypeVar
 
 import anyio
 import httpx
+from mcp.server.apps import client_supports_apps
 from mcp.server.mcpserver import Context, Resolve
 from mcp.server.mcpserver.exceptions import ToolError
 from sqlalchemy import Connection
@@ -28,6 +30,7 @@ from dbos_mcp.queries.freshness import (
     Looked,
     freshness,
     freshness_of_all,
+    last_seen,
     looked_at_applications,
     looked_at_conductor,
 )
@@ -204,6 +207,14 @@ class Asker:
     session: Session
     call: Caller | None = None
 
+    @property
+    def profile(self) -> str | None:
+        """What a call has to name, where there are several."""
+        several = (
+            self.call is not None and len(self.call.request_context.lifespan_context.by_profile) > 1
+        )
+        return self.session.settings.profile if several else None
+
 
 def words_of(error: DbosMcpError) -> str:
     """What went wrong, what to do next, and whether to try again."""
@@ -233,6 +244,10 @@ async def session_of(ctx: Context[Sessions, Any]) -> Session:
 
 async def _asker(ctx: Context[Sessions, Any]) -> Asker:
     return Asker(await session_of(ctx), ctx)
+
+
+async def _shows_apps(ctx: Context[Sessions, Any]) -> bool:
+    return client_supports_apps(ctx)
 
 
 async def _runtime(ctx: Context[Sessions, Any], application_name: str | None) -> Runtime:
@@ -304,6 +319,16 @@ async def found_by(
     return await runtime.read(work)
 
 
+async def now_of(runtime: Runtime, application_name: str | None) -> int:
+    """What `now` and `-2h` mean in a question. Where nobody looks any more, of an incident file or
+    a mirror that is read offline, it is when somebody last did: all that is there is of before."""
+    now = now_ms()
+    if runtime.live is not None:
+        return now
+    seen = await runtime.read(partial(last_seen, application_name=application_name))
+    return now if seen is None else min(now, seen)
+
+
 def read_live() -> str:
     """In place of that line, where nothing is of the mirror."""
     return f"Read live from Conductor at {format_time(now_ms())}."
@@ -341,5 +366,7 @@ CurrentAsker = Annotated[Asker, Resolve(_asker)]
 CurrentRuntime = Annotated[Runtime, Resolve(_runtime)]
 """For a question about the application that the tool's argument `application_name` names, or about
 all of them if it names none."""
+ShowsApps = Annotated[bool, Resolve(_shows_apps)]
+"""Whether the client that asks shows MCP Apps beside an answer."""
 RuntimeForAll = Annotated[Runtime, Resolve(_runtime_for_all)]
 """For a question about all of them."""

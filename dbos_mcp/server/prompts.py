@@ -12,11 +12,10 @@ from mcp.server.mcpserver.prompts.base import Message, PromptArgument, UserMessa
 from mcp_types import INVALID_PARAMS
 from pydantic import Field
 
-from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import DbosMcpError, UsageError
 from dbos_mcp.queries import applications as application_queries
 from dbos_mcp.server import render
-from dbos_mcp.server.context import Asker, Session, Sessions, opened_for, words_of
+from dbos_mcp.server.context import Asker, Session, Sessions, now_of, opened_for, words_of
 from dbos_mcp.server.icons import LOOK
 from dbos_mcp.server.tools.applications import list_applications
 from dbos_mcp.server.tools.postmortem import tell_failures
@@ -295,5 +294,5 @@ async def _facts_of_a_day(session: Session, given: Mapping[str, str]) -> str:
 async def _failures(session: Session, application_name: str, budget: int) -> str:
     """Those of the last day, by cause."""
     runtime = await opened_for(session, application_name)
-    window = failures_of_a_day(now_ms())
+    window = failures_of_a_day(await now_of(runtime, application_name))
     return await tell_failures(Asker(session), runtime, application_name, window, budget=budget)

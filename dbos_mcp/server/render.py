@@ -5,15 +5,15 @@ What came from an application is data, and hostile until shown otherwise: every 
 """
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from dbos_mcp.domain import CELL_CHARACTERS as CELL_CHARACTERS
 from dbos_mcp.domain import format_duration, format_time
+from dbos_mcp.domain import plain as plain
 from dbos_mcp.queries.coverage import Gap, Missing
 from dbos_mcp.queries.freshness import Freshness
 
-CELL_CHARACTERS = 100
 WHY_CHARACTERS = 2_000
 LATE_MS = 600_000
 """Even what nobody asks about is looked at every five minutes, while anybody asks anything."""
@@ -22,28 +22,6 @@ LAST_ERROR = " Last error: "
 
 T = TypeVar("T")
 Column = tuple[str, Callable[[T], object]]
-
-# C0, DEL and C1 controls, soft hyphen, zero-width and bidi marks, line separators, interlinear and
-# tag characters, surrogates.
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
-)
-
-
-def plain(value: object, *, limit: int = CELL_CHARACTERS) -> str:
-    """A value as one line of printable text, cut at `limit` characters with a mark."""
-    if value is None:
-        return ""
-    text = str(value)
-    clipped = text if len(text) <= limit else f"{text[: limit - 1]}…"
-    return _UNSAFE.sub(_escape, clipped)
-
-
-def _escape(match: re.Match[str]) -> str:
-    named = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
-    code = ord(match[0])
-    return named.get(match[0]) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
 def table(columns: Sequence[Column[T]], rows: Sequence[T], *, limit: int = CELL_CHARACTERS) -> str:
@@ -114,7 +92,10 @@ def freshness_line(freshness: Freshness, *, now: int, offline: bool = False) -> 
             left_out = plain(", ".join(excerpt.left_out), limit=WHY_CHARACTERS)
             parts.append(f"left out: {left_out}")
     if offline:
+        old = freshness.as_of is not None and now - freshness.as_of > LATE_MS
         parts.append("offline: answered from the cache alone")
+        if old:
+            parts.append("`now` and times such as -24h count from then")
     elif freshness.offline_since is not None:
         parts.append(f"offline since {format_time(freshness.offline_since)}")
     elif freshness.reason is None and freshness.as_of is not None:

@@ -8,13 +8,20 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.server.mcpserver.resources import FunctionResource, Resource, ResourceSecurity
 
-from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import DbosMcpError, NotFoundError
 from dbos_mcp.inspection import schema
 from dbos_mcp.inspection.views import VIEWS
 from dbos_mcp.server import addresses, render
 from dbos_mcp.server.addresses import FAILURE_GROUP, FAILURES, PROFILE, SCHEMA, WORKFLOW
-from dbos_mcp.server.context import Asker, Session, Sessions, answer_from, opened_for, words_of
+from dbos_mcp.server.context import (
+    Asker,
+    Session,
+    Sessions,
+    answer_from,
+    now_of,
+    opened_for,
+    words_of,
+)
 from dbos_mcp.server.icons import LOOK, SYNC
 from dbos_mcp.server.tools.postmortem import tell_failures
 from dbos_mcp.server.tools.sync import read_status
@@ -139,13 +146,13 @@ async def read_workflow(session: Session, application_name: str, workflow_id: st
 
 async def read_failures(session: Session, application_name: str) -> str:
     runtime = await opened_for(session, application_name)
-    window = failures_of_a_day(now_ms())
+    window = failures_of_a_day(await now_of(runtime, application_name))
     return await tell_failures(Asker(session), runtime, application_name, window)
 
 
 async def read_failure_group(session: Session, application_name: str, group: str) -> str:
     runtime = await opened_for(session, application_name)
-    window = failures_of_a_week(now_ms())
+    window = failures_of_a_week(await now_of(runtime, application_name))
     return await tell_failures(Asker(session), runtime, application_name, window, group=group)
 
 

@@ -99,6 +99,7 @@ INCIDENT = Incident(
             Fact("where it began", "verdict", "ship_parcel", "buy_label"),
             Fact("the error", "verdict", "'weight_kg'"),
             Fact("that version 3.2.0 sets it apart", "verdict", "3.2.0", "19 of 19"),
+            Fact("to fork in the version that went well", "fork_workflow", "3.1.0"),
         ),
         forbidden=(
             Fact("that it began in check_address", "verdict", "check_address"),

@@ -79,6 +79,13 @@ def test_the_exit_codes_say_why_nothing_was_exported(shop_database: Path, tmp_pa
     assert "already; it was left as it is" in again.stderr
     with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
         assert database.execute("SELECT count(*) FROM workflow").fetchone() == (53,)
+    # Of a file that is read a year later, -1h is the last hour that it knows.
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("UPDATE sync_state SET succeeded_at = 3, attempted_at = 4")
+        database.commit()
+    part = str(tmp_path / "part.sqlite")
+    done = run("--offline", "--cache", str(file), "export", "--since", "-1h", part)
+    assert (done.returncode, done.stderr) == (0, "")
     done = run("--cache", str(file), "sync")
     assert done.returncode == 1
     assert "is an incident file: it can only be read" in done.stderr

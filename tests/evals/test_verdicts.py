@@ -13,6 +13,7 @@ RIGHT = {
         "ship_parcel failed in step 2 buy_label:",
         "“'weight_kg'”.",
         "application_version 3.2.0 sets them apart: 19 of 19 that failed so have it.",
+        '\n- fork_workflow(workflow_id="parcel-41", start_step=2, application_version="3.1.0")',
     ),
     "poisoned_input": (
         "post_payment failed in step 3 post_to_ledger: “could not convert '271,38'”.",

@@ -8,15 +8,19 @@ from sqlalchemy import Connection
 from dbos_mcp.errors import NotFoundError
 from dbos_mcp.postmortem.case import MOST_LEVELS, read_case, unread
 from dbos_mcp.postmortem.differences import Differences
+from dbos_mcp.postmortem.failures import Window, list_failures
 from dbos_mcp.postmortem.waits import Wait, wait_of
+from dbos_mcp.postmortem.words import at
+from dbos_mcp.queries.applications import ExecutorItem
 from dbos_mcp.queries.steps import StepItem
 from dbos_mcp.queries.workflows import WorkflowItem
+from dbos_mcp.store import sync_state
 from tests.plans import plans_of
 from tests.postmortem.conftest import HOUR, NOW, Patient, diagnosed
 from tests.upstream import APP, problem
 
-MAY_BE_SCANNED = ("application", "executor", "sync_state")
-"""Tables of few rows."""
+MAY_BE_SCANNED = ("application", "executor", "sync_state", "given")
+"""Tables of few rows, and parameters."""
 
 
 async def test_everything_is_read_by_indexes(patient: Patient) -> None:
@@ -175,6 +179,110 @@ async def test_differences_that_were_found_elsewhere_lead_to_the_step_to_fork_fr
         patient.step("order", step_id, f"step-{step_id}", error)
     case = await patient.case("order")
     line = "input.currency = EUR: 86 of 86 failed, 0 of 214 others."
-    diagnosis = diagnosed(replace(case, differences=Differences(first_step=2, lines=[line])))
+    differences = Differences(first_step=2, first_workflow_id="order", lines=[line])
+    diagnosis = diagnosed(replace(case, differences=differences))
     assert line in diagnosis.verdict
     assert diagnosis.next[0].arguments == {"workflow_id": "order", "start_step": 2}
+
+
+async def test_a_fork_of_what_a_bad_version_broke_names_one_that_went_well(
+    patient: Patient,
+) -> None:
+    patient.well(12, application_version="1.0")
+    for n in range(12):
+        patient.run(f"bad-{n}", "ERROR", error="no", application_version="2.0", ago=HOUR - n)
+        patient.step(f"bad-{n}", 1, "charge", "no")
+    case = await patient.case("bad-1")
+
+    def fork(*versions: str) -> tuple[object, str]:
+        executors = [
+            ExecutorItem(
+                executor_id=version,
+                status="HEALTHY",
+                application_version=version,
+                created_at=n,
+                updated_at=n,
+                observed_at=n,
+            )
+            for n, version in enumerate(versions)
+        ]
+        calls = diagnosed(replace(case, executors=executors)).next
+        call = next(call for call in calls if call.tool == "fork_workflow")
+        return call.arguments.get("application_version"), call.why.split(" mended")[1]
+
+    assert fork() == (None, "; name a version that has it: else the latest runs it")
+    assert fork("2.0") == (None, "; only 2.0 runs now, and fails so")
+    assert fork("2.1", "2.2", "2.0") == ("2.2", " (2.2 runs, and has not failed so)")
+    assert fork("2.2", "1.0", "2.0") == ("1.0", " (1.0 runs, and 12 went well in it)")
+
+
+async def test_what_to_look_at_next_says_more_than_what_led_there(patient: Patient) -> None:
+    patient.well(5, "charge")
+    for n in range(3):
+        patient.run(f"bad-{n}", "ERROR", error="no", ago=HOUR - n)
+        patient.step(f"bad-{n}", 1, "charge", "no")
+    calls = {call.tool: call.arguments for call in (await patient.diagnosis("bad-1")).next}
+    assert calls["compare_workflows"] == {"workflow_id": "bad-1", "other_workflow_id": "well-0"}
+    with patient.site.cache.read() as connection:
+        (group,) = list_failures(connection, APP, Window(NOW - HOUR, NOW)).groups
+        assert calls["list_failures"] == {"group": group.group}
+        later = diagnosed(read_case(connection, APP, "bad-1", NOW + 48 * HOUR))
+    assert "since" not in later.next[2].arguments  # of the mirror, it is the same hour
+    with patient.site.cache.write() as connection:
+        sync_state.update(connection, APP, {"succeeded_at": NOW + 48 * HOUR})
+    with patient.site.cache.read() as connection:
+        later = diagnosed(read_case(connection, APP, "bad-1", NOW + 48 * HOUR))
+    assert later.next[2].arguments == {"group": group.group, "since": at(NOW - HOUR + 1000)}
+
+
+async def test_a_status_that_is_not_known_is_told_as_it_is(patient: Patient) -> None:
+    patient.run("odd", "PAUSED")
+    await patient.site.sync()
+    diagnosis = await patient.diagnosis("odd")
+    assert diagnosis.verdict == "Nothing is known to be wrong with it; it is PAUSED."
+
+
+async def test_what_an_excerpt_lacks_is_not_said_to_be_missing(patient: Patient) -> None:
+    for n in range(6):
+        patient.run(f"run-{n}", ago=HOUR + n * 60_000, schedule_name="nightly")
+    patient.run("waits", "ENQUEUED", queue_name="mail")
+    for workflow_id, claimed in (("run-0", "fires no more"), ("waits", "no executor takes")):
+        case = await patient.case(workflow_id)
+        assert claimed in diagnosed(case).verdict
+        of_a_file = diagnosed(replace(case, excerpt=True))
+        assert claimed not in of_a_file.verdict
+        assert any("of an excerpt" in line for line in of_a_file.not_known)
+
+
+@pytest.mark.parametrize("status", ["ERROR", "PENDING", "ENQUEUED", "CANCELLED"])
+async def test_relatives_may_go_round_in_circles(patient: Patient, status: str) -> None:
+    error = "no" if status == "ERROR" else None
+    for one, other in (("a", "b"), ("b", "a"), ("alone", "alone")):
+        patient.run(one, status, error=error, parent_workflow_id=other, forked_from=other,
+                    was_forked_from=True, queue_name="mail")  # fmt: skip
+        patient.step(one, 1, "call", child=other)
+        patient.step(one, 2, "DBOS.getResult", error, child=other)
+    for each in ("a", "alone"):
+        diagnosis = await patient.diagnosis(each)
+        assert len(diagnosis.chain) <= 2
+        assert diagnosis.verdict
+
+
+async def test_relatives_may_be_missing(patient: Patient) -> None:
+    patient.run("child", "ERROR", error="no", parent_workflow_id="nobody", forked_from="no one")
+    patient.step("child", 1, "charge", "no")
+    diagnosis = await patient.diagnosis("child")
+    assert "failed in step 1 charge" in diagnosis.verdict
+    assert all(call.arguments.get("workflow_id") == "child" for call in diagnosis.next)
+
+
+async def test_in_private_mode_it_is_said_what_is_withheld(patient: Patient) -> None:
+    patient.run("order", "ERROR")
+    patient.step("order", 1, "charge")
+    await patient.site.sync_until_steps_are_read()
+    with patient.site.cache.write() as connection:
+        connection.exec_driver_sql("UPDATE application SET private_mode = 1")
+        diagnosis = diagnosed(read_case(connection, APP, "order", NOW))
+    assert "the error of order: private mode withholds it" in diagnosis.not_known
+    assert "why, and in which step, is not known" in diagnosis.verdict
+    assert not [call for call in diagnosis.next if call.command]

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dbos_mcp.postmortem.error_text import LONGEST_MASKED, ErrorText, fingerprint, kind_of
+from dbos_mcp.postmortem.error_text import (
+    LONGEST_MASKED,
+    LONGEST_TYPE,
+    ErrorText,
+    fingerprint,
+    kind_of,
+)
 
 TYPESCRIPT = {
     "name": "TypeError",
@@ -39,6 +45,10 @@ def sdk(**changed: object) -> str:
         ("charge() got an unexpected keyword argument 'vat'", None),
         ("name 'rates' is not defined", None),
         ("user 'alice' not found", "user <value> not found"),
+        ("'5f0c3f0e-9d0c-4f0e-8a51-0e8b7c1d2e3f'", "'<id>'"),
+        ("'anna@example.com'", "'<email>'"),
+        # what nobody could unpickle comes as it is stored
+        ("gASVNAAAAAAAAACMCGJ1aWx0aW5zlIwMUnVudGltZUVycm9ylJOUjAVubyA3lIWUUpQu", "<data>"),
         ("it isn't there, and 'x' isn't either", "it isn't there, and <value> isn't either"),
         (
             "Client error '404 Not Found' for url 'https://x.test/17'",
@@ -72,7 +82,15 @@ def sdk(**changed: object) -> str:
         ("no row for ckx92ab1z", "no row for <id>"),
         ("cannot open /var/data/in-17/rates.csv", "cannot open <path>"),
         ("10.0.3.7:5432 timed out after 30.5s", "<address> timed out after <n>s"),
+        ("2001:db8::ff00:42:8329 and [::1]:5432 are down", "<address> and <address> are down"),
         ("no rates since 2026-11-20T06:30:05.120Z", "no rates since <time>"),
+        ("2026/11/20 06:30:05 no rates", "<time> no rates"),
+        ("order-17 is -5.5 or 1.5e-07", "order-<n> is <n> or <n>"),
+        ("error: 17 of 20 rows", "error: <n> of <n> rows"),
+        (
+            "(pymysql.err.IntegrityError) (1062, \"Duplicate entry '17' for key 'PRIMARY'\")",
+            "(pymysql.err.IntegrityError) (1062, <value>)",
+        ),
         ("anna@example.com bounced", "<email> bounced"),
         # TypeScript: serialize-error
         (sdk(), "TypeError: Cannot read properties of undefined (reading 'total')"),
@@ -81,7 +99,17 @@ def sdk(**changed: object) -> str:
             "Error ECONNREFUSED: connect ECONNREFUSED <address>",
         ),
         (sdk()[:115], "TypeError: Cannot read properties of undefined (reading 'total')"),
-        (json.dumps({"status": 500}), '{"status": <n>}'),
+        (
+            json.dumps({"json": {**TYPESCRIPT, "message": "no 7"}, "meta": {"values": ["Error"]}}),
+            "TypeError: no <n>",
+        ),
+        (r'{"message": "no \d"}', r"no \d"),  # no escape of JSON
+        ('{"message": "no rate", "cause": ' + "[" * 3900, "no rate"),  # too deep
+        ("order \u0661\u0667 is gone", "order <n> is gone"),
+        (json.dumps({"status": 500, "order": 17}), '{"status": 500, "order": <n>}'),
+        # no JSON, for all its looks
+        (r'{"message": "no \x41 17"', r"no \x<n> <n>"),
+        (r'{"message": "no \u12"', r"no \u<n>"),
         # Go: Error()
         (
             "charging order 17: dial tcp 10.0.0.9:443: connect: connection refused",
@@ -106,7 +134,9 @@ def sdk(**changed: object) -> str:
     ],
 )
 def test_an_error_is_of_a_kind(text: str, kind: str | None) -> None:
-    assert kind_of(text) == (text if kind is None else kind)
+    told = kind_of(text)
+    assert told == (text if kind is None else kind)
+    assert kind_of(told) == told  # a kind is of its own kind
 
 
 @pytest.mark.parametrize(
@@ -115,6 +145,13 @@ def test_an_error_is_of_a_kind(text: str, kind: str | None) -> None:
         ("'currency'", "'price'"),
         ("'A' object has no attribute 'b'", "'A' object has no attribute 'c'"),
         ("HTTP 503 from the bank", "HTTP 404 from the bank"),
+        ("HTTP Error 404: gone", "HTTP Error 410: gone"),
+        ("Request failed with status code 404", "Request failed with status code 500"),
+        ("statusCode: 404, no answer", "statusCode: 500, no answer"),
+        ("the bank returned 404", "the bank returned 500"),
+        ("responded with 502 for /pay", "responded with 504 for /pay"),
+        ("Error 1062 (23000): no", "Error 1213 (40001): no"),
+        ('(1062, "a")', '(1213, "a")'),
         (sdk(), sdk(name="RangeError")),
         ("java.lang.IllegalStateException: no", "java.lang.IllegalArgumentException: no"),
         ("[Errno 111] Connection refused", "[Errno 110] Connection timed out"),
@@ -144,9 +181,56 @@ def test_whatever_the_data_is_the_kind_is_the_same(
     kind_of(word)  # nothing that is written is too odd to be read
 
 
+PIECES = [
+    *"\"'`\\{}[]()<>:;.,/@-_=+%«»\u2018\u2019\n\t\ud800\u202e\x1b\x00",
+    *(
+        "Error",
+        "Error: ",
+        "java.lang.E: ",
+        "DBOS Error 7: ",
+        "[Errno 1] ",
+        "HTTP ",
+        "status",
+        "code ",
+    ),
+    *("at x", 'File "a", line 1', "Traceback (most recent call last):", "goroutine 1 [", "a", "e"),
+    *(
+        "0x",
+        "17",
+        "404",
+        "::",
+        "10.0.0.1",
+        "http://",
+        "a@b.c",
+        "/a/b",
+        "C:\\",
+        "0123abcdef",
+        "x1y2",
+    ),
+    *(
+        '{"message": "',
+        '{"name": "E\\n", "message": "no"}',
+        "A" * 200 + "Error: ",
+        '{"name": "E", "message": "no"}',
+        '{"json": {',
+        "\\u12",
+        "\\x",
+        "<n>",
+        " ",
+    ),
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
+def test_a_kind_of_whatever_is_written_is_one_short_line(text: str) -> None:
+    kind = kind_of(text)
+    assert "\n" not in kind
+    assert len(kind) <= LONGEST_TYPE + len(": ") + LONGEST_MASKED
+
+
 def test_a_text_without_end_is_read_in_part() -> None:
-    kind = kind_of("no " * 100_000)
-    assert len(kind) == LONGEST_MASKED
+    assert len(kind_of("no " * 400_000)) == LONGEST_MASKED
+    assert kind_of("no " * 400_000 + "a") == kind_of("no " * 400_000 + "b")
 
 
 @pytest.mark.parametrize(
@@ -160,6 +244,13 @@ def test_a_text_without_end_is_read_in_part() -> None:
         '"\\' * 2000,
         "at " * 1300,
         "[:" * 2000,
+        "[" + ":" * 4000,
+        "a." * 2000,
+        "0" * 4000,
+        "\n" * 4000,
+        "«" * 4000,
+        '{"a":' + "[" * 4000,
+        '{"message": "\\' * 300,
     ],
 )
 def test_no_text_takes_long(text: str) -> None:

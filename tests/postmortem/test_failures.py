@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import NotFoundError
-from dbos_mcp.postmortem.failures import Failures, Window, list_failures
+from dbos_mcp.postmortem.failures import Failures, Window, list_failures, outline
+from tests.plans import plans_of
 from tests.upstream import APP, Site, open_site, pickled, workflow
 
 HOUR = 3_600_000
 NOW = now_ms() // HOUR * HOUR
 TODAY = Window(NOW - 24 * HOUR, NOW)
+FEW = {"application", "sqlite_master", "given", "CONSTANT"}
+"""What may be read from its beginning to its end."""
 
 
 @pytest.fixture
@@ -92,6 +96,18 @@ async def test_what_is_over_represented_is_told_with_the_numbers(site: Site) -> 
     assert (told.compared_with, told.others_complete) == (54, True)
 
 
+async def test_the_largest_groups_alone_are_compared(site: Site) -> None:
+    site.tables.add(
+        *(failed(f"bad-{n}", "no money", application_version="2.0") for n in range(12)),
+        *(failed(f"lost-{n}", "no such order", application_version="2.0") for n in range(11)),
+        *(workflow(f"good-{n}", NOW - HOUR, application_version="1.0") for n in range(40)),
+    )
+    both = (await found(site)).groups
+    assert [len(group.features) for group in both] == [1, 1]
+    first, second = (await found(site, most_compared=1)).groups
+    assert (first, second.features, second.count) == (both[0], (), 11)
+
+
 async def test_what_may_be_chance_is_not_told(site: Site) -> None:
     site.tables.add(
         *(failed(f"bad-{n}", "no", executor_id=f"shop-{n % 2}") for n in range(4)),
@@ -149,6 +165,39 @@ async def test_old_failures_without_the_time_of_their_end_have_that_of_their_las
     site.tables.add(failed("old", "no", completed_at=None))
     (group,) = (await found(site)).groups
     assert group.last_at == NOW - HOUR
+
+
+async def test_a_day_is_read_by_indexes(site: Site) -> None:
+    site.tables.add(
+        failed("bank", "no money", name="transfer"),
+        *(failed(f"order-{n}", f"order {n}: no money", name="order") for n in range(3)),
+        failed("forked", "no money", name="order"),
+        failed("alone", "no such order", name="order"),
+        workflow("well", NOW),
+    )
+    site.tables.add_step("bank", 1, "send", "no money")
+    site.tables.add_step("order-0", 1, "DBOS.getResult", "no money", child="bank")
+    site.tables.add_step("order-1", 1, "pay", "something else")
+    site.tables.add_step("order-2", 1, "DBOS.getResult", "no money", child="gone")
+    site.tables.add_step("forked", 1, "transfer", child="bank")
+    site.tables.add_step("forked", 2, "DBOS.getResult", "no money", child="never-was")
+    await found(site)
+
+    def ask(connection: Connection) -> None:
+        list_failures(connection, APP, TODAY)
+        outline(connection, APP, TODAY)
+        list_failures(connection, APP, TODAY, workflow_names=["order"])
+
+    with site.cache.read() as connection:
+        plans = plans_of(connection, ask)
+    assert {line.split(" ")[1] for line in plans if line.startswith("SCAN")} <= FEW
+    searches = [line for line in plans if line.startswith(("SEARCH workflow ", "SEARCH step "))]
+    ranges = [line for line in searches if ">?" in line]
+    assert {line.partition(" (")[0].split(" ")[-1] for line in ranges} == {
+        *("ix_workflow_ended_badly", "ix_workflow_completed_at"),
+    }
+    rest = [line for line in searches if line not in ranges and "<?" not in line]
+    assert all("PRIMARY KEY" in line or "workflow_id=?" in line for line in rest)
 
 
 async def test_one_group_can_be_asked_for(site: Site) -> None:

@@ -1,13 +1,20 @@
 """Each finding is there where it should be, and not where it should not."""
 
+import ast
+import inspect
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from dbos_mcp.domain import format_time
 from dbos_mcp.postmortem.case import Message, ScheduleState, Told
+from dbos_mcp.postmortem.differences import Differences
+from dbos_mcp.postmortem.findings import FINDINGS
 from dbos_mcp.postmortem.queues import QueueLimits
 from dbos_mcp.store.events import CommandIssued, CommandSettled
-from tests.postmortem.conftest import HOUR, NOW, Patient
+from tests.postmortem.conftest import HOUR, NOW, Patient, diagnosed
 from tests.upstream import APP
 
 MINUTE = 60_000
@@ -22,7 +29,7 @@ async def test_it_failed_in_a_step(patient: Patient) -> None:
     assert "failed in step 2 charge: “no money”" in found["failed"]
     assert "reserve" in found["done"]
     assert "charge" not in found["done"]
-    assert "failed" not in await patient.found("fine")
+    assert not {"failed", "done"} & (await patient.found("fine")).keys()
 
 
 async def test_it_failed_in_its_own_code(patient: Patient) -> None:
@@ -73,6 +80,20 @@ async def test_it_is_one_of_many_since_a_time_on_one_version(patient: Patient) -
     assert not {"group", "only on", "data"} & (await patient.found("single")).keys()
 
 
+async def test_one_ran_where_none_of_the_others_did(patient: Patient) -> None:
+    patient.well(8, application_version="1.0", executor_id="a")
+    patient.run("order", "ERROR", error="no", application_version="2.0", executor_id="b")
+    patient.run("same", "ERROR", error="never", application_version="1.0", executor_id="a")
+    found = await patient.found("order")
+    assert (
+        "application_version is 2.0; the 8 nearest runs that went well have 1.0 8"
+        in (found["elsewhere"])
+    )
+    assert "executor_id is b; the 8 nearest runs that went well have a 8" in found["elsewhere"]
+    assert "sets them apart" not in " ".join(found.values())  # it may be chance
+    assert "elsewhere" not in await patient.found("same")
+
+
 async def test_nothing_but_the_data_sets_the_failed_apart(patient: Patient) -> None:
     for n in range(20):
         patient.run(f"well-{n}", ago=HOUR - n * 1000)
@@ -82,6 +103,20 @@ async def test_nothing_but_the_data_sets_the_failed_apart(patient: Patient) -> N
     found = await patient.found("bad-1")
     assert "sets the 5 that failed so apart from 20 that went well" in found["data"]
     assert "data" not in await patient.found("late-1")
+
+
+async def test_a_field_of_the_input_separates_the_failed(patient: Patient) -> None:
+    patient.run("order", "ERROR", error="no")
+    case = await patient.case("order")
+
+    def found(*lines: str) -> dict[str, str]:
+        told = diagnosed(replace(case, differences=Differences(lines=lines)))
+        return {each.kind: each.says for each in told.findings}
+
+    line = "input.currency = EUR: 86 of 86 failed, 0 of 214 others"
+    assert found(f"{line}.")["input"] == line
+    assert "input" not in found("No field that was looked at separates them.")
+    assert "input" not in found()
 
 
 async def test_a_recorded_output_is_what_it_failed_on(patient: Patient) -> None:
@@ -233,6 +268,7 @@ async def test_nobody_runs_it_any_more(patient: Patient) -> None:
     assert "no healthy executor is of its version 1.0" in diagnosis.verdict
     assert "Stranded there too: with it." in diagnosis.evidence
     assert diagnosis.next[0].arguments["application_version"] == "2.0"
+    assert "on executor b, which is HEALTHY" in (await patient.found("fine"))["at work"]
     assert "Conductor does not list it" in (await patient.found("lost"))["no executor"]
     assert "no executor" not in await patient.found("fine")
 
@@ -251,10 +287,19 @@ async def test_no_executor_runs_its_version(patient: Patient) -> None:
     found = await patient.found("old")
     assert "ENQUEUED for version 1.0, which no healthy executor runs" in found["no version"]
     assert "Healthy executors, by version: 2.0." in found["no version"]
+    (fork, *_) = (await patient.diagnosis("old")).next
+    assert fork.arguments == {
+        "workflow_id": "old", "start_step": 1, "application_version": "2.0"
+    }  # fmt: skip
     assert "untaken" not in found
     found = await patient.found("new")
     assert "no version" not in found
-    assert "waits in queue mail for 1h, though 0 run and 0 are ahead" in found["untaken"]
+    assert "waits in queue mail for 1h, though 0 run and 0 to 1 are ahead" in found["untaken"]
+    assert "queued" not in found
+    patient.run("just now", "ENQUEUED", queue_name="mail", ago=5_000, application_version="2.0")
+    found = await patient.found("just now")
+    assert "for 5.0s, which is not long: 0 run and 2 are ahead of it" in found["queued"]
+    assert "untaken" not in found
 
 
 async def test_its_queue_is_full(patient: Patient) -> None:
@@ -265,6 +310,9 @@ async def test_its_queue_is_full(patient: Patient) -> None:
     patient.run("document", "ENQUEUED", queue_name="index")
     found = await patient.found("document", Told(QueueLimits(concurrency=2), queues_known=True))
     assert "2 running (concurrency 2), 1 of 2 waiting are ahead of it" in found["full queue"]
+    patient.run("twin", "ENQUEUED", queue_name="index")
+    found = await patient.found("document", Told(QueueLimits(concurrency=2), queues_known=True))
+    assert "1 to 2 of 3 waiting are ahead of it" in found["full queue"]
     assert "rebuild-0 rebuild for 2h" in found["full queue"]
     assert "untaken" not in found
     found = await patient.found("document", Told(QueueLimits(concurrency=3), queues_known=True))
@@ -301,7 +349,12 @@ async def test_children_and_parents_block_one_queue(patient: Patient) -> None:
     diagnosis = await patient.diagnosis("report-0", told)
     assert "waits for its child chart report-0-1-1, 2 levels down" in diagnosis.verdict
     assert "A deadlock: all 2 places of queue reports (concurrency 2)" in diagnosis.verdict
+    assert "report-0 waits for report-0-1-1" in (await patient.found("report-0", told))["deadlock"]
     assert "report-1 waits for report-1-1-1" in " ".join(diagnosis.evidence)
+    assert diagnosis.next[0].why == "frees a place, so that a child can start"
+    patient.run("report-9", "ENQUEUED", queue_name="reports", ago=2 * HOUR)
+    diagnosis = await patient.diagnosis("report-0", told)
+    assert "but report-9 is next in line" in diagnosis.next[0].why
     roomy = Told(QueueLimits(concurrency=3), queues_known=True)
     assert "deadlock" not in await patient.found("report-0", roomy)
     patient.run("other", "PENDING", queue_name="reports", ago=2 * HOUR)
@@ -340,6 +393,7 @@ async def test_it_sleeps_until_a_time(patient: Patient) -> None:
         f"until {format_time(NOW + 2 * HOUR)}; it is {format_time(NOW)}, so 2h"
         in (found["sleeping"])
     )
+    assert not {"at work", "message", "children"} & found.keys()
     found = await patient.found("woken")
     assert "sleeping" not in found
     assert "It has run for 59m without completing a step" in found["at work"]
@@ -361,11 +415,14 @@ async def test_it_waits_for_a_message(patient: Patient) -> None:
 
 
 async def test_it_is_delayed(patient: Patient) -> None:
+    patient.run("fine")
     patient.run("order", "DELAYED", delay_until_epoch_ms=NOW + HOUR)
     patient.run("late", "DELAYED", delay_until_epoch_ms=NOW - HOUR)
     found = await patient.found("order")
     assert f"delayed until {format_time(NOW + HOUR)}" in found["delayed"]
     assert "overdue" not in found["delayed"]
+    assert "delayed" not in await patient.found("fine")
+    assert (await patient.diagnosis("order")).next[0].tool == "resume_workflow"
     assert "overdue by 1h" in (await patient.found("late"))["delayed"]
 
 
@@ -391,7 +448,10 @@ async def test_it_waits_for_a_child_that_waits(patient: Patient) -> None:
 async def test_it_is_past_its_deadline(patient: Patient) -> None:
     patient.run("order", "PENDING", workflow_deadline_epoch_ms=NOW - MINUTE)
     patient.run("in time", "PENDING", workflow_deadline_epoch_ms=NOW + MINUTE)
-    assert "past its deadline by 1m" in (await patient.found("order"))["past deadline"]
+    diagnosis = await patient.diagnosis("order")
+    assert "past its deadline by 1m" in diagnosis.verdict
+    assert "still PENDING" in (await patient.found("order"))["past deadline"]
+    assert diagnosis.next[0].tool == "cancel_workflow"
     assert "past deadline" not in await patient.found("in time")
 
 
@@ -403,12 +463,56 @@ async def test_it_succeeded_and_was_deleted(patient: Patient) -> None:
     patient.site.clock.ahead_ms = timedelta(days=2) // timedelta(milliseconds=1)
     await patient.site.mirror.refresh_workflows(APP, ["order"])
     diagnosis = await patient.diagnosis("order")
-    kinds = {finding.kind for finding in diagnosis.findings}
-    assert kinds == {"succeeded", "deleted"}
     assert diagnosis.next == []
+    found = await patient.found("order")
+    assert found.keys() == {"succeeded", "deleted"}
+    assert "succeeded in 1.0s" in found["succeeded"]
+    assert "deleted upstream (noticed at" in found["deleted"]
     assert "deleted" not in await patient.found("kept")
+    patient.run("failed", "ERROR", error="no")
+    assert "succeeded" not in await patient.found("failed")
 
 
 async def test_nothing_is_wrong_with_a_run_that_does_what_others_do(patient: Patient) -> None:
     patient.well(5, "load", "charge")
     assert (await patient.found("well-2")).keys() == {"succeeded"}
+
+
+async def test_an_error_without_end_is_searched_in_part(patient: Patient) -> None:
+    """Searched whole at each of its places, it would take hours."""
+    patient.run("order", "ERROR", error="Step 'xy' " * 100_000)
+    patient.step("order", 1, "load")
+    outputs = {1: "xy " * 100_000}
+    found = await patient.found("order", Told(outputs=outputs))
+    assert "retries" not in found
+    assert "Step 1 load made the value" in found["wrong value"]
+
+
+def kinds_of_findings() -> dict[str, str]:
+    """By the function that finds it; of its source."""
+    found = {}
+    for function in FINDINGS:
+        for node in ast.walk(ast.parse(dedent(inspect.getsource(function)))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Finding":
+                kind = ast.literal_eval(node.args[0])
+                found[kind] = function.__name__
+    return found
+
+
+def test_every_finding_is_shown_where_it_is_and_where_it_is_not() -> None:
+    """In asserts of this file: `found["kind"]`; `"kind" not in found`, or `not {"kind"} & …`."""
+    shown, absent = set(), set()
+    tree = ast.parse(Path(__file__).read_text())
+    for statement in (node for node in ast.walk(tree) if isinstance(node, ast.Assert)):
+        for node in ast.walk(statement):
+            match node:
+                case ast.Subscript(slice=ast.Constant(value=str(kind))):
+                    shown.add(kind)
+                case ast.Compare(left=ast.Constant(value=str(kind)), ops=[operator]):
+                    if not isinstance(operator, ast.In):
+                        absent.add(kind)
+                case ast.UnaryOp(op=ast.Not(), operand=ast.BinOp(left=ast.Set() as several)):
+                    absent.update(ast.literal_eval(several))
+    kinds = kinds_of_findings()
+    assert set(kinds.values()) == {function.__name__ for function in FINDINGS}
+    assert (kinds.keys() - shown, kinds.keys() - absent) == (set(), set())

@@ -9,10 +9,11 @@ from mcp import Client
 from mcp_types import TextResourceContents
 
 from dbos_mcp.domain import format_time
+from dbos_mcp.queries.freshness import last_seen
 from dbos_mcp.server.addresses import SYNC_STATUS
 from dbos_mcp.server.app import build_server
 from dbos_mcp.server.tools import TOOLS
-from dbos_mcp.settings import Settings
+from dbos_mcp.settings import DAY_MS, Settings
 from dbos_mcp.store import projector, sync_state
 from dbos_mcp.store.events import ApplicationObserved
 from dbos_mcp.store.migrate import open_cache
@@ -127,7 +128,43 @@ async def test_what_is_not_found_is_not_found_in_a_mirror_of_when(
         with pytest.raises(ToolFailedError) as failure:
             await ask(tool, **arguments)
     assert as_of in str(failure.value)
-    assert str(failure.value).endswith("offline: answered from the cache alone.")
+    assert "; offline: answered from the cache alone" in str(failure.value)
+
+
+async def test_offline_times_count_from_the_last_look(sent: Settings, serve: Serve) -> None:
+    """What was sent may be read a year later."""
+    assert sent.cache is not None
+    cache = open_cache(sent.cache)
+    with cache.write() as connection:
+        failed = observed("order-2", status="ERROR", error="no", completed_at=BORN + 10_000)
+        projector.record(connection, [failed], recorded_at=BORN + 20_000)
+        look = {"attempted_at": BORN + 20_000, "last_error": None}
+        sync_state.update(connection, "shop", look)
+    cache.close()
+    async with serve(sent) as ask:
+        failures = await ask("list_failures", **SHOP)
+        assert f"from {format_time(BORN + 20_000 - DAY_MS)} to {format_time(BORN + 20_000)}" in (
+            failures
+        )
+        assert failures.startswith("1 workflow of shop failed")
+        assert failures.endswith(
+            "offline: answered from the cache alone; `now` and times such as -24h count from then."
+        )
+        assert (await ask("list_workflows", **SHOP, start_time="-1h")).startswith("2 of 2")
+        assert (await ask("list_workflows", **SHOP, start_time="-1s")).startswith("0 of 0")
+        groups = await ask("get_workflow_aggregates", **SHOP, start_time="-1h")
+        assert f"created {format_time(BORN + 20_000 - DAY_MS // 24)} to" in groups
+        assert "order-2" in await ask("list_changes")
+        order = {**SHOP, "workflow_id": "order-2", "include": "steps"}
+        assert "ERROR" in await ask("get_workflow", **order, as_of="now")
+    cache = open_cache(sent.cache)
+    with cache.write() as connection:
+        assert last_seen(connection, "shop") == last_seen(connection) == BORN + 20_000
+        assert last_seen(connection, "bank") is None
+        # It was tried for days, in vain.
+        sync_state.update(connection, "shop", {"attempted_at": BORN + 9 * DAY_MS})
+        assert last_seen(connection, "shop") == BORN + 10 + 600_000
+    cache.close()
 
 
 async def test_no_more_is_said_than_is_known(sent: Settings, serve: Serve) -> None:

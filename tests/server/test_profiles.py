@@ -94,8 +94,9 @@ async def test_each_tool_takes_the_profile_where_there_are_several(
         "dbos://sync-status/prod",
         "dbos://sync-status/staging",
         "dbos://schema",
+        "ui://dbos-mcp/waterfall.html",
     ]
-    assert plain_resources == ["dbos://sync-status", "dbos://schema"]
+    assert plain_resources == ["dbos://sync-status", *resources[2:]]
 
 
 @pytest.mark.usefixtures("logged_in")
@@ -119,6 +120,23 @@ async def test_a_question_is_about_the_profile_it_names_or_the_first(
         assert "staging_org" in status.contents[0].model_dump()["text"]
     caches = sorted(path.name for path in profiles["prod"].settings.folder.glob("*.sqlite"))
     assert len(caches) == 2
+
+
+@pytest.mark.usefixtures("logged_in")
+async def test_a_call_that_is_ready_to_be_made_names_its_profile(
+    profiles: dict[str, Profile],
+) -> None:
+    async with server_of(profiles) as client:
+        ask = asking(client)
+        for given in ({}, {"profile": "prod"}):
+            failures = await ask("list_failures", application_name="shop", **given)
+            newest = failures.splitlines()[2].split(" | ")[-1]
+            answer = await ask(
+                "diagnose_workflow", application_name="shop", workflow_id=newest, **given
+            )
+            _, *calls = answer.partition("\nnext:\n")[2].split("\n- ")
+            assert calls
+            assert all('(profile="prod", application_name="shop"' in each for each in calls)
 
 
 @pytest.mark.usefixtures("logged_in")

@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from mcp.server.mcpserver.tools import Tool
 
+from dbos_mcp.server.apps import WATERFALL
 from dbos_mcp.server.tools.admin import (
     delete_workflow,
     fork_from_failure,
@@ -49,7 +50,7 @@ TOOLSETS: dict[Toolset, tuple[Tool, ...]] = {
     ),
     Toolset.POSTMORTEM: (
         read_tool(list_failures),
-        read_tool(diagnose_workflow),
+        read_tool(diagnose_workflow, app=WATERFALL),
         read_tool(compare_workflows),
     ),
     Toolset.SQL: (

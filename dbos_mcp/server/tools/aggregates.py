@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from sqlalchemy import Connection
 
-from dbos_mcp.domain import FAILED, format_time, now_ms
+from dbos_mcp.domain import FAILED, format_time
 from dbos_mcp.errors import UsageError
 from dbos_mcp.queries import aggregates as queries
 from dbos_mcp.queries.aggregates import GROUPINGS, Aggregates, Group, OrderBy, Spread
@@ -15,7 +15,7 @@ from dbos_mcp.queries.coverage import Gap, gap_of
 from dbos_mcp.queries.filters import WorkflowFilter
 from dbos_mcp.server import render
 from dbos_mcp.server.budget import table_within
-from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, answer_from
+from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, answer_from, now_of
 from dbos_mcp.server.lookup import look_at
 from dbos_mcp.server.render import Column
 from dbos_mcp.server.tools import arguments
@@ -49,7 +49,7 @@ async def get_workflow_aggregates(
     """Count workflows by group: in flight, failed, failure rate, p50/p95/max of durations and of
     queue waits. With start_time, beside as much time before: is it worse now? hour and day are UTC,
     of created_at."""
-    now = now_ms()
+    now = await now_of(runtime, application_name)
     question = WorkflowFilter(
         application_name=application_name,
         status=arguments.statuses(status),

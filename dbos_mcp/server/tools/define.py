@@ -33,12 +33,14 @@ _TITLES = {"login": "Log in", "login_complete": "Complete the login", "query_sql
 """Where the name itself is no title."""
 
 
-def read_tool(function: Handler, *, open_world: bool = False) -> Tool:
-    """A tool that changes nothing anywhere; one that always asks Conductor is `open_world`."""
+def read_tool(function: Handler, *, open_world: bool = False, app: str | None = None) -> Tool:
+    """A tool that changes nothing anywhere; one that always asks Conductor is `open_world`. `app`
+    is what shows its answers in clients that show MCP Apps."""
     return _tool(
         function,
         ToolAnnotations(read_only_hint=True, open_world_hint=open_world),
         icon=SYNC if function.__name__.startswith("sync_") else LOOK,
+        meta=None if app is None else {"ui": {"resourceUri": app}},
     )
 
 
@@ -129,7 +131,12 @@ class _OfProfile(Tool):
 
 
 def _tool(
-    function: Handler, annotations: ToolAnnotations, kind: type[Tool] = Tool, *, icon: Icon
+    function: Handler,
+    annotations: ToolAnnotations,
+    kind: type[Tool] = Tool,
+    *,
+    icon: Icon,
+    meta: dict[str, Any] | None = None,
 ) -> Tool:
     name = function.__name__
     tool = kind.from_function(
@@ -137,6 +144,7 @@ def _tool(
         title=_TITLES.get(name) or name.replace("_", " ").capitalize(),
         annotations=annotations,
         icons=[icon],
+        meta=meta,
         structured_output=False,
     )
     tool.fn_metadata.arg_model = _known_arguments_only(tool.name, tool.fn_metadata.arg_model)

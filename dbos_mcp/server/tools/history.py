@@ -7,7 +7,6 @@ from typing import Annotated
 from pydantic import Field
 from sqlalchemy import Connection
 
-from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import UsageError
 from dbos_mcp.queries import changes as change_queries
 from dbos_mcp.queries import history as queries
@@ -19,10 +18,10 @@ from dbos_mcp.queries.changes import (
     WorkflowChange,
 )
 from dbos_mcp.queries.coverage import Gap, gap_of_changes, gap_of_history
-from dbos_mcp.queries.history import Change, HistoryEntry
+from dbos_mcp.queries.history import HistoryEntry
 from dbos_mcp.server import render
 from dbos_mcp.server.budget import fitting
-from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, answer_from
+from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, answer_from, now_of
 from dbos_mcp.server.lookup import look_at, look_up
 from dbos_mcp.server.render import CELL_CHARACTERS, Column
 from dbos_mcp.server.tools import arguments
@@ -32,23 +31,20 @@ from dbos_mcp.server.workflow_rows import ANSWER_BYTES, DATA_NOTE
 from dbos_mcp.settings import DAY_MS
 
 HISTORY_CHARACTERS = 300
-VALUE_CHARACTERS = 80
 MOST_OTHERS = 20
 LOOKS_NOTE = (
     "States are those seen at looks: one that came and went between two looks is missing, and the"
     " note says so where the fields show it."
 )
-_TIMES = ("delay_until", "deadline")
 _SEEN_IN_STATUS = ("failed", "cancelled", "deleted", "in flight", "succeeded")
-_SAID_OTHERWISE = ("status", "updated_at")
 
 HISTORY_COLUMNS: list[Column[HistoryEntry]] = [
     ("recorded_at", lambda entry: render.time(entry.recorded_at)),
-    ("upstream's clock", lambda entry: _upstream(entry)),
-    ("event", lambda entry: _event(entry)),
+    ("upstream's clock", lambda entry: render.time(entry.changed_at)),
+    ("event", lambda entry: entry.event),
     ("cause", lambda entry: entry.cause),
-    ("changed", lambda entry: "; ".join(map(_change, _told(entry)))),
-    ("note", lambda entry: _note(entry)),
+    ("changed", lambda entry: "; ".join(map(str, entry.told))),
+    ("note", lambda entry: entry.note),
 ]
 
 
@@ -119,7 +115,7 @@ async def list_changes(
     """Tell what happened while you were away: what changed since a time or since the last answer.
     One line per workflow, from its first state to its last, failures first, under exact counts of
     what came of all; also executors and our commands."""
-    now = now_ms()
+    now = await now_of(runtime, application_name)
     began = arguments.time("since", since, now=now)
     if sum(given is not None for given in (began, after_position, cursor)) > 1:
         raise UsageError("since, after_position and cursor are beginnings: pass one of them.")
@@ -228,43 +224,3 @@ def _others(others: Sequence[OtherChange]) -> str | None:
     ]
     left_out = len(others) - len(told)
     return f"Also: {', '.join(told)}" + (f", and {left_out} more." if left_out else ".")
-
-
-def _event(entry: HistoryEntry) -> str:
-    """Of a state its status, before and after: the rest is among the changes."""
-    for change in entry.changes:
-        if change.field == "status":
-            return f"{change.old} → {change.new}"
-    return entry.what
-
-
-def _upstream(entry: HistoryEntry) -> str | None:
-    """A change that left `updated_at` as it was happened at some later time."""
-    first = entry.kind != "WorkflowChanged"
-    moved = any(change.field == "updated_at" for change in entry.changes)
-    return render.time(entry.occurred_at) if first or moved else None
-
-
-def _told(entry: HistoryEntry) -> list[Change]:
-    return [change for change in entry.changes if change.field not in _SAID_OTHERWISE]
-
-
-def _change(change: Change) -> str:
-    return f"{change.field}: {_value(change, change.old)} → {_value(change, change.new)}"
-
-
-def _value(change: Change, value: object) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, int) and (change.field.endswith("_at") or change.field in _TIMES):
-        return str(render.time(value))
-    return render.plain(value, limit=VALUE_CHARACTERS)
-
-
-def _note(entry: HistoryEntry) -> str:
-    return "; ".join(
-        [
-            *([f"not seen: {', '.join(entry.unseen)}"] if entry.unseen else []),
-            *([f"seen {render.duration(entry.late_ms)} late"] if entry.late_ms else []),
-        ]
-    )

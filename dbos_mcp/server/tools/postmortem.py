@@ -1,12 +1,12 @@
 """Failures and their causes."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field
 from sqlalchemy import Connection
 
-from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import UsageError
 from dbos_mcp.postmortem import failures as queries
 from dbos_mcp.postmortem.differences import LINE_CHARACTERS, Differences
@@ -17,8 +17,8 @@ from dbos_mcp.queries.filters import WorkflowFilter
 from dbos_mcp.queries.freshness import NOTHING_LOOKED_AT, Looked
 from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
-from dbos_mcp.server.budget import fitting
-from dbos_mcp.server.context import Asker, CurrentAsker, CurrentRuntime, answer_from
+from dbos_mcp.server.budget import fitting, within
+from dbos_mcp.server.context import Asker, CurrentAsker, CurrentRuntime, answer_from, now_of
 from dbos_mcp.server.differences import differences_of
 from dbos_mcp.server.lookup import look_at
 from dbos_mcp.server.render import Column
@@ -28,6 +28,8 @@ from dbos_mcp.server.workflow_rows import ANSWER_BYTES, DATA_NOTE
 from dbos_mcp.settings import DAY_MS
 
 CELL_CHARACTERS = 200
+ERROR_BYTES = 1_500
+ORIGINS_BYTES = 600
 _COLUMNS: list[Column[FailureGroup]] = [
     ("group", lambda group: group.group),
     ("began", lambda group: str(group.count)),
@@ -55,7 +57,7 @@ async def list_failures(
     """Group what failed or timed out by its cause: where it began (a failure of a child counts
     there, once), the kind of error, how often, how often before, and which versions, executors and
     queues failed runs have more often than others. Then diagnose_workflow on one of them."""
-    now = now_ms()
+    now = await now_of(runtime, application_name)
     began = arguments.time("since", since, now=now)
     ended = arguments.time("until", until, now=now)
     window = Window(now - DAY_MS if began is None else began, now if ended is None else ended)
@@ -105,7 +107,7 @@ async def tell_failures(
     span = f"from {render.time(window.since)} to {render.time(window.until)}"
     name = render.plain(application_name)
 
-    def answer_of(shown: int) -> str:
+    def answer_of(shown: int, lines: int) -> str:
         groups = found.groups[:shown]
         left = len(found.groups) - shown
         return render.answer(
@@ -116,7 +118,7 @@ async def tell_failures(
             render.table(_COLUMNS, groups, limit=CELL_CHARACTERS) if shown else "None.",
             *(_features(each) for each in groups),
             _more(found.groups[0]) if group is not None else None,
-            "\n".join(render.plain(line, limit=LINE_CHARACTERS) for line in separated.lines),
+            "\n".join(within(line, LINE_CHARACTERS) for line in separated.lines[:lines]),
             f"{left} smaller groups: narrow by workflow_name, or a shorter time." if left else None,
             _notes(found) if shown else None,
             DATA_NOTE if shown else None,
@@ -124,7 +126,10 @@ async def tell_failures(
             freshness,
         )
 
-    answer, _ = fitting(len(found.groups), budget, answer_of)
+    said = len(separated.lines)
+    answer, shown = fitting(len(found.groups), budget, partial(answer_of, lines=said))
+    if len(answer.encode()) > budget:
+        answer, _ = fitting(said, budget, partial(answer_of, shown))
     return answer
 
 
@@ -144,9 +149,9 @@ def _feature(feature: Feature) -> str:
 
 
 def _more(group: FailureGroup) -> str:
-    return render.fields(
-        [("newest error", group.error), ("it began in", ", ".join(group.origins))], limit=1_500
-    )
+    error = within(group.error, ERROR_BYTES) if group.error is not None else None
+    origins = within(", ".join(group.origins), ORIGINS_BYTES)
+    return render.fields([("newest error", error), ("it began in", origins)], limit=ERROR_BYTES)
 
 
 def _notes(found: Failures) -> str:

@@ -35,8 +35,8 @@ async def query_sql(
     limit: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 50,
     format: Literal["table", "json"] = "table",
 ) -> str:
-    """Run one SQLite SELECT over the mirror's views (workflows, steps, events, failures …);
-    describe_schema first. Compare times by _ms columns; indexes begin with application_name."""
+    """Run one SQLite SELECT over the mirror's views; describe_schema first. Compare times by _ms
+    columns; indexes begin with application_name."""
     parameters = _parameters(params)
     _, freshness = await answer_from(runtime, lambda _connection: None, None)
     cells = _CELL_CHARACTERS if format == "table" else _FULL_CELL_CHARACTERS
@@ -57,8 +57,8 @@ async def query_sql(
 
 
 async def describe_schema(runtime: RuntimeForAll, view: str | None = None) -> str:
-    """Tell what query_sql reads: views, columns, rows, frequent values, and eight statements to
-    begin with; of one view, what each column means."""
+    """Tell what query_sql reads: views, columns, rows, frequent values, eight statements to begin
+    with; of one view, what each column means."""
     if view is None:
         views, freshness = await answer_from(runtime, schema.views, None)
         return render.answer(*_overview(views), freshness)

@@ -29,6 +29,7 @@ from dbos_mcp.server.context import (
     answer_from,
     found_by,
     line_of,
+    now_of,
     resting_on,
 )
 from dbos_mcp.server.lookup import NOT_TO_BE_READ, look_up, read_again
@@ -86,7 +87,7 @@ async def get_workflow(
     from, failed and slowest steps. From the mirror, also when it was deleted upstream; one that the
     mirror lacks is looked up. The payload (input and output) is read live."""
     wanted = arguments.choices("include", include, INCLUDED)
-    instant = arguments.time("as_of", as_of, now=now_ms())
+    instant = arguments.time("as_of", as_of, now=await now_of(runtime, application_name))
     if instant is not None and wanted & {"children", "payload"}:
         raise UsageError(
             "The log tells the row, the steps and the history of an instant, nothing else.",

@@ -7,14 +7,13 @@ from mcp_types import CallToolResult
 from pydantic import Field
 from sqlalchemy import Connection
 
-from dbos_mcp.domain import now_ms
 from dbos_mcp.queries import workflows as queries
 from dbos_mcp.queries.coverage import Gap, gap_of
 from dbos_mcp.queries.filters import WorkflowFilter
 from dbos_mcp.queries.paging import Cursor, Order, OrderBy
 from dbos_mcp.queries.workflows import WorkflowPage
 from dbos_mcp.server import render, workflow_rows
-from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, found_by, line_of
+from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, found_by, line_of, now_of
 from dbos_mcp.server.lookup import look_at
 from dbos_mcp.server.tools import arguments
 from dbos_mcp.server.tools.arguments import (
@@ -103,7 +102,7 @@ async def list_workflows(
     get_workflow explains one."""
     after = Cursor.decode(cursor) if cursor else None
     # What `-2h` meant on the first page it means on all.
-    now = after.asked_at if after else now_ms()
+    now = after.asked_at if after else await now_of(runtime, application_name)
     time = partial(arguments.time, now=now)
     question = WorkflowFilter(
         application_name=application_name,
