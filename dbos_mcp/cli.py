@@ -7,6 +7,7 @@ Exit codes, as dbosctl's: 1 it failed, 2 wrong usage, 3 a login is needed, 4 not
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 import time
@@ -44,10 +45,13 @@ from dbos_mcp.errors import (
 from dbos_mcp.incident import selection
 from dbos_mcp.incident.export import Exported
 from dbos_mcp.incident.export import export as write_export
+from dbos_mcp.inspection import schema as in_use
+from dbos_mcp.inspection.sandbox import Parameter, Sandbox
 from dbos_mcp.login import Account, LoggedIn, LoginFlow, log_out, who_am_i
 from dbos_mcp.queries.freshness import last_seen
 from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus, sync_status
 from dbos_mcp.runtime import Runtime, identity_of, locate_cache, open_runtime
+from dbos_mcp.server.found import SqlFormat, written
 from dbos_mcp.server.render import Column, fields, plain
 from dbos_mcp.server.sync_status import columns as status_columns
 from dbos_mcp.server.sync_status import status_text, who_syncs
@@ -72,6 +76,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+SQL_CELL_CHARACTERS = 100_000
+SQL_BYTES = 8_000_000
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -705,6 +712,80 @@ async def _read_report(
         if workflow_id is None:
             return await reports.report_on_failures(runtime, application, since, until, now=now)
         return await reports.report_on_workflow(runtime, application, workflow_id)
+
+
+@app.command()
+def sql(
+    context: typer.Context,
+    statement: Annotated[str, typer.Argument(help="One SELECT; - is stdin.")],
+    form: Annotated[SqlFormat, typer.Option("--format", help="How rows are told.")] = (
+        SqlFormat.TABLE
+    ),
+    param: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="For :NAME; repeat for more.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The most rows.")] = 1000,
+) -> None:
+    """Run one SELECT over the mirror's views, which `dbos-mcp schema` tells."""
+    text = sys.stdin.read() if statement == "-" else statement
+    parameters = dict(_parameter(given) for given in param or [])
+    cache = open_cache(_existing_cache(context.obj.target()), writable=False)
+    sandbox = Sandbox(cache.read_uri)
+    try:
+        with _until_interrupted():
+            found = sandbox.run(
+                text,
+                parameters,
+                rows=limit,
+                cell_characters=SQL_CELL_CHARACTERS,
+                total_bytes=SQL_BYTES,
+            )
+    finally:
+        sandbox.close()
+        cache.close()
+    shown = written(found, form, for_people=out.is_terminal)
+    if out.is_terminal and len(found.rows) >= out.height:
+        with out.pager():
+            out.print(shown, markup=False, end="")
+    else:
+        typer.echo(shown.encode(), nl=False)  # bytes are left as they are
+    if found.more:
+        total = len(found.rows) + found.more
+        more = "" if found.all_counted else "more than "
+        _print_warning(f"{len(found.rows)} of {more}{total} rows; --limit takes more.")
+
+
+def _parameter(given: str) -> tuple[str, Parameter]:
+    name, equals, value = given.partition("=")
+    if not (name and equals):
+        raise UsageError(f"--param {given!r} is not NAME=VALUE.")
+    if re.fullmatch(r"-?\d{1,18}", value):
+        return name, int(value)
+    return name, float(value) if re.fullmatch(r"-?\d+\.\d+", value) else value
+
+
+@app.command()
+def schema(
+    context: typer.Context,
+    view: Annotated[
+        str | None, typer.Argument(metavar="[VIEW]", help="What its columns mean.")
+    ] = None,
+) -> None:
+    """Show the views for `dbos-mcp sql`, what they hold, and statements to begin with."""
+    from dbos_mcp.server.tools import sql as told
+
+    asked = None if view is None else told.view_named(view)
+    cache = open_cache(_existing_cache(context.obj.target()), writable=False)
+    try:
+        with cache.read() as connection:
+            lines = (
+                told.overview(in_use.views(connection))
+                if asked is None
+                else told.detail(in_use.in_use(connection, asked))
+            )
+    finally:
+        cache.close()
+    typer.echo("\n".join(lines))
 
 
 def _existing_cache(settings: Settings) -> Path:

@@ -173,3 +173,5 @@ class SqlRejectedError(QueryError):
 
 class SqlStoppedError(QueryError):
     """SQL that went beyond its time or memory."""
+
+    exit_code = 1

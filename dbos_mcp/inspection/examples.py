@@ -56,9 +56,9 @@ EXAMPLES: tuple[Example, ...] = (
         "SELECT workflow_id, count(*) AS states_seen,"
         " count(DISTINCT json_extract(data, '$.executor_id')) AS executors,"
         " max(recorded_at) AS last_seen FROM events WHERE application_name = :application_name"
-        " AND kind IN ('WorkflowObserved', 'WorkflowChanged')"
+        " AND kind = 'WorkflowChanged'"
         " AND json_extract(data, '$.status') IN ('PENDING', 'ENQUEUED')"
-        " GROUP BY workflow_id HAVING states_seen > 1 ORDER BY states_seen DESC",
+        " GROUP BY +workflow_id HAVING states_seen > 1 ORDER BY states_seen DESC",
         {},
     ),
     Example(
@@ -80,10 +80,10 @@ EXAMPLES: tuple[Example, ...] = (
     Example(
         "changed_today",
         "What changed today (UTC)?",
-        "SELECT kind, json_extract(data, '$.status') AS status, count(*) AS events,"
-        " max(recorded_at) AS last FROM events WHERE application_name = :application_name"
+        "SELECT kind, count(*) AS events, max(recorded_at) AS last FROM events"
+        " WHERE application_name = :application_name"
         " AND recorded_at_ms >= strftime('%s', 'now', 'start of day') * 1000"
-        " GROUP BY kind, status ORDER BY events DESC",
+        " GROUP BY kind ORDER BY events DESC",
         {},
     ),
 )

@@ -15,7 +15,6 @@ ends the process when a statement outlives its time; all else is refused or boun
 import contextlib
 import json
 import math
-import os
 import re
 import signal
 import sqlite3
@@ -266,7 +265,6 @@ def _confine_process() -> None:
         return
     import resource
 
-    os.nice(5)  # whoever syncs and answers comes first
     for limit, most in (
         (resource.RLIMIT_AS, _ADDRESS_SPACE_BYTES),
         (resource.RLIMIT_FSIZE, 0),

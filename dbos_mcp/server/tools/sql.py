@@ -61,20 +61,26 @@ async def describe_schema(runtime: RuntimeForAll, view: str | None = None) -> st
     of one view, what each column means."""
     if view is None:
         views, freshness = await answer_from(runtime, schema.views, None)
-        return render.answer(*_overview(views), freshness)
-    known = {each.name: each for each in VIEWS}
-    if view not in known:
-        near = nearest(view, known)
-        raise UsageError(
-            f"There is no view {view[:80]!r}" + (f"; did you mean {near[0]}?" if near else "."),
-            hint=f"Views: {', '.join(known)}.",
-        )
+        return render.answer(*overview(views), freshness)
+    asked = view_named(view)
 
     def query(connection: Connection) -> ViewInUse:
-        return schema.in_use(connection, known[view])
+        return schema.in_use(connection, asked)
 
     one, freshness = await answer_from(runtime, query, None)
-    return render.answer(*_detail(one), freshness)
+    return render.answer(*detail(one), freshness)
+
+
+def view_named(name: str) -> View:
+    """Raises UsageError, with the nearest name."""
+    known = {view.name: view for view in VIEWS}
+    if name not in known:
+        near = nearest(name, known)
+        raise UsageError(
+            f"There is no view {name[:80]!r}" + (f"; did you mean {near[0]}?" if near else "."),
+            hint=f"Views: {', '.join(known)}.",
+        )
+    return known[name]
 
 
 def _parameters(params: dict[str, Any] | None) -> dict[str, Parameter]:
@@ -132,7 +138,8 @@ def _why_slow(sql: str, found: Found) -> str | None:
     return "It read much: with application_name = '…' it can use the indexes."
 
 
-def _overview(views: Sequence[ViewInUse]) -> list[str]:
+def overview(views: Sequence[ViewInUse]) -> list[str]:
+    """All views, and the statements to begin with."""
     parts = [
         "Views of the mirror, for query_sql (SQLite), with their rows. Each time is ISO 8601 text,"
         " and with _ms behind its name epoch milliseconds; * has an index, behind application_name."
@@ -158,7 +165,8 @@ def _names(view: View) -> list[str]:
     return names
 
 
-def _detail(one: ViewInUse) -> list[str]:
+def detail(one: ViewInUse) -> list[str]:
+    """One view, with the meaning of each column."""
     return [
         f"{one.view.name}: {one.view.meaning}. {one.rows} rows. * has an index, behind"
         " application_name.",

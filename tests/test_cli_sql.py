@@ -1,0 +1,129 @@
+"""`dbos-mcp sql` and `dbos-mcp schema`, as a person or a script runs them."""
+
+import csv
+import io
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dbos_mcp.inspection.views import VIEWS
+from dbos_mcp.store import projector
+from dbos_mcp.store.events import ApplicationObserved
+from dbos_mcp.store.migrate import open_cache
+from tests import command_line
+from tests.command_line import Done, command, environment
+from tests.store.factories import BORN, observed
+
+EVIL = 'a,"b|<i>\x1b[31m\n\u202e'
+
+GREEDY = """
+    WITH RECURSIVE
+    long(s) AS (SELECT 'aaaaaaaa' UNION ALL SELECT s || s FROM long WHERE length(s) < 900000),
+    n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
+    SELECT s || i FROM (SELECT max(s) AS s FROM long), n ORDER BY 1
+"""
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(cache_path: Path, tmp_path: Path) -> Run:
+    """`dbos-mcp --offline …` on a mirror of two workflows."""
+    cache = open_cache(cache_path)
+    with cache.write() as connection:
+        shop = ApplicationObserved(application_name="shop", application_id="1", status="AVAILABLE")
+        facts = [shop, observed("order-1", error=EVIL), observed("order-2", queue_name="q")]
+        projector.record(connection, facts, recorded_at=BORN)
+    cache.close()
+
+    def run(*arguments: str) -> Done:
+        return command_line.run(tmp_path, "--offline", "--cache", str(cache_path), *arguments)
+
+    return run
+
+
+ALL = "SELECT workflow_id, error, queue_name, created_at_ms FROM workflows ORDER BY 1"
+
+
+def test_rows_come_aligned_and_without_control_characters(run: Run) -> None:
+    done = run("sql", ALL)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "workflow_id  error                     queue_name  created_at_ms",
+        "-----------  ------------------------  ----------  -------------",
+        r'order-1      a,"b|<i>\x1b[31m\n\u202e              1790000000000',
+        "order-2                                q           1790000000000",
+    ]
+
+
+def test_programs_get_values_as_they_are(run: Run) -> None:
+    rows = [["order-1", EVIL, None, BORN], ["order-2", None, "q", BORN]]
+    names = ["workflow_id", "error", "queue_name", "created_at_ms"]
+    found = json.loads(run("sql", ALL, "--format", "json").stdout)
+    assert found == [dict(zip(names, row, strict=True)) for row in rows]
+    read = [*csv.reader(io.StringIO(run("sql", ALL, "--format", "csv").stdout))]
+    assert read == [names, *([str("" if v is None else v) for v in row] for row in rows)]
+
+
+def test_markdown_is_a_table_that_no_value_can_leave(run: Run) -> None:
+    lines = run("sql", ALL, "--format", "markdown").stdout.splitlines()
+    assert lines[1] == "| --- | --- | --- | --- |"
+    assert lines[2].startswith(r'| order-1 | a,"b\|&lt;i>\\x1b[31m\\n\\u202e |  | 1790')
+    assert len(lines) == 4
+
+
+def test_a_statement_comes_from_stdin_too_with_parameters_as_what_they_are(
+    run: Run, cache_path: Path, tmp_path: Path
+) -> None:
+    run("schema")
+    done = subprocess.run(
+        [*command("--offline", "--cache", str(cache_path), "sql", "-", "--format", "json"),
+         "--param", "a=1", "--param", "b=1.5", "--param", "c=x=y", "--param", "d=01a"],
+        env=environment(tmp_path), input="SELECT :a AS a, :b AS b, :c AS c, :d AS d",
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == [{"a": 1, "b": 1.5, "c": "x=y", "d": "01a"}]
+
+
+def test_what_is_left_out_is_said_beside_the_rows(run: Run) -> None:
+    done = run("sql", "SELECT workflow_id FROM workflows", "--limit", "1", "--format", "csv")
+    assert done.stdout == "workflow_id\norder-1\n"
+    assert done.stderr == "Warning: 1 of 2 rows; --limit takes more.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["sql", "SELECT * FROM workflow"], 2, "Did you mean workflows?"),
+        (["sql", "DELETE FROM workflows"], 2, "One SELECT"),
+        (["sql", "SELECT :a", "--param", "a"], 2, "is not NAME=VALUE"),
+        (["sql", GREEDY], 1, "too much memory"),
+        (["schema", "workflow"], 2, "did you mean workflows?"),
+    ],
+)  # fmt: skip
+def test_errors_have_exit_codes_and_next_steps(
+    run: Run, arguments: list[str], code: int, told: str
+) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert told in done.stderr
+
+
+def test_the_schema_is_shown_whole_or_by_view(run: Run) -> None:
+    whole = run("schema").stdout
+    for view in VIEWS:
+        assert f"\n{view.name} (" in whole
+    assert "workflows (2): Every workflow" in whole
+    assert "\nqueue_name*: the queue; null: started directly; here: q\n" in (
+        run("schema", "workflows").stdout
+    )
+
+
+def test_a_mirror_that_is_missing_is_exit_code_4(tmp_path: Path) -> None:
+    done = command_line.run(
+        tmp_path, "--offline", "--cache", str(tmp_path / "no"), "sql", "SELECT 1"
+    )
+    assert done.returncode == 4
