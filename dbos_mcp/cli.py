@@ -46,6 +46,7 @@ from dbos_mcp.incident import selection
 from dbos_mcp.incident.export import Exported
 from dbos_mcp.incident.export import export as write_export
 from dbos_mcp.inspection import schema as in_use
+from dbos_mcp.inspection.datasette import metadata
 from dbos_mcp.inspection.sandbox import Parameter, Sandbox
 from dbos_mcp.login import Account, LoggedIn, LoginFlow, log_out, who_am_i
 from dbos_mcp.queries.freshness import last_seen
@@ -770,12 +771,19 @@ def schema(
     view: Annotated[
         str | None, typer.Argument(metavar="[VIEW]", help="What its columns mean.")
     ] = None,
+    datasette: Annotated[
+        bool, typer.Option("--datasette", help="The same as metadata for Datasette.")
+    ] = False,
 ) -> None:
     """Show the views for `dbos-mcp sql`, what they hold, and statements to begin with."""
     from dbos_mcp.server.tools import sql as told
 
     asked = None if view is None else told.view_named(view)
-    cache = open_cache(_existing_cache(context.obj.target()), writable=False)
+    path = _existing_cache(context.obj.target())
+    if datasette:
+        typer.echo(json.dumps(metadata(path), indent=2))
+        return
+    cache = open_cache(path, writable=False)
     try:
         with cache.read() as connection:
             lines = (

@@ -3,12 +3,16 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dbos_mcp.inspection.examples import EXAMPLES
 from dbos_mcp.inspection.views import VIEWS
 from dbos_mcp.store import projector
 from dbos_mcp.store.events import ApplicationObserved
@@ -127,3 +131,28 @@ def test_a_mirror_that_is_missing_is_exit_code_4(tmp_path: Path) -> None:
         tmp_path, "--offline", "--cache", str(tmp_path / "no"), "sql", "SELECT 1"
     )
     assert done.returncode == 4
+
+
+def test_datasette_opens_a_copy_and_answers_the_examples(
+    run: Run, cache_path: Path, tmp_path: Path
+) -> None:
+    described = tmp_path / "metadata.json"
+    described.write_text(run("schema", "--datasette").stdout)
+    (tmp_path / "copy").mkdir()
+    copy = shutil.copy(cache_path, tmp_path / "copy")
+
+    def get(path: str) -> Any:
+        done = subprocess.run(
+            [sys.executable, "-m", "datasette", copy, "--metadata", described, "--get", path],
+            env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        return json.loads(done.stdout)
+
+    found = get(f"/{cache_path.stem}.json")
+    assert {view["name"] for view in found["views"]} == {view.name for view in VIEWS}
+    assert all(table["hidden"] for table in found["tables"])
+    assert [query["name"] for query in found["queries"]] == [each.name for each in EXAMPLES]
+    at = "2099-01-01T00:00:00Z"
+    query = f"in_flight_at.json?application_name=shop&at={at}&_shape=array"
+    rows = get(f"/{cache_path.stem}/{query}")
+    assert [row["workflow_id"] for row in rows] == ["order-1", "order-2"]

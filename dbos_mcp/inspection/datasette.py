@@ -1,0 +1,31 @@
+"""Datasette's metadata for a cache file: what the views mean, and the examples as its queries."""
+
+from pathlib import Path
+from typing import Any
+
+from sqlmodel import SQLModel
+
+from dbos_mcp.inspection.examples import EXAMPLES
+from dbos_mcp.inspection.views import VIEWS
+
+
+def metadata(cache: Path) -> dict[str, Any]:
+    """Tables of the cache are not listed there; they are no part of its public schema."""
+    hidden = {name: {"hidden": True} for name in (*SQLModel.metadata.tables, "alembic_version")}
+    views = {
+        view.name: {
+            "description": view.meaning,
+            "columns": {column.name: column.meaning for column in view.columns},
+        }
+        for view in VIEWS
+    }
+    queries = {
+        example.name: {
+            "title": example.question,
+            "sql": example.sql,
+            "params": ["application_name", *example.parameters],
+        }
+        for example in EXAMPLES
+    }
+    about = {"tables": hidden | views, "queries": queries}
+    return {"title": "DBOS workflows", "databases": {cache.stem: about}}
