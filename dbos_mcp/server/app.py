@@ -42,6 +42,10 @@ INSTRUCTIONS: tuple[tuple[str, str], ...] = (
         "list_changes tells what happened since a time, get_workflow_history what led to a"
         " workflow's state.",
     ),
+    (
+        "query_sql describe_schema",
+        "What no other tool answers, query_sql does: describe_schema first.",
+    ),
     ("", "Every answer ends with how fresh it is."),
     (
         "sync_status sync_now",

@@ -17,7 +17,7 @@ TOOLS = {
     "list_applications", "list_executors", "list_workflows", "get_workflow", "list_steps",
     "get_workflow_history", "list_changes",
     "get_workflow_aggregates", "list_failures", "diagnose_workflow", "compare_workflows",
-    "sync_status", "sync_now",
+    "query_sql", "describe_schema", "sync_status", "sync_now",
     "cancel_workflow", "resume_workflow", "fork_workflow", "login", "login_complete",
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ COMMANDS = {tool.name for tool in TOOLS if isinstance(tool, CommandTool)}
 TOOLS_THAT_LOOK = (
     *("list_applications", "list_executors", "list_workflows", "get_workflow", "list_steps"),
     *("get_workflow_aggregates", "get_workflow_history", "list_changes", "sync_status"),
-    *("list_failures", "diagnose_workflow", "compare_workflows"),
+    *("list_failures", "diagnose_workflow", "compare_workflows", "query_sql", "describe_schema"),
 )
 
 
