@@ -22,7 +22,11 @@ _MOST_USERS = 1_000
 # (`++`), so that no text makes it read the same characters again and again.
 _ALONE = r"(?<![\w-])"
 _SHAPES: tuple[tuple[Kind, str], ...] = (
-    ("jwt", rf"(?:{_ALONE}eyJ[\w-]{{8,}}+|eyJ[\w-]{{8,300}}+)\.[\w-]{{4,}}+(?:\.[\w-]*+){{0,3}}"),
+    (
+        "jwt",
+        rf"(?:{_ALONE}eyJ[\w-]{{8,}}+|eyJ[\w-]{{8,300}}+)\.(?:[\w-]{{4,}}+|\.[\w-]{{4,}}+)"
+        r"(?:\.[\w-]*+){0,3}",
+    ),
     ("dbos-key", _ALONE + r"dbos_(?=[a-z_]{0,40}+[A-Z0-9])[A-Za-z0-9_=-]{16,}+"),
     ("aws-key", r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Za-z0-9])"),
     ("github-token", r"(?:gh[pousr]_[A-Za-z0-9]{20,}+|github_pat_\w{20,}+)"),
@@ -46,7 +50,11 @@ _PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
     r"(?s:.*?)(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)"
 )
-_URL = re.compile(r"://[^\s/?#:@'\"<>\\]{0,200}+:([^\s/?#'\"<>\\]{1,500})@")
+_URL = re.compile(r":(?:\\{0,4}/){2}[^\s/?#:@'\"<>\\]{0,200}+:([^\s/?#'\"<>\\]{1,500})@")
+_QUOTED_URL = re.compile(
+    r"%3A%2F%2F[^\s%]{0,200}+%3A((?:[^\s%]|%(?!40|3a)[0-9a-f]{2}){1,500}+)%40",
+    re.ASCII | re.IGNORECASE,
+)
 _DATABASE_URL = re.compile(  # whose passwords may have anything in them
     r"(?:postgres(?:ql)?|mysql|mariadb|redis|rediss|amqps?|mongodb)[+\w]{0,20}://"
     r"[^\s:@'\"<>\\]{0,100}:([^\s'\"<>\\]{1,200})@",
@@ -58,9 +66,10 @@ _SCHEME = re.compile(
 )
 
 _STRONG = (
-    r"passwords?|passwd|pwd|passphrase|secrets?|api[_-]?keys?|private[_-]?keys?|access[_-]?keys?"
+    r"passwords?|passwd|pwd|passphrase|passcode|(?<![A-Za-z])(?:pass|pw)(?![a-z])|secrets?|api[_-]?keys?|private[_-]?keys?|access[_-]?keys?"
     r"|account[_-]?keys?|encryption[_-]?keys?|signing[_-]?keys?|credentials?|authorization"
     r"|(?:set-)?cookies?|connection[_-]?string"
+    r"|(?:access|refresh|id|auth|bearer|api|session|personal)[_-]?tokens?"
 )
 """Whatever they name is secret."""
 _WEAK = r"tokens?|jwt|signature|sig|session(?:[_-]?id)?|auth|csrf|xsrf|otp|nonce"
@@ -69,20 +78,24 @@ _HARMLESS = (
     r"(?:name|type|count|len(?:gth)?|size|limit|max|min|policy|required|file|path|ttl|age|arn|version"
     r"|status|valid|invalid|expir\w*|url|uri|used|usage|at|error|reset|changed|missing)"
 )
+_QUOTE = r"(?:[\"']|u002[27])"
 _NAMED = re.compile(
     rf"(?:(?P<strong>{_STRONG})|(?<![A-Za-z])(?P<weak>{_WEAK})"
     rf"|(?<=[_-])(?P<part>{_WEAK})|(?-i:(?<=[a-z])(?P<camel>Tokens?|Jwt|Signature)))"
     # The rest of the name, if it is one.
     rf"(?![_-]?{_HARMLESS}(?![a-z]))(?:[_-][\w-]{{0,40}}+|(?-i:[A-Z])\w{{0,40}}+|\d{{0,4}}+)"
-    r"(?P<separator>\\{0,4}[\"']?[ \t]{0,4}(?:=>|:=|==|[:=]|%3[ad])[ \t]{0,4}"
-    r"|\\{0,4}[\"'][ \t]{0,4},[ \t]{0,4}(?=\\{0,4}[\"'])|>(?=[^\s<]))"
-    r"(?:[bru]{0,2}(?:(?P<escape>\\{1,4})[\"'](?P<escaped>[^\"'\\]{1,10000}+)"
+    rf"(?P<separator>\\{{0,4}}{_QUOTE}?[ \t]{{0,4}}"
+    r"(?:=>|:=|==|[:=]|%3[ad]|\\{1,4}u003[ad])[ \t]{0,4}"
+    rf"|\\{{0,4}}[\"'][ \t]{{0,4}},[ \t]{{0,4}}(?=\\{{0,4}}[\"'])|>(?=[^\s<]))"
+    r"(?:[\[({][ \t\r\n]{0,40}+(?P<inside>(?:[^\[\](){}]++|[\[({][^\[\](){}]*+[\])}])++)"
+    rf"|[bru]{{0,2}}(?:(?P<escape>\\{{1,4}}){_QUOTE}(?P<escaped>[^\"'\\]{{1,10000}}+)"
     r"|\"(?P<double>(?:[^\"\\]|\\.){1,10000}+)|'(?P<single>(?:[^'\\]|\\.){1,10000}+))"
     r"|(?P<bare>(?:(?:bearer|basic|digest|negotiate|token)[ \t]{1,4}+)?"
     r"[^\s\"'&,;(){}\[\]<>|\\]++))",
     re.ASCII | re.IGNORECASE,
 )
-_VALUES = ("escaped", "double", "single", "bare")
+LONGER_THAN_WORDS = 20
+_VALUES = ("inside", "escaped", "double", "single", "bare")
 _OPTION = re.compile(
     rf"(?<![\w-])--?(?:[a-z]{{1,20}}-){{0,4}}+(?:{_STRONG}|token)[ \t]++([^\s\"'-][^\s\"']*+)",
     re.ASCII | re.IGNORECASE,
@@ -92,7 +105,9 @@ _COOKIES = re.compile(
     r"(?<![A-Za-z])cookies?[\"']?[ \t]{0,4}:[ \t]{0,4}(?:[bru]{0,2}[\"'])?([^\s\"'{}][^\r\n\"']*+)",
     re.ASCII | re.IGNORECASE,
 )
-_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}+@[\w-]{1,63}+(?:\.[\w-]{1,63}+){1,8}", re.ASCII)
+_EMAIL = re.compile(
+    r"(?<![\w.+-])[\w.+-]{1,64}+(?:@|%40)[\w-]{1,63}+(?:\.[\w-]{1,63}+){1,8}", re.ASCII
+)
 
 
 class Redactor:
@@ -143,7 +158,22 @@ class Redactor:
             if found is not None and _secret_value(found) is not None:
                 self.found["password"] += 1
                 return self._mark("password", str(value), numbered=False)
+        if isinstance(value, Mapping | list | tuple) and _is_strong(name):
+            return self._hidden(value)
         return self.value(value)
+
+    def _hidden(self, value: object) -> object:
+        """Of what is secret as a whole, the names and the number of its parts are left."""
+        match value:
+            case None | bool():
+                return value
+            case Mapping():
+                return {self.text(str(key)): self._hidden(item) for key, item in value.items()}
+            case list() | tuple():
+                return [self._hidden(item) for item in value]
+            case _:
+                self.found["password"] += 1
+                return self._mark("password", str(value), numbered=False)
 
     def _redacted(self, text: str, *, reference: bool) -> str:
         look = self._cached if len(text) <= 200 else self._look_through
@@ -191,9 +221,11 @@ class Redactor:
 
         if "-----BEGIN" in text:
             text = _PRIVATE_KEY.sub(replacing("private-key", 0), text)
-        if "://" in text:
+        if "/" in text:
             text = _URL.sub(replacing("url-password", 1), text)
             text = _DATABASE_URL.sub(replacing("url-password", 1), text)
+        if "%" in text:
+            text = _QUOTED_URL.sub(replacing("url-password", 1), text)
         text = _SHAPE.sub(shape, text)
         text = _apart(text, _COOKIES, replacing("password", 1))
         text = _apart(text, _NAMED, named)
@@ -201,7 +233,7 @@ class Redactor:
         if "-" in text:
             text = _apart(text, _OPTION, replacing("password", 1))
         if self._users is not None:
-            if "@" in text:
+            if "@" in text or "%40" in text:
                 text = _apart(text, _EMAIL, replacing("email", 0))
             text = _apart(text, self._users, self._user_in(found))
         return text
@@ -239,10 +271,18 @@ def _secret_value(match: re.Match[str]) -> str | None:
     return group
 
 
+def _is_strong(name: str) -> bool:
+    found = _NAMED.search(json.dumps({name: "x"}, ensure_ascii=False))
+    return found is not None and found["strong"] is not None
+
+
 def _looks_secret(value: str) -> bool:
-    """Long, and of letters and digits without a word's or a number's order."""
+    """Long, and of letters and digits without a word's or a number's order; or longer than words
+    are."""
     if len(value) < 12 or " " in value:
         return False
+    if len(value) >= LONGER_THAN_WORDS and value.isalpha():
+        return True
     return any(c.isdigit() for c in value) and any(c.isalpha() for c in value)
 
 

@@ -42,6 +42,16 @@ SECRETS = {
     "<password>hunter2</password>": "hunter2",
     "password%3Dhunter2": "hunter2",
     "psql --db-password hunter2 shop": "hunter2",
+    r'{"body": "{\"auth\": \"{\\\"password\\\": \\\"hunter2\\\"}\"}"}': "hunter2",
+    r"{\u0022password\u0022:\u0022hunter2\u0022}": "hunter2",
+    r"password\u003dhunter2": "hunter2",
+    r"https:\/\/shop:hunter2@host\/path": "hunter2",
+    "url=https%3A%2F%2Fshop%3Ahunter2%40host": "hunter2",
+    "DB_PASS=hunter2": "hunter2",
+    "{'passwords': ['harmless', 'hunter2']}": "hunter2",
+    "{'credentials': {'user': {'name': 'hunter2'}, 'pin': 'hunter2'}}": "hunter2",
+    '{"access_token": "hunter"}': "hunter",
+    '{"token": "abcdefghijklmnopqrstuv"}': "abcdefgh",
     "-----BEGIN RSA PRIVATE KEY-----\nhunter2\n-----END RSA PRIVATE KEY-----": "hunter2",
     "-----BEGIN PRIVATE KEY-----\\nhunter2, and cut off": "hunter2",
 }
@@ -58,6 +68,8 @@ HARMLESS = [
     "http://host:8080/path?email=a@b.example",
     "order-1005-5-4 of 0ba5e1d2-7c1f-4f6e-9f8e-0d1c2b3a4f5e on _dbos_internal_queue",
     "ValueError: could not convert string to float: '170,00'",
+    "passed: 3, bypass=2, compass: north",
+    "https://host:8080/a/b@c",
     "key: value, sort_key=created_at",
 ]
 
@@ -92,18 +104,24 @@ def test_ids_with_secrets_stay_apart_and_stay_the_same() -> None:
 
 
 def test_names_in_json_say_what_is_secret_of_any_type() -> None:
-    value = {"pin": 7, "password": 1234, "deep": [{"apiKey": "x1"}], "amount": 17}
+    value = {
+        **{"pin": 7, "password": 1234, "deep": [{"apiKey": "x1"}], "amount": 17},
+        **{"passwords": ["a", {"b": 2}], "secrets": {"x": "y", "none": None}},
+    }
     assert Redactor().value(value) == {
         "pin": 7,
         "password": "[redacted:password]",
         "deep": [{"apiKey": "[redacted:password]"}],
         "amount": 17,
+        "passwords": ["[redacted:password]", {"b": "[redacted:password]"}],
+        "secrets": {"x": "[redacted:password]", "none": None},
     }
 
 
 def test_users_are_marked_where_that_is_wanted() -> None:
     plain, strict = Redactor(), Redactor(["alice"])
     text = "alice <alice@example.org> has malice"
+    assert "a%40example.org" not in strict.text("?mail=a%40example.org&n=1")
     assert plain.text(text) == text
     assert plain.user("alice") == "alice"
     mark = strict.user("alice")
@@ -135,7 +153,18 @@ def test_whatever_the_text_it_ends_and_a_second_time_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    "unit", ["eyJ", "://a:", "password=", '"password": "', "dbos_", "-----BEGIN PRIVATE KEY-----"]
+    "unit",
+    [
+        "password=[",
+        "%3A%2F%2Fa%3A",
+        "password={[x]",
+        "eyJ",
+        "://a:",
+        "password=",
+        '"password": "',
+        "dbos_",
+        "-----BEGIN PRIVATE KEY-----",
+    ],
 )
 def test_ten_megabytes_are_looked_through(unit: str) -> None:
     text = unit * (10_000_000 // len(unit)) + " password=hunter2"

@@ -95,7 +95,9 @@ def select_workflow(
         )
     for name in dict.fromkeys(names):
         peers = _succeeded(connection, application_name, name, failed_at)
-        selection.add(application_name, "successful runs to compare with", peers)
+        # What a run was given may explain itself only by what its parents were.
+        with_parents = [*peers, *family.above(peers)]
+        selection.add(application_name, "successful runs to compare with", with_parents)
     return selection
 
 

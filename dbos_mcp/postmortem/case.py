@@ -21,7 +21,6 @@ from dbos_mcp.queries.steps import StepItem
 from dbos_mcp.queries.workflow import WorkflowDetail
 from dbos_mcp.queries.workflows import WorkflowItem
 from dbos_mcp.store import sync_state
-from dbos_mcp.store.projections.applications import ApplicationRow
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.sync_state import StepReadingRow
@@ -175,7 +174,7 @@ def read_case(connection: Connection, application_name: str, workflow_id: str, n
         application_name=application_name,
         now=now,
         seen_at=seen_at,
-        private_mode=_private(connection, application_name),
+        private_mode=applications.is_private(connection, application_name),
         excerpt=sync.excerpt_of is not None,
         detail=detail,
         chain=chain,
@@ -340,16 +339,6 @@ def by_id(
 
 def _item(row: Any) -> WorkflowItem:
     return WorkflowItem.model_validate(row, from_attributes=True)
-
-
-def _private(connection: Connection, application_name: str) -> bool:
-    return bool(
-        connection.execute(
-            select(col(ApplicationRow.private_mode)).where(
-                col(ApplicationRow.application_name) == application_name
-            )
-        ).scalar()
-    )
 
 
 def _firings(connection: Connection, application_name: str, schedule: str | None) -> list[int]:

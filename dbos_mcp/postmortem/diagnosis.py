@@ -9,7 +9,7 @@ from typing import Any
 from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
 from dbos_mcp.postmortem.case import UP_TO_DATE_MS, Case, Traced
 from dbos_mcp.postmortem.findings import FINDINGS, HEALTHY, Finding, culprit, next_in
-from dbos_mcp.postmortem.forks import Advice, advise, last_replayed, told
+from dbos_mcp.postmortem.forks import Advice, BadStep, advise, last_replayed, told
 from dbos_mcp.postmortem.peers import FEWEST
 from dbos_mcp.postmortem.words import at, many, name, some
 
@@ -68,11 +68,12 @@ def diagnose(case: Case, tools: Collection[str] | None = None) -> Diagnosis:
     findings = [found for each in FINDINGS if (found := each(case)) is not None]
     # What does not fit into an answer is left out at its end.
     decisive = [finding for finding in findings if finding.decisive]
-    bad_step = None if case.differences is None else case.differences.first_step
-    made_by = culprit(case)
-    if made_by is not None:
-        bad_step = made_by[0].step_id
-    advice = advise(case.chain, bad_step=bad_step, replayed=_replayed(case, findings))
+    advice = advise(
+        case.chain,
+        bad=_bad_step(case),
+        above=case.detail.ancestors.items,
+        replayed=_replayed(case, findings),
+    )
     calls = _next(case, findings, advice)
     reached = [call for call in calls if tools is None or call.tool in tools]
     evidence = [
@@ -93,6 +94,17 @@ def diagnose(case: Case, tools: Collection[str] | None = None) -> Diagnosis:
         out_of_reach=[call for call in calls if call not in reached and call.command],
         findings=findings,
     )
+
+
+def _bad_step(case: Case) -> BadStep | None:
+    """Whose output the error complains of, else the first that differs from those of others."""
+    made_by = culprit(case)
+    if made_by is not None:
+        return BadStep(case.origin.workflow.workflow_id, made_by[0].step_id)
+    found = case.differences
+    if found is None or found.first_step is None or found.first_workflow_id is None:
+        return None
+    return BadStep(found.first_workflow_id, found.first_step)
 
 
 def _differences(case: Case, told: Sequence[Finding]) -> list[str]:

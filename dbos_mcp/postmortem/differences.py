@@ -3,7 +3,7 @@ another kind, which is often one before the step that raised."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from dbos_mcp.domain import format_duration, one_line
@@ -13,6 +13,7 @@ from dbos_mcp.postmortem.discriminators import lines as lines_of_discriminators
 from dbos_mcp.postmortem.failures import SURE, Feature, g_test
 from dbos_mcp.postmortem.runs import Outcome
 from dbos_mcp.postmortem.values import shape_of
+from dbos_mcp.postmortem.waits import GET_RESULT
 
 RAISED = "raised"
 WITHHELD = "DBOS.sleep"
@@ -41,6 +42,8 @@ class Kinds:
     others: Counter[str]
     examples: Mapping[str, str | None]
     """An output of each shape."""
+    in_the_first: int | None = None
+    """Which step of the first failed run it is, if that has such an output as well."""
 
     @property
     def foreign(self) -> Counter[str]:
@@ -53,9 +56,19 @@ class Kinds:
         foreign = self.foreign.total()
         return Feature(self.place[0], None, foreign, self.failed.total(), 0, self.others.total())
 
+    @property
+    def surprise(self) -> float:
+        """How surely that is no chance: where each of the others has a kind of its own, as random
+        texts do, one more kind is nothing."""
+        alone = sum(count == 1 for count in self.others.values())
+        random = len(self.others) > 1 and 2 * alone >= self.others.total()
+        return 0.0 if random else g_test(self.feature)
+
 
 @dataclass(frozen=True)
 class StepDifferences:
+    """Of runs, or of their ancestors."""
+
     of_failed: int
     of_others: int
     first: Kinds | None = None
@@ -69,10 +82,14 @@ class StepDifferences:
     """Steps that failed runs have, and no other: how many failed runs."""
     slower: Sequence[tuple[str, float, int]] = ()
     """Steps that took failed runs longer than any other: their median, and the most of others."""
+    called: str = ""
+    """Whose steps these are, if they are of ancestors."""
+    workflow_id: str | None = None
+    """Of the first failed run, or of its ancestor."""
 
     @property
     def sure(self) -> bool:
-        return self.first is not None and g_test(self.first.feature) >= SURE
+        return self.first is not None and self.first.surprise >= SURE
 
 
 @dataclass(frozen=True)
@@ -80,26 +97,43 @@ class Differences:
     """What sets failed runs of a workflow apart from runs of it that went well."""
 
     first_step: int | None = None
-    """The first step of which the output is of another kind, in the run that was asked about."""
+    """The first step of which the output is of another kind, in the run that was asked about, or in
+    an ancestor of it."""
+    first_workflow_id: str | None = None
+    """Of that step."""
     lines: Sequence[str] = ()
     discriminators: Discriminators | None = None
-    steps: StepDifferences | None = None
+    steps: Sequence[StepDifferences] = ()
+    """Of the runs, then of their parents and so on, as far up as was looked."""
 
 
 def aligned(steps: Sequence[Outcome]) -> dict[Place, Outcome]:
-    """By name, and the how-manieth of that name it is."""
+    """By name, and the how-manieth of that name it is; the result of a child by what started it."""
+    children = {
+        step.child_workflow_id: step.step_name
+        for step in steps
+        if step.child_workflow_id is not None and step.step_name != GET_RESULT
+    }
     seen: Counter[str] = Counter()
     found = {}
     for step in sorted(steps, key=lambda each: each.step_id):
-        seen[step.step_name] += 1
-        found[step.step_name, seen[step.step_name]] = step
+        name = step.step_name
+        if name == GET_RESULT and step.child_workflow_id in children:
+            name = f"{name} of {children[step.child_workflow_id]}"
+        seen[name] += 1
+        found[name, seen[name]] = step
     return found
 
 
 def compare_steps(
-    failed: Sequence[Sequence[Outcome]], others: Sequence[Sequence[Outcome]]
+    failed: Sequence[Sequence[Outcome]],
+    others: Sequence[Sequence[Outcome]],
+    *,
+    called: str = "",
+    workflow_id: str | None = None,
 ) -> StepDifferences:
-    """Of failed runs, the one that was asked about first, and of runs that went well."""
+    """Of failed runs, the one that was asked about first, and of runs that went well; or of their
+    ancestors, and what those are called."""
     ours, theirs = [aligned(steps) for steps in failed], [aligned(steps) for steps in others]
     order: dict[Place, int] = {}
     for run in (*ours, *theirs):
@@ -116,7 +150,7 @@ def compare_steps(
         if (
             first is None
             and _mostly(kinds.foreign.total(), kinds.failed.total())
-            and g_test(kinds.feature) >= LIKELY
+            and kinds.surprise >= LIKELY
         ):
             first = kinds
     until = order[raised] if raised is not None else max(order.values(), default=0) + 1
@@ -136,7 +170,16 @@ def compare_steps(
         and not any(place in run for run in theirs)
     ]
     return StepDifferences(
-        len(failed), len(others), first, compared, raised, missing, extra, _slower(ours, theirs)
+        len(failed),
+        len(others),
+        first,
+        compared,
+        raised,
+        missing,
+        extra,
+        _slower(ours, theirs),
+        called,
+        workflow_id,
     )
 
 
@@ -172,18 +215,34 @@ def lines(found: StepDifferences, *, more: bool = False) -> list[str]:
 
 def differences(
     discriminators: Discriminators,
-    steps: StepDifferences,
+    steps: Sequence[StepDifferences],
     notes: Sequence[str],
     *,
     more: bool = False,
 ) -> Differences:
     """Both, in words."""
-    first = None if steps.first is None else steps.first.step_id
-    said = [*lines_of_discriminators(discriminators), *lines(steps, more=more), *notes]
+    first = next((each for each in steps if each.first is not None), None)
+    place = None if first is None or first.first is None else first.first.in_the_first
+    workflow_id = None if first is None or place is None else first.workflow_id
+    of_steps = [
+        line
+        for each in steps
+        # Of ancestors there is nothing to tell but where it began; then nothing began below.
+        if not each.called or each.first is not None
+        for line in lines(
+            each if first in (None, each) else replace(each, compared=0),
+            more=more and not each.called,
+        )
+    ]
+    said = [*lines_of_discriminators(discriminators), *of_steps, *notes]
     # The first step is the surest hint of what to mend, behind the field that is to blame.
     said.sort(key=lambda line: line.startswith("Not what"))
     return Differences(
-        first, [one_line(line, LINE_CHARACTERS) for line in said], discriminators, steps
+        None if workflow_id is None else place,
+        workflow_id,
+        [one_line(line, LINE_CHARACTERS) for line in said],
+        discriminators,
+        steps,
     )
 
 
@@ -202,7 +261,11 @@ def _kinds(
                 counts[-1][kind] += 1
                 examples.setdefault(kind, run[place].output)
     step_id = next((run[place].step_id for run in (*failed, *others) if place in run), 0)
-    return Kinds(place, step_id, counts[0], counts[1], examples)
+    asked = failed[0].get(place) if failed else None
+    in_it = asked is not None and kind_of_output(asked) not in counts[1]
+    return Kinds(
+        place, step_id, counts[0], counts[1], examples, asked.step_id if asked and in_it else None
+    )
 
 
 def kind_of_output(step: Outcome) -> str:
@@ -244,12 +307,13 @@ def _first(kinds: Kinds, found: StepDifferences) -> str:
     before = ""
     if found.raised is not None:
         before = f", before {_named(found.raised)} raised"
-    chance = "" if g_test(feature) >= SURE else "; so few that it may be chance"
+    chance = "" if kinds.surprise >= SURE else "; so few that it may be chance"
+    of = f" of {found.called}" if found.called else ""
     awaited = " (a child's result)" if kinds.place[0].startswith(INTERNAL) else ""
     return (
         f"The first step whose output differs in kind is {_named(kinds.place)}{awaited}, step"
-        f" {kinds.step_id}{before}: {ours} in {feature.failed} of {feature.of_failed} failed and 0"
-        f" of {feature.of_others} others, which have {theirs}{chance}."
+        f" {kinds.step_id}{of}{before}: {ours} in {feature.failed} of {feature.of_failed} failed"
+        f" and 0 of {feature.of_others} others, which have {theirs}{chance}."
     )
 
 

@@ -25,6 +25,11 @@ CHANCE = 3.84
 FEW_VALUES = 12
 """A field with more than that is not the same in many runs by its nature."""
 SAYS_CHARACTERS = 120
+TOO_FEW = "too few to tell"
+OF_VALUE, OF_PRESENCE, OF_LIMIT, OF_KIND = range(4)
+"""Ranks of conditions: the plainest first."""
+ID_SHARE = 20
+"""A field of which more than one in so many values is of one run alone may be an id."""
 LARGEST = 1e300
 _NUMBER = re.compile(r"[+-]?\d{1,15}(?:\.\d{1,15})?")
 
@@ -40,6 +45,8 @@ class Separator:
     feature: Feature
     alike: Sequence[str] = ()
     """Other conditions that the very same runs meet."""
+    kind_alone: bool = False
+    """It tells of which kind a value is, and not which."""
 
     @property
     def perfect(self) -> bool:
@@ -64,7 +71,6 @@ class _Condition:
     value: str
     says: str
     rank: int
-    """Values are told rather than limits, and those rather than kinds of values."""
     runs: int
     """A bit for each run that meets it, failed ones first."""
 
@@ -87,7 +93,7 @@ def discriminate(failed: Sequence[Facts], others: Sequence[Facts]) -> Discrimina
         for mask, alike in by_runs.items()
         if counting.is_over_represented(mask)
     ]
-    bar = SURE + 2 * math.log(max(1, len(tried)))
+    bar = SURE + 2 * math.log(max(1, len(tried))) if len(failed) > 1 else math.inf
     tried.sort(key=lambda each: (-g_test(each.feature), each.says))
     surest = g_test(tried[0].feature) if tried else 0.0
     separating = [
@@ -114,7 +120,7 @@ def lines(found: Discriminators, *, others: str = "others") -> list[str]:
     if not said:
         for each in found.perhaps:
             counts = _counts(each.feature, others)
-            said.append(f"{each.says}: {counts}: too few to tell{_alike(each)}.")
+            said.append(f"{each.says}: {counts}: {TOO_FEW}{_alike(each)}.")
     if not said:
         said.append("No field that was looked at separates them.")
     if found.common:
@@ -164,7 +170,8 @@ class _Counting:
             by_field.setdefault(condition.field, condition)
         first, *rest = by_field.values()
         feature = self.feature(first.field, first.value, first.runs)
-        return Separator(first.says, feature, [each.says for each in rest])
+        kind_alone = first.rank == OF_KIND
+        return Separator(first.says, feature, [each.says for each in rest], kind_alone)
 
 
 def _conditions(field: str, runs: Sequence[Facts], of_failed: int) -> Iterator[_Condition]:
@@ -178,8 +185,6 @@ def _conditions(field: str, runs: Sequence[Facts], of_failed: int) -> Iterator[_
             for value in values:
                 masks[type(value), value] |= 1 << place
     failed, everyone = (1 << of_failed) - 1, (1 << len(runs)) - 1
-    # One failed run of many is no pattern.
-    few = 1 if of_failed == 1 else 2
     name = one_line(field, SAYS_CHARACTERS)
     by_value: defaultdict[str, int] = defaultdict(int)
     by_shape: defaultdict[str, int] = defaultdict(int)
@@ -187,24 +192,36 @@ def _conditions(field: str, runs: Sequence[Facts], of_failed: int) -> Iterator[_
         by_value[one_line(told(value), SAYS_CHARACTERS)] |= mask
         if isinstance(value, str | Opaque):
             by_shape[one_line(shape(value), SAYS_CHARACTERS)] |= mask
-    for value, mask in by_value.items():
-        if (mask & failed).bit_count() >= few:
-            yield _Condition(field, value, f"{name} = {value}", 0, mask)
+    for value, mask in _met_often(by_value, there, of_failed):
+        if mask & failed:
+            yield _Condition(field, value, f"{name} = {value}", OF_VALUE, mask)
     if there != everyone:
         for says, mask in (("is there", there), ("is missing", everyone & ~there)):
             if mask & failed:
-                yield _Condition(field, says, f"{name} {says}", 1, mask)
+                yield _Condition(field, says, f"{name} {says}", OF_PRESENCE, mask)
     yield from _limits(field, name, runs, of_failed)
     if len(by_shape) > 1:
-        for kind, mask in by_shape.items():
-            if (mask & failed).bit_count() >= few:
-                yield _Condition(field, kind, f"{name} looks like {kind}", 3, mask)
+        for kind, mask in _met_often(by_shape, there, of_failed):
+            if mask & failed:
+                yield _Condition(field, kind, f"{name} looks like {kind}", OF_KIND, mask)
+
+
+def _met_often(masks: Mapping[str, int], there: int, of_failed: int) -> Iterator[tuple[str, int]]:
+    """One failed run of many is no pattern; nor is the only one, where each has a value of its own,
+    as ids are."""
+    failed = (1 << of_failed) - 1
+    alone = sum(mask.bit_count() == 1 for mask in masks.values())
+    ids = ID_SHARE * alone > there.bit_count()
+    for value, mask in masks.items():
+        few = 2 if of_failed > 1 or (ids and mask.bit_count() == 1) else 1
+        if (mask & failed).bit_count() >= few:
+            yield value, mask
 
 
 def _limits(field: str, name: str, runs: Sequence[Facts], of_failed: int) -> Iterator[_Condition]:
     """The limit above, and the one below which the failed runs stand out most."""
     numbers = [_numbers(run.get(field, ())) for run in runs]
-    if sum(1 for each in numbers if each) < len(runs) // 2:
+    if of_failed < 2 or sum(1 for each in numbers if each) < len(runs) // 2:
         return
     for says, extreme, sign in ((">", max, 1), ("<", min, -1)):
         ordered = sorted(
@@ -226,7 +243,7 @@ def _limits(field: str, name: str, runs: Sequence[Facts], of_failed: int) -> Ite
                 best = (g, mask, sign * following)
         if best is not None:
             limit = told(_whole(best[2]))
-            yield _Condition(field, f"{says} {limit}", f"{name} {says} {limit}", 2, best[1])
+            yield _Condition(field, f"{says} {limit}", f"{name} {says} {limit}", OF_LIMIT, best[1])
 
 
 def _numbers(values: Iterable[Scalar]) -> list[float]:
@@ -249,7 +266,7 @@ def _common(
     """The most frequent value of each field that takes few, and is as frequent in others."""
     values: defaultdict[str, list[Feature]] = defaultdict(list)
     for each in conditions:
-        if each.rank == 0 and each.field not in telling:
+        if each.rank == OF_VALUE and each.field not in telling:
             values[each.field].append(counting.feature(each.field, each.value, each.runs))
     for features in values.values():
         first = max(features, key=lambda each: each.failed)

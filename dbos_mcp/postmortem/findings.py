@@ -14,11 +14,13 @@ from statistics import median
 from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
 from dbos_mcp.postmortem.case import Case
 from dbos_mcp.postmortem.causes import INTERNAL, was_due
+from dbos_mcp.postmortem.discriminators import TOO_FEW
 from dbos_mcp.postmortem.error_text import LONGEST
 from dbos_mcp.postmortem.failures import FEATURES, Feature
 from dbos_mcp.postmortem.forks import copied, is_transient, side_effects, started
 from dbos_mcp.postmortem.peers import FEWEST, NEAREST
 from dbos_mcp.postmortem.queues import QueueState
+from dbos_mcp.postmortem.runs import INPUT
 from dbos_mcp.postmortem.waits import GET_RESULT
 from dbos_mcp.postmortem.words import at, counted, many, name, quoted, some, took
 from dbos_mcp.queries.applications import ExecutorItem
@@ -303,7 +305,7 @@ def elsewhere(case: Case) -> Finding | None:
 
 def input_separates(case: Case) -> Finding | None:
     lines = () if case.differences is None else case.differences.lines
-    if not lines or not lines[0].startswith("input."):
+    if not lines or not lines[0].startswith(INPUT) or TOO_FEW in lines[0]:
         return None
     return Finding("input", lines[0].rstrip("."))
 

@@ -26,6 +26,7 @@ from dbos_mcp.postmortem.causes import INTERNAL
 from dbos_mcp.postmortem.waits import GET_RESULT
 from dbos_mcp.postmortem.words import counted, many, name
 from dbos_mcp.queries.steps import StepItem
+from dbos_mcp.queries.workflows import WorkflowItem
 
 RECV = "DBOS.recv"
 _TRANSIENT = re.compile(
@@ -53,17 +54,33 @@ class Advice:
     warnings: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class BadStep:
+    """A step whose recorded output is known to be wrong."""
+
+    workflow_id: str
+    step_id: int
+
+
 def advise(
-    chain: Sequence[Traced], *, bad_step: int | None = None, replayed: int | None = None
+    chain: Sequence[Traced],
+    *,
+    bad: BadStep | None = None,
+    above: Sequence[WorkflowItem] = (),
+    replayed: int | None = None,
 ) -> Advice:
-    """Of a failed workflow and what its failure comes from. `bad_step` is a step of the last of
-    them whose recorded output is known to be wrong, `replayed` the last one that was of no help
-    to a fork."""
+    """Of a failed workflow and what its failure comes from. `bad` is a step of one of them, or of
+    one of its ancestors, which are `above` it, the root first; `replayed` the last step that was of
+    no help to a fork."""
     top = chain[0].workflow
     if top.deleted_at is not None:
         return Advice(None, ["Nothing can be forked: it is gone upstream."])
     if top.status != WorkflowStatus.ERROR:
         return Advice(None)
+    if bad is not None:
+        for level, ancestor in enumerate(above):
+            if ancestor.workflow_id == bad.workflow_id:
+                return _above(chain, above[level:], bad)
     base = 0
     warnings = []
     for level, (parent, child) in enumerate(pairwise(chain)):
@@ -83,7 +100,14 @@ def advise(
     forked = chain[base]
     if forked.workflow.deleted_at is not None:
         return Advice(None, [*warnings, f"{name(forked.workflow.workflow_id)} is gone upstream."])
-    if base == len(chain) - 1:
+    made_at = next(
+        (n for n, each in enumerate(chain) if bad and each.workflow.workflow_id == bad.workflow_id),
+        None,
+    )
+    if made_at is not None and made_at < base:
+        return Advice(None, [*warnings, _too_deep(chain[made_at].workflow.workflow_id)])
+    bad_step = bad.step_id if bad is not None and made_at == base else None
+    if base == len(chain) - 1 or bad_step is not None:
         step, why = _within(forked, bad_step, replayed)
     else:
         below = chain[base + 1].workflow.workflow_id
@@ -92,18 +116,51 @@ def advise(
         step, why = start.step_id, f"starts {name(start.step_name)} anew, with all below it"
     if step is None:
         return Advice(None, [*warnings, why])
+    if bad_step is not None:
+        later = f"A fork of {name(forked.workflow.workflow_id)} from a later step than {step}"
+        warnings = [*warnings[:base], f"{later} uses its wrong output again."]
     again = Counter(_done(forked.steps, since=step))
     for deeper in chain[base + 1 :]:
         again.update(_done(deeper.steps))
-    kept = [each for each in forked.steps if each.step_id < step]
+    kept = [each for each in forked.steps if each.step_id < step and not _internal(each)]
     if any(each.step_name == RECV and each.step_id >= step for each in forked.steps):
         warnings.append("It waits for its message again: the one it got is used up.")
-    if base == len(chain) - 1 and bad_step is None and any(not _internal(each) for each in kept):
+    if made_at is None and kept:
         warnings.append(
             f"It uses the recorded outputs of {many(len(kept), 'step')} again: if one of them is"
             " wrong, fork from that step."
         )
     return Advice(Fork(forked.workflow.workflow_id, step, why, again), warnings)
+
+
+def _above(chain: Sequence[Traced], path: Sequence[WorkflowItem], bad: BadStep) -> Advice:
+    """What is wrong was made further up, and came down as an input. `path` leads down to the parent
+    of the first of the chain."""
+    ancestor = path[0]
+    asked = chain[0].workflow.workflow_id
+    warnings = [
+        f"A fork of {name(asked)} from any step is given the same input again, which was wrong."
+    ]
+    if ancestor.deleted_at is not None:
+        return Advice(None, [*warnings, f"{name(ancestor.workflow_id)} is gone upstream."])
+    ids = [*(each.workflow_id for each in path), asked]
+    # Each names the parent that it was started by, and its place there.
+    if not all(_is_derived(parent, child) for parent, child in pairwise(ids)):
+        return Advice(None, [*warnings, _too_deep(ancestor.workflow_id)])
+    why = f"runs its step {bad.step_id} again, whose output was wrong, and all below it anew"
+    again = Counter(step for each in chain for step in _done(each.steps))
+    return Advice(Fork(ancestor.workflow_id, bad.step_id, why, again), warnings)
+
+
+def _too_deep(workflow_id: str) -> str:
+    return (
+        f"No fork mends it: a step of {name(workflow_id)} made what is wrong, and below that is a"
+        " child that every fork finds again by its id. Start it anew, by another id."
+    )
+
+
+def _is_derived(parent_id: str, child_id: str) -> bool:
+    return child_id.startswith(f"{parent_id}-") and child_id[len(parent_id) + 1 :].isdecimal()
 
 
 def started(parent: Traced, child: str) -> StepItem | None:

@@ -2,24 +2,32 @@
 that it has kept. The others may be read at Conductor and put beside them."""
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 from sqlmodel import col
 
-from dbos_mcp.domain import WorkflowStatus, to_datetime
+from dbos_mcp.domain import WorkflowStatus, one_line, to_datetime
 from dbos_mcp.postmortem.discriminators import Facts
 from dbos_mcp.postmortem.error_text import LONGEST, kind_of
 from dbos_mcp.postmortem.values import Scalar, arguments, paths, positions, read
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.sync_state import StepReadingRow
+from dbos_mcp.store.tables import batches
 
 ROWS_FOR_ONE = 5
 """So many rows about the time of some failures are looked through for each run that is wanted."""
+GENERATIONS = ("parent", "grandparent", "root")
+"""Whose inputs are looked at besides those of the runs themselves."""
+MOST_ANCESTORS = 50
+NAME_CHARACTERS = 60
+INPUT = "input"
+"""The fields of inputs begin with it."""
 KEEPING_ITS_QUEUE = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR)
 """Whatever ends otherwise loses its queue."""
 
@@ -71,12 +79,55 @@ _COLUMNS = [
 ]
 
 
+_OF_STEPS = [col(getattr(StepRow, name)) for name in Outcome.__dataclass_fields__]
+
+
 def runs_of(connection: Connection, keys: Iterable[int]) -> list[Run]:
     """In the order of the keys."""
     wanted = list(dict.fromkeys(keys))
-    rows = connection.execute(select(*_COLUMNS).where(col(WorkflowRow.id).in_(wanted)))
-    found = {row[0]: Run(*row) for row in rows}
+    found = {run.key: run for run in _runs(connection, col(WorkflowRow.id).in_(wanted))}
     return [found[key] for key in wanted if key in found]
+
+
+def _runs(connection: Connection, *those: ColumnElement[bool]) -> Iterator[Run]:
+    for row in connection.execute(select(*_COLUMNS).where(*those)):
+        yield Run(*row)
+
+
+def ancestors_of(
+    connection: Connection, application_name: str, runs: Sequence[Run]
+) -> list[dict[int, Run]]:
+    """The parents of runs, by the keys of these, then the parents of those; where there are more
+    generations than are looked at, the last are the roots. Ids are the application's: nothing
+    keeps them from going round in a circle."""
+    line = {run.key: run for run in runs}
+    seen = {run.key: {run.key} for run in runs}
+    found: list[dict[int, Run]] = []
+    for _ in range(MOST_ANCESTORS):
+        wanted = {run.parent_workflow_id for run in line.values()} - {None}
+        parents = {
+            run.workflow_id: run
+            for batch in batches(wanted)
+            for run in _runs(
+                connection,
+                col(WorkflowRow.application_name) == application_name,
+                col(WorkflowRow.workflow_id).in_(batch),
+            )
+        }
+        line = {
+            key: parent
+            for key, run in line.items()
+            if (parent := parents.get(run.parent_workflow_id or "")) is not None
+            and parent.key not in seen[key]
+        }
+        if not line:
+            break
+        for key, parent in line.items():
+            seen[key].add(parent.key)
+        found.append(line)
+    last = len(GENERATIONS) - 1
+    roots = {key: run for generation in found[last:] for key, run in generation.items()}
+    return [*found[:last], roots] if roots else found
 
 
 def went_well(
@@ -157,9 +208,8 @@ def kept_outcomes(connection: Connection, runs: Sequence[Run]) -> dict[int, list
     reading = col(StepReadingRow.workflow_key)
     read_of = connection.execute(select(reading).where(reading.in_(keys))).scalars()
     found: dict[int, list[Outcome]] = {key: [] for key in read_of}
-    columns = [col(getattr(StepRow, name)) for name in Outcome.__dataclass_fields__]
     rows = connection.execute(
-        select(col(StepRow.workflow_key), *columns)
+        select(col(StepRow.workflow_key), *_OF_STEPS)
         .where(col(StepRow.workflow_key).in_(keys))
         .order_by(col(StepRow.workflow_key), col(StepRow.step_id))
     )
@@ -172,14 +222,17 @@ def has_outputs(steps: Sequence[Outcome]) -> bool:
     return any(step.output is not None for step in steps)
 
 
-def facts_of(runs: Sequence[Run], inputs: Mapping[int, str | None]) -> list[Facts]:
-    """What may separate runs from each other; the input of a run by its key, where it is known."""
-    values = {key: read(text) for key, text in inputs.items() if text is not None}
-    alone = all(positions(value) <= 1 for value in values.values())
+def facts_of(
+    runs: Sequence[Run],
+    inputs: Mapping[int, str | None],
+    ancestors: Sequence[Mapping[int, Run]] = (),
+) -> list[Facts]:
+    """What may separate runs from each other, of their own and of their ancestors; the input of
+    any of them by its key, where it is known."""
+    values = _values(runs, inputs)
     queued = all(run.status in KEEPING_ITS_QUEUE for run in runs)
-    found: list[Facts] = []
-    for run in runs:
-        facts: dict[str, tuple[Scalar, ...]] = {
+    found: list[dict[str, tuple[Scalar, ...]]] = [
+        {
             "application_version": (run.application_version,),
             "executor_id": (run.executor_id,),
             **({"queue_name": (run.queue_name,)} if queued else {}),
@@ -187,11 +240,64 @@ def facts_of(runs: Sequence[Run], inputs: Mapping[int, str | None]) -> list[Fact
             "authenticated_user": (run.authenticated_user,),
             "hour of creation (UTC)": (to_datetime(run.created_at).hour,),
             **dict(_attributes(run)),
+            **values.get(run.key, {}),
         }
-        if run.key in values:
-            facts |= paths(arguments(values[run.key], alone=alone), "input")
-        found.append(facts)
+        for run in runs
+    ]
+    for place, generation in enumerate(ancestors):
+        _add_ancestors(found, runs, generation, inputs, called(generation, place))
     return _without_what_nobody_has(found)
+
+
+def called(generation: Mapping[int, Run], place: int) -> str:
+    """Such as `the parent settle_order`; the name is left out where there are several."""
+    names = {run.workflow_name for run in generation.values()}
+    name = names.pop() if len(names) == 1 else None
+    which = f"the {GENERATIONS[place]}"
+    return which if name is None else f"{which} {one_line(name, NAME_CHARACTERS)}"
+
+
+def _add_ancestors(
+    found: Sequence[dict[str, tuple[Scalar, ...]]],
+    runs: Sequence[Run],
+    generation: Mapping[int, Run],
+    inputs: Mapping[int, str | None],
+    name: str,
+) -> None:
+    values = _values(list(generation.values()), inputs)
+    own: list[Facts] = []
+    for run in runs:
+        ancestor = generation.get(run.key)
+        own.append(
+            {"workflow_name": (None,)}
+            if ancestor is None
+            else {
+                "workflow_name": (ancestor.workflow_name,),
+                "schedule_name": (ancestor.schedule_name,),
+                **dict(_attributes(ancestor)),
+            }
+        )
+    seen: defaultdict[str, Counter[tuple[Scalar, ...]]] = defaultdict(Counter)
+    for facts in own:
+        for field, value in facts.items():
+            seen[field][value] += 1
+    # What all have says no more of them than of their children.
+    differing = {field for field, values in seen.items() if max(values.values()) < len(runs)}
+    for facts, mine, run in zip(found, own, runs, strict=True):
+        ancestor = generation.get(run.key)
+        given = {} if ancestor is None else values.get(ancestor.key, {})
+        told = {field: value for field, value in mine.items() if field in differing}
+        for field, value in (*told.items(), *given.items()):
+            facts[f"{field} of {name}"] = value
+
+
+def _values(
+    runs: Sequence[Run], inputs: Mapping[int, str | None]
+) -> dict[int, Mapping[str, tuple[Scalar, ...]]]:
+    """The scalars in the inputs of runs of one workflow, by their keys and paths."""
+    values = {run.key: read(text) for run in runs if (text := inputs.get(run.key)) is not None}
+    alone = all(positions(value) <= 1 for value in values.values())
+    return {key: paths(arguments(value, alone=alone), INPUT) for key, value in values.items()}
 
 
 def _attributes(run: Run) -> Iterator[tuple[str, tuple[Scalar, ...]]]:
@@ -205,7 +311,7 @@ def _attributes(run: Run) -> Iterator[tuple[str, tuple[Scalar, ...]]]:
         yield from paths(told, "attributes").items()
 
 
-def _without_what_nobody_has(found: list[Facts]) -> list[Facts]:
+def _without_what_nobody_has(found: Sequence[Facts]) -> list[Facts]:
     """A schedule, a user or a queue that none of them has says nothing of any."""
     some = {field for facts in found for field, values in facts.items() if values != (None,)}
     return [{field: v for field, v in facts.items() if field in some} for facts in found]

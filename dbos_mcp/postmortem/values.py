@@ -80,22 +80,37 @@ def paths(value: Value, root: str = "") -> dict[str, tuple[Scalar, ...]]:
 def arguments(value: Value, *, alone: bool) -> Value:
     """What a workflow was given, out of how its SDK shows its input: by the names of arguments
     where there are names, else by their places; `alone`: the only one by itself."""
-    given, named = value, {}
-    if isinstance(value, dict) and value.keys() == {"args", "kwargs"}:
-        given, names = value["args"], value["kwargs"]
-        named = names if isinstance(names, dict) else {}
-    if not isinstance(given, list) or len(given) > MOST_ARGUMENTS:
+    given, named = _given(value)
+    if not isinstance(given, list):
         return given
-    if alone and len(given) == 1 and not named:
-        return given[0]
-    return {str(place): item for place, item in enumerate(given)} | named
+    if len(given) > MOST_ARGUMENTS:
+        return {"args": given, **named} if named else given
+    whole = [item for item in given if item is not ELIDED]
+    if alone and len(whole) == 1 and not named:
+        return whole[0]
+    return {str(place): item for place, item in enumerate(whole)} | named
 
 
 def positions(value: Value) -> int:
     """How many arguments are told by their places."""
-    if isinstance(value, dict) and value.keys() == {"args", "kwargs"}:
-        value = value["args"]
-    return len(value) if isinstance(value, list) else 1
+    given, _ = _given(value)
+    return sum(item is not ELIDED for item in given) if isinstance(given, list) else 1
+
+
+_WRAPPERS = (("args", "kwargs"), ("positionalArgs", "namedArgs"), ("json", "meta"))
+"""What is given by place, and what by name, or about the rest: in Python, in DBOS's portable format
+and in superjson."""
+
+
+def _given(value: Value) -> tuple[Value, dict[str, Value]]:
+    if isinstance(value, dict):
+        for places, names in _WRAPPERS:
+            # A text that is cut may lack the second.
+            if places in value and value.keys() <= {places, names, "…"} and len(value) > 1:
+                named = value.get(names)
+                by_name = names != "meta" and isinstance(named, dict)
+                return value[places], named if by_name and isinstance(named, dict) else {}
+    return value, {}
 
 
 def shape(value: Value) -> str:

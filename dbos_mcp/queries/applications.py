@@ -103,6 +103,14 @@ def is_known(connection: Connection, application_name: str) -> bool:
     return connection.execute(select(name).where(name == application_name)).first() is not None
 
 
+def is_private(connection: Connection, application_name: str) -> bool:
+    """Whether Conductor withholds what its workflows were given, and gave."""
+    mode = select(col(ApplicationRow.private_mode)).where(
+        col(ApplicationRow.application_name) == application_name
+    )
+    return bool(connection.execute(mode).scalar())
+
+
 def require_application(connection: Connection, application_name: str) -> None:
     """Raises NotFoundError, with the names that there are, for an application never listed."""
     if is_known(connection, application_name):

@@ -1,13 +1,14 @@
 """What sets failed runs apart from those that went well. The inputs of a sample, and the outputs of
 the steps of a smaller one, are read at Conductor where the mirror keeps none, in one polite burst.
-They stay in this session's memory: what the mirror keeps, its payload policy says.
+Where they do not tell all, so are those of their parents, and so on up to the roots. They stay in
+this session's memory: what the mirror keeps, its payload policy says.
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import zip_longest
+from itertools import chain, zip_longest
 
 import anyio
 import anyio.to_thread
@@ -19,13 +20,16 @@ from dbos_mcp.domain import FAILED, TERMINAL, WorkflowStatus, one_line
 from dbos_mcp.errors import NotFoundError, UsageError
 from dbos_mcp.postmortem import differences, runs
 from dbos_mcp.postmortem.differences import Differences, StepDifferences
-from dbos_mcp.postmortem.discriminators import discriminate
-from dbos_mcp.postmortem.runs import Outcome, Run
+from dbos_mcp.postmortem.discriminators import Discriminators, discriminate
+from dbos_mcp.postmortem.runs import INPUT, Outcome, Run
 from dbos_mcp.postmortem.values import LONGEST
+from dbos_mcp.queries.applications import is_private
 from dbos_mcp.runtime import Live, Runtime
 from dbos_mcp.server.context import Asker, Session
 from dbos_mcp.server.lookup import why_not
+from dbos_mcp.server.memory import Memory
 from dbos_mcp.store.projections.workflows import WorkflowRow
+from dbos_mcp.store.tables import batches
 from dbos_mcp.sync.mirror import PAYLOADS_PER_REQUEST
 
 SECONDS = 5.0
@@ -33,6 +37,7 @@ AT_ONCE = 4
 MOST_KEYS = 300
 OFFLINE = "the server is offline"
 GONE = "they are gone at Conductor, and the mirror keeps none"
+PRIVATE = "the application is in private mode, which withholds them"
 TOO_SLOW = f"the rest takes more than {SECONDS:g} s; the same call goes on from there"
 
 
@@ -54,6 +59,10 @@ OF_ONE = Sizes(50, 100, 5)
 class _Sample:
     failed: Sequence[Run]
     others: Sequence[Run]
+    sizes: Sizes
+    above: Sequence[Mapping[int, Run]] = ()
+    """The parents by the keys of the runs, then the grandparents, then the roots."""
+    private: bool = False
     inputs: dict[int, str | None] = field(default_factory=dict)
     """By key. Null: there is none, or it is withheld."""
     steps: dict[int, list[Outcome]] = field(default_factory=dict)
@@ -61,15 +70,50 @@ class _Sample:
     live: bool = False
     why_not: str | None = None
 
-    def of_steps(self, most: int) -> list[Run]:
-        """Runs whose steps are looked at: in turn of either side, so that what comes first is of
-        both."""
-        return [
-            run
-            for pair in zip_longest(self.failed[:most], _even(self.others, most))
-            for run in pair
-            if run is not None
-        ]
+    def level(self, above: int) -> tuple[list[Run], list[Run]]:
+        """Those that failed and the others, or their ancestors so many levels above."""
+        return self._risen(self.failed, above), self._risen(self.others, above)
+
+    def of_steps(self, above: int) -> tuple[list[Run], list[Run]]:
+        """Those whose steps are looked at. One that is on both sides tells nothing of either."""
+        most = self.sizes.steps
+        ours = self._risen(self.failed[:most], above)
+        theirs = self._risen(_even(self.others, most), above)
+        both = {run.key for run in ours} & {run.key for run in theirs}
+        return [r for r in ours if r.key not in both], [r for r in theirs if r.key not in both]
+
+    def _risen(self, runs: Sequence[Run], above: int) -> list[Run]:
+        if not above:
+            return list(runs)
+        generation = self.above[above - 1]
+        found = {
+            generation[run.key].key: generation[run.key] for run in runs if run.key in generation
+        }
+        return list(found.values())
+
+    @property
+    def levels(self) -> range:
+        return range(1 + len(self.above))
+
+
+@dataclass(frozen=True)
+class _Separated:
+    found: Discriminators
+    failed: int
+    others: int
+    levels: Sequence[int]
+    """Of which the inputs are known and looked at: 0 are the runs themselves."""
+
+    @property
+    def told_by_value(self) -> bool:
+        """Whether something sets all of them apart, so that nobody has to look further up."""
+        return any(each.perfect and not each.kind_alone for each in self.found.separating)
+
+    @property
+    def by_input(self) -> bool:
+        """Whether what they were given differs: it is all that they have of their parents."""
+        telling = (*self.found.separating, *self.found.perhaps)
+        return any(each.feature.field.startswith(INPUT) for each in telling)
 
 
 async def explain_differences(
@@ -123,8 +167,8 @@ async def differences_of(
     if not sample.others:
         name = one_line(sample.failed[0].workflow_name or "its workflow")
         return Differences(lines=[f"No run of {name} about that time went well: none to compare."])
-    await _read(asker.session, runtime.live, application_name, sample, sizes)
-    return await anyio.to_thread.run_sync(_explain, sample, sizes, of_failed, more)
+    await _look(asker.session, runtime.live, application_name, sample)
+    return await anyio.to_thread.run_sync(_explain, sample, of_failed, more)
 
 
 @dataclass(frozen=True)
@@ -145,12 +189,12 @@ async def read_pair(
 
     def mirrored(connection: Connection) -> tuple[_Sample, dict[int, list[Outcome]]]:
         first, second = (runs.runs_of(connection, [key]) for key in keys)
-        return _kept(connection, first, second, one), runs.kept_outcomes(
-            connection, [*first, *second]
-        )
+        sample = _Sample(first, second, one)
+        _add_what_is_kept(connection, application_name, sample)
+        return sample, runs.kept_outcomes(connection, [*first, *second])
 
     sample, without_outputs = await runtime.read(mirrored)
-    await _read(asker.session, runtime.live, application_name, sample, one)
+    await _look(asker.session, runtime.live, application_name, sample)
     first, second = keys
     # Private mode withholds all of them.
     told = any(runs.has_outputs(steps) for steps in sample.steps.values())
@@ -173,64 +217,107 @@ def _mirrored(
     name = max(names, key=lambda name: names[name], default=None)
     failed = [run for run in found if run.workflow_name == name][: sizes.failed]
     others = runs.went_well(connection, application_name, failed, sizes.others)
-    return _kept(connection, failed, others, sizes)
-
-
-def _kept(
-    connection: Connection, failed: Sequence[Run], others: Sequence[Run], sizes: Sizes
-) -> _Sample:
-    sample = _Sample(failed, others)
-    sample.inputs = {run.key: run.input for run in (*failed, *others) if run.input_loaded}
-    kept = runs.kept_outcomes(connection, sample.of_steps(sizes.steps))
-    sample.steps = {key: steps for key, steps in kept.items() if runs.has_outputs(steps)}
+    above = runs.ancestors_of(connection, application_name, [*failed, *others]) if others else []
+    sample = _Sample(failed, others, sizes, above)
+    _add_what_is_kept(connection, application_name, sample)
     return sample
 
 
-async def _read(
-    session: Session, live: Live | None, application_name: str, sample: _Sample, sizes: Sizes
+def _add_what_is_kept(connection: Connection, application_name: str, sample: _Sample) -> None:
+    for level in sample.levels:
+        for run in chain(*sample.level(level)):
+            if run.input_loaded:
+                sample.inputs[run.key] = run.input
+    wanted = [run for level in sample.levels for side in sample.of_steps(level) for run in side]
+    kept = runs.kept_outcomes(connection, wanted)
+    sample.steps = {key: steps for key, steps in kept.items() if runs.has_outputs(steps)}
+    sample.private = is_private(connection, application_name)
+
+
+async def _look(
+    session: Session, live: Live | None, application_name: str, sample: _Sample
 ) -> None:
-    """What neither the mirror nor the memory has; a later question goes on where this one ends."""
-    memory = session.memory
+    """At what neither the mirror nor the memory has, from the runs upwards as long as that may
+    tell more; a later question goes on where this one ends."""
+    reader = _Reader(session.memory, live, application_name, sample)
+    reader.recall()
 
-    def name(run: Run, what: str) -> tuple[str, str, str, int, str]:
-        return (application_name, run.workflow_id, run.status, run.updated_at, what)
+    async def look() -> None:
+        await reader.read_inputs(0)
+        await reader.read_steps(0)
+        for level in sample.levels[1:]:
+            if not reader.lacks_inputs(level):
+                continue
+            if (await anyio.to_thread.run_sync(_separated, sample)).told_by_value:
+                break
+            await reader.read_inputs(level)
+        separated = await anyio.to_thread.run_sync(_separated, sample)
+        for level in sample.levels[1:]:
+            if not separated.by_input or _steps_compared(sample, level - 1).first is not None:
+                break
+            await reader.read_steps(level)
 
-    for run in (*sample.failed, *sample.others):
-        if run.key not in sample.inputs and name(run, "input") in memory:
-            sample.inputs[run.key] = memory.get(name(run, "input"))
-            sample.live = True
-    for run in sample.of_steps(sizes.steps):
-        if run.key not in sample.steps and name(run, "steps") in memory:
-            sample.steps[run.key] = memory.get(name(run, "steps"))
-            sample.live = True
-    inputs = list(_alternating(sample.failed, sample.others, without=sample.inputs))
-    steps = [
-        run
-        for run in sample.of_steps(sizes.steps)
-        if run.key not in sample.steps and run.deleted_at is None
-    ]
-    if live is None or not (inputs or steps):
-        sample.why_not = OFFLINE if inputs or steps else None
-        return
-    client = live.client
+    if live is not None:
+        sample.why_not = await why_not(session, look, seconds=SECONDS, slow=TOO_SLOW)
+    elif reader.lacks_inputs(0) or reader.lacks_steps(0):
+        sample.why_not = OFFLINE
 
-    async def read_inputs(chunk: Sequence[Run]) -> None:
+
+class _Reader:
+    """Of inputs and steps at Conductor, into a sample and the session's memory."""
+
+    def __init__(
+        self, memory: Memory, live: Live | None, application_name: str, sample: _Sample
+    ) -> None:
+        self._memory = memory
+        self._live = live
+        self._application_name = application_name
+        self._sample = sample
+
+    def recall(self) -> None:
+        """What an earlier question had read."""
+        sample = self._sample
+        for level in sample.levels:
+            for wanted, what, known in (
+                (sample.level(level), "input", sample.inputs),
+                (sample.of_steps(level), "steps", sample.steps),
+            ):
+                for run in chain(*wanted):
+                    name = self._name(run, what)
+                    if run.key not in known and name in self._memory:
+                        known[run.key] = self._memory.get(name)
+                        sample.live = True
+
+    def lacks_inputs(self, level: int) -> list[Run]:
+        return self._lacking(self._sample.level(level), self._sample.inputs)
+
+    def lacks_steps(self, level: int) -> list[Run]:
+        return self._lacking(self._sample.of_steps(level), self._sample.steps)
+
+    async def read_inputs(self, level: int) -> None:
+        for chunk in batches(self.lacks_inputs(level), PAYLOADS_PER_REQUEST):
+            await self._read_inputs(chunk)
+
+    async def read_steps(self, level: int) -> None:
+        await _a_few_at_once([partial(self._read_steps, run) for run in self.lacks_steps(level)])
+
+    async def _read_inputs(self, chunk: Sequence[Run]) -> None:
+        assert self._live is not None
         ids = [run.workflow_id for run in chunk]
         search = WorkflowSearch(workflow_ids=ids, limit=len(ids), load_input=True)
-        answer = {
-            each.workflow_id: each
-            for each in await client.search_workflows(application_name, search)
-        }
+        found = await self._live.client.search_workflows(self._application_name, search)
+        answer = {each.workflow_id: each for each in found}
         for run in chunk:
             if run.workflow_id in answer:
                 text = _clipped(answer[run.workflow_id].input)
-                sample.inputs[run.key] = text
-                memory.put(name(run, "input"), text, len(text or ""))
-        sample.live = True
+                self._sample.inputs[run.key] = text
+                self._memory.put(self._name(run, "input"), text, len(text or ""))
+        self._sample.live = True
 
-    async def read_steps(run: Run) -> None:
+    async def _read_steps(self, run: Run) -> None:
+        assert self._live is not None
         try:
-            seen = await client.list_steps(application_name, run.workflow_id)
+            seen = await self._live.client.list_steps(self._application_name, run.workflow_id)
         except (NotFoundError, UsageError):  # gone, or an id that no URL can hold
             return
         steps = [
@@ -245,17 +332,26 @@ async def _read(
             )
             for step in seen
         ]
-        sample.steps[run.key] = steps
+        self._sample.steps[run.key] = steps
         if run.status in TERMINAL:
-            memory.put(name(run, "steps"), steps, sum(len(step.output or "") for step in steps))
-        sample.live = True
+            size = sum(len(step.output or "") for step in steps)
+            self._memory.put(self._name(run, "steps"), steps, size)
+        self._sample.live = True
 
-    async def read() -> None:
-        for chunk in _chunks(inputs, PAYLOADS_PER_REQUEST):
-            await read_inputs(chunk)
-        await _a_few_at_once([partial(read_steps, run) for run in steps])
+    def _name(self, run: Run, what: str) -> tuple[str, str, str, int, str]:
+        return (self._application_name, run.workflow_id, run.status, run.updated_at, what)
 
-    sample.why_not = await why_not(session, read, seconds=SECONDS, slow=TOO_SLOW)
+    def _lacking(
+        self, sides: tuple[Sequence[Run], Sequence[Run]], known: Mapping[int, object]
+    ) -> list[Run]:
+        """In turn of either side, so that whatever part of them is read is of both. Those that are
+        gone cannot be read."""
+        return [
+            run
+            for pair in zip_longest(*sides)
+            for run in pair
+            if run is not None and run.key not in known and run.deleted_at is None
+        ]
 
 
 async def _a_few_at_once(readings: Sequence[Callable[[], Awaitable[None]]]) -> None:
@@ -279,50 +375,102 @@ async def _a_few_at_once(readings: Sequence[Callable[[], Awaitable[None]]]) -> N
         raise failures[0]
 
 
-def _explain(sample: _Sample, sizes: Sizes, of_failed: int | None, more: bool) -> Differences:
+def _explain(sample: _Sample, of_failed: int | None, more: bool) -> Differences:
+    separated = _separated(sample)
+    steps = [_steps_compared(sample, 0)]
+    for level in sample.levels[1:]:
+        if not separated.by_input or steps[-1].first is not None:
+            break
+        steps.append(_steps_compared(sample, level))
+    notes = _notes(sample, separated, steps, of_failed)
+    return differences.differences(separated.found, steps, notes, more=more)
+
+
+def _separated(sample: _Sample) -> _Separated:
+    """By what the runs themselves are and were given; if that does not tell, also by what their
+    ancestors were."""
     inputs = {key: text for key, text in sample.inputs.items() if text is not None}
-    given = [[run for run in side if run.key in inputs] for side in (sample.failed, sample.others)]
-    # An input that was not read is not one without fields.
-    known = all(given)
-    failed, others = given if known else (sample.failed, sample.others)
-    facts = runs.facts_of([*failed, *others], inputs if known else {})
-    separating = discriminate(facts[: len(failed)], facts[len(failed) :])
-    ours, theirs = (
-        [sample.steps[run.key] for run in side if run.key in sample.steps]
-        for side in (sample.failed[: sizes.steps], _even(sample.others, sizes.steps))
-    )
-    steps = StepDifferences(0, 0)
-    told = any(runs.has_outputs(each) for each in (*ours, *theirs))
-    if ours and theirs and told:
-        steps = differences.compare_steps(ours, theirs)
-    notes = _notes(sample, len(failed), len(others), of_failed, known, steps)
-    return differences.differences(separating, steps, notes, more=more)
+    failed, others, levels = list(sample.failed), list(sample.others), list[int]()
+    separated = None
+    for level in sample.levels:
+        if level and separated is not None and separated.told_by_value:
+            break
+        # An input that was not read is not one without fields.
+        given = [
+            [r for r in side if _is_given(sample, inputs, r, level)] for side in (failed, others)
+        ]
+        if all(given) and any(run.key in inputs for run in chain(*sample.level(level))):
+            failed, others = given
+            levels.append(level)
+        elif separated is not None:
+            continue
+        known = {
+            run.key: inputs[run.key]
+            for each in levels
+            for run in chain(*sample.level(each))
+            if run.key in inputs
+        }
+        facts = runs.facts_of([*failed, *others], known, sample.above)
+        found = discriminate(facts[: len(failed)], facts[len(failed) :])
+        separated = _Separated(found, len(failed), len(others), list(levels))
+    assert separated is not None
+    return separated
+
+
+def _is_given(sample: _Sample, inputs: Mapping[int, str], run: Run, level: int) -> bool:
+    """Whether its input is known, or that of its ancestor, if it has one."""
+    if level:
+        generation = sample.above[level - 1]
+        return run.key not in generation or generation[run.key].key in inputs
+    return run.key in inputs
+
+
+def _steps_compared(sample: _Sample, level: int) -> StepDifferences:
+    sides = sample.of_steps(level)
+    ours, theirs = ([sample.steps[r.key] for r in side if r.key in sample.steps] for side in sides)
+    if not ours or not theirs or not any(runs.has_outputs(each) for each in (*ours, *theirs)):
+        return StepDifferences(0, 0)
+    called, first = "", sample.failed[0]
+    if level:
+        generation = sample.above[level - 1]
+        called = runs.called(generation, level - 1)
+        first = generation.get(first.key, first)
+    asked = first.workflow_id if sides[0][:1] == [first] and first.key in sample.steps else None
+    return differences.compare_steps(ours, theirs, called=called, workflow_id=asked)
 
 
 def _notes(
     sample: _Sample,
-    failed: int,
-    others: int,
+    separated: _Separated,
+    steps: Sequence[StepDifferences],
     of_failed: int | None,
-    known: bool,
-    steps: StepDifferences,
 ) -> list[str]:
+    failed = separated.failed
     of = f" of {of_failed}" if of_failed is not None and of_failed > failed else ""
     name = one_line(sample.failed[0].workflow_name or "(no name)", 80)
+    known, compared = 0 in separated.levels, steps[0].of_failed > 0
     what = "the inputs of " if known else ""
     outputs = (
-        f", and the outputs of the steps of {steps.of_failed} and {steps.of_others}"
-        if steps.of_failed
+        f", and the outputs of the steps of {steps[0].of_failed} and {steps[0].of_others}"
+        if compared
         else ""
     )
     where = "read live" if sample.live else "as the mirror keeps them"
     notes = [
-        f"Looked at {what}{failed}{of} failed and {others} other runs of {name} that went"
-        f" well{outputs}, {where}."
+        f"Looked at {what}{failed}{of} failed and {separated.others} other runs of {name} that went"
+        f" well about that time{outputs}, {where}."
     ]
-    lacking = [
-        what for what, there in (("inputs", known), ("outputs", steps.of_failed)) if not there
+    above = [
+        f"the {what} of {runs.called(sample.above[level - 1], level - 1)}"
+        for what, levels in (
+            ("inputs", [level for level in separated.levels if level]),
+            ("steps", [level for level, each in enumerate(steps) if level and each.of_failed]),
+        )
+        for level in levels
     ]
+    if above:
+        notes.append(f"Looked above them as well: {', '.join(above)}.")
+    lacking = [what for what, there in (("inputs", known), ("outputs", compared)) if not there]
     if lacking or sample.why_not is not None:
         why = sample.why_not
         if why is None:
@@ -330,7 +478,7 @@ def _notes(
                 all(run.deleted_at is not None for run in side)
                 for side in (sample.failed, sample.others)
             )
-            why = GONE if gone else "Conductor sent none"
+            why = GONE if gone else PRIVATE if sample.private else "Conductor sent none"
         said = " and ".join(lacking) if lacking else "more of them"
         notes.append(f"Not looked at: {said}: {one_line(why)}.")
     return notes
@@ -339,20 +487,6 @@ def _notes(
 def _even(others: Sequence[Run], most: int) -> list[Run]:
     step = max(1.0, len(others) / most)
     return [others[int(place * step)] for place in range(min(most, len(others)))]
-
-
-def _alternating(
-    failed: Sequence[Run], others: Sequence[Run], *, without: Mapping[int, object]
-) -> Iterator[Run]:
-    """So that whatever part of them is read is of both. Those that are gone cannot be read."""
-    for pair in zip_longest(failed, others):
-        for run in pair:
-            if run is not None and run.key not in without and run.deleted_at is None:
-                yield run
-
-
-def _chunks(found: Sequence[Run], size: int) -> Iterator[Sequence[Run]]:
-    return (found[start : start + size] for start in range(0, len(found), size))
 
 
 def _clipped(text: str | None) -> str | None:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import anyio
+
 from dbos_mcp.conductor.models import Queue
 from dbos_mcp.domain import FAILED, WorkflowStatus, now_ms, plain
 from dbos_mcp.postmortem.case import Case, Message, ScheduleState, Told, read_case, unread
@@ -15,6 +17,9 @@ from dbos_mcp.server.context import Asker, found_by
 from dbos_mcp.server.differences import explain_differences
 from dbos_mcp.server.lookup import NOT_TO_BE_READ, look_up
 
+READ_SECONDS = 5.0
+"""For all that is asked of Conductor before the answer; what differs from others has its own."""
+TOO_SLOW = f"it takes more than {READ_SECONDS:g} s"
 WHY_CHARACTERS = 160
 MOST_READ = 5
 """Workflows of a chain whose steps are read before it is told."""
@@ -40,12 +45,19 @@ async def investigate(
     """
     now = now_ms()
     looked = await look_up(asker, runtime, application_name, workflow_id, max_age_seconds)
-    refused = await _read_chain(runtime, application_name, workflow_id)
+    until = anyio.current_time() + READ_SECONDS
+    refused = [f"the steps that led to it: {TOO_SLOW}"]
+    with anyio.CancelScope(deadline=until):
+        refused = await _read_chain(runtime, application_name, workflow_id)
     read = partial(read_case, application_name=application_name, workflow_id=workflow_id, now=now)
     case, freshness = await found_by(runtime, read, application_name, looked=looked)
-    if await _read_peers(runtime, application_name, case):
-        case, freshness = await found_by(runtime, read, application_name, looked=looked)
-    case = replace(case, told=await _ask(runtime, case, refused))
+    with anyio.CancelScope(deadline=until):
+        if not refused and await _read_peers(runtime, application_name, case):
+            case, freshness = await found_by(runtime, read, application_name, looked=looked)
+    told = Told(refused=refused or [f"what only Conductor knows: {TOO_SLOW}"])
+    with anyio.CancelScope(deadline=until):
+        told = await _ask(runtime, case, refused)
+    case = replace(case, told=told)
     origin = case.origin.workflow
     if origin.status in FAILED:
         alike = [run.key for run in case.peers.alike]

@@ -9,6 +9,7 @@ file lock around the whole transaction, connections never checkpoint by themselv
 
 import logging
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -22,7 +23,9 @@ from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.exc import DatabaseError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
+from sqlmodel import SQLModel
 
+from dbos_mcp.domain import one_line
 from dbos_mcp.errors import NotFoundError, NotOurFileError, StoreError
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,10 @@ WRITER_CACHE_KIB = 8 * 1024
 """Workflow ids come in no order: the pages of their index are better not read again each time."""
 LOCK_TIMEOUT_SECONDS = 30.0
 BUSY_TIMEOUT_MS = 5000
+CHECKED_BYTES = 256 * 1024 * 1024
+"""An incident file that is no larger is looked through for damage when it is opened."""
+LONGEST_VALUE = 128 * 1024 * 1024
+CUT_OFF = "It may have been cut off on its way: ask for it again."
 _FIXED_IN = (3, 51, 3)
 _BACKPORTS = ((3, 44, 6), (3, 50, 7))
 
@@ -124,6 +131,7 @@ class Cache:
             with closing(sqlite3.connect(uri, uri=True)) as raw:
                 (application_id,) = raw.execute("PRAGMA application_id").fetchone()
                 (tables,) = raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                strange = None if self.writable else _strange_object(raw)
         except sqlite3.DatabaseError as error:
             if _primary_code(error) == sqlite3.SQLITE_NOTADB:
                 raise not_ours from error
@@ -139,8 +147,28 @@ class Cache:
                 )
         elif application_id != APPLICATION_ID and not blank:
             raise not_ours
+        if strange is not None:
+            raise StoreError(
+                f"{self.path} is not as dbos-mcp makes such files: {one_line(strange, 80)} in it"
+                " could run code of its maker's. It was left unread.",
+                hint="Ask for it again, and only from whom you trust.",
+            )
+        if self.is_excerpt and self._file.stat().st_size <= CHECKED_BYTES:
+            self._require_sound(uri)
         if blank and self.writable:
             self._file.chmod(0o600)  # of another program's making, and ours from now on
+
+    def _require_sound(self, uri: str) -> None:
+        """It came from elsewhere, and may be cut off."""
+        with closing(sqlite3.connect(uri, uri=True)) as raw:
+            for pragma in _EVERY_CONNECTION:
+                raw.execute(pragma)
+            (found,) = raw.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise StoreError(
+                f"The cache {self.path} cannot be opened: it is damaged ({one_line(found)}).",
+                hint=CUT_OFF,
+            )
 
     def _prepare(self, writer: Engine) -> None:
         with self._locked(), writer.connect() as connection:
@@ -220,7 +248,7 @@ class Cache:
         except faults as error:
             reason, hint = _explain(error)
             if self.is_excerpt:
-                hint = "It may have been cut off on its way: ask for it again."
+                hint = CUT_OFF
             raise StoreError(
                 f"The cache {self.path} cannot be {what}: {reason}.", hint=hint
             ) from error
@@ -261,6 +289,10 @@ def copy(cache: Cache, path: Path) -> None:
     _create_private(path)
     with cache.read() as connection, closing(sqlite3.connect(path)) as target:
         _driver_connection(connection).backup(target)
+        triggers = target.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        for (name,) in triggers.fetchall():  # whoever made it may have made others
+            quoted = str(name).replace('"', '""')
+            target.execute(f'DROP TRIGGER "{quoted}"')
         target.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
@@ -331,6 +363,8 @@ def _engine(path: Path, *, read_only: bool, immutable: bool = False) -> Engine:
 
     @event.listens_for(engine, "connect")
     def configure(raw: sqlite3.Connection, _record: Any) -> None:
+        if read_only:
+            raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
         raw.isolation_level = None  # transactions begin below, not where the driver guesses
         for pragma in (*_EVERY_CONNECTION, *own):
             raw.execute(pragma)
@@ -340,6 +374,35 @@ def _engine(path: Path, *, read_only: bool, immutable: bool = False) -> Engine:
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
+
+
+_COMPUTES = re.compile(r"\b(?:CHECK|GENERATED|AS)\b|\bDEFAULT\s*\(", re.IGNORECASE)
+"""In a table's definition: what is evaluated when its rows are read or written."""
+_PLAIN_INDEX = re.compile(r"[\w\s(),=']*")
+_CALL = re.compile(r"(\w+)\s*\(")
+
+
+def _strange_object(raw: sqlite3.Connection) -> str | None:
+    """A table or an index under a name of ours that may run more than we would: a view, a virtual
+    table, a column or an index that is computed. What has other names, nobody ever reads."""
+    ours = {*SQLModel.metadata.tables, "alembic_version"}
+    objects = raw.execute("SELECT type, lower(name), lower(tbl_name), sql FROM sqlite_master")
+    for kind, name, table, sql in objects:
+        if not {name, table} & ours or kind == "trigger" or sql is None:
+            continue  # triggers run when rows are written, and a copy has none
+        sql = str(sql)
+        match kind:
+            case "table":
+                created = re.match(r"\s*CREATE\s+TABLE\b", sql, re.IGNORECASE)
+                plain = created is not None and not _COMPUTES.search(sql.partition("(")[2])
+            case "index":
+                called = {call.lower() for call in _CALL.findall(sql)}
+                plain = _PLAIN_INDEX.fullmatch(sql) is not None and called <= {table, "in"}
+            case _:
+                plain = False
+        if not plain:
+            return f"the {kind} {name}"
+    return None
 
 
 def _create_private(path: Path) -> bool:

@@ -5,11 +5,12 @@ These are not facts about Conductor, so they are plain tables and no events.
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import Connection, Index, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlmodel import Field, SQLModel, col
 
+from dbos_mcp.errors import StoreError
 from dbos_mcp.store.tables import table_of
 
 CONDUCTOR = ""
@@ -91,8 +92,19 @@ class Excerpt(BaseModel):
 
     @classmethod
     def of(cls, kept: str | None) -> "Excerpt | None":
-        """As it is kept in `sync_state`."""
-        return None if kept is None else cls.model_validate_json(kept)
+        """As it is kept in `sync_state`.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        try:
+            return None if kept is None else cls.model_validate_json(kept)
+        except ValidationError as error:
+            raise StoreError(
+                "What this incident file says of itself cannot be read: it is damaged, or of"
+                " another version.",
+                hint="Ask for it again, or try `uvx dbos-mcp@latest`.",
+            ) from error
 
 
 class StepReadingRow(SQLModel, table=True):

@@ -32,7 +32,7 @@ from dbos_mcp.store.events import (
 )
 from dbos_mcp.store.migrate import open_cache
 from tests.incident.conftest import NOW, PASSWORD, SECRET, STRANGER, Export, opened
-from tests.server.conftest import Serve, serve
+from tests.server.conftest import Serve, ToolFailedError, serve
 from tests.store.conftest import blank_cache, cache
 from tests.store.factories import BORN, changed, observed
 from tests.upstream import APP
@@ -351,3 +351,88 @@ def test_a_newer_one_a_damaged_one_and_another_file_are_refused(exporting: Expor
     file.write_text("Dear colleague, ")
     with pytest.raises(NotOurFileError):
         open_cache(file, writable=False)
+
+
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["ALTER TABLE workflow RENAME TO w", f"CREATE VIEW workflow AS {ENDLESS}"],
+        ["DROP TABLE step", "CREATE VIRTUAL TABLE step USING fts4(output)"],
+        ["DROP TABLE attention", "CREATE TABLE attention (a, b AS (hex(zeroblob(9e8))))"],
+        ["DROP TABLE attention", "CREATE TABLE attention (a CHECK (length(zeroblob(9e8))))"],
+        ["CREATE INDEX slow ON workflow (hex(zeroblob(9)))"],
+        ['CREATE INDEX slow ON workflow (status) WHERE "abs"(1) = 1'],
+    ],
+)
+@pytest.mark.parametrize("application_id", [engine.EXCERPT_ID, engine.APPLICATION_ID])
+def test_a_file_that_would_run_code_of_its_maker_is_left_unread(
+    statements: list[str], application_id: int, exporting: Export
+) -> None:
+    file = exporting("pay").path
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("PRAGMA legacy_alter_table = ON")
+        database.execute(f"PRAGMA application_id = {application_id}")
+        for statement in statements:
+            database.execute(statement)
+    with pytest.raises(StoreError, match="could run code of its maker's"):
+        open_cache(file, writable=False)
+
+
+def test_triggers_of_an_older_one_never_run(exporting: Export) -> None:
+    file = exporting("pay").path
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("UPDATE projection_checkpoint SET version = 0 WHERE name = 'workflows'")
+        for table in ("workflow", "projection_checkpoint", "workflow_count", "step"):
+            for change in ("INSERT", "UPDATE", "DELETE"):
+                database.execute(
+                    f'CREATE TRIGGER "a ""{table} {change}" BEFORE {change} ON {table}'
+                    " BEGIN SELECT RAISE(ABORT, 'it ran'); END"
+                )
+    with opened(file) as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM workflow").scalar()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE sync_state SET excerpt = '{no json'",
+        "UPDATE alembic_version SET version_num = '0000'",
+        "UPDATE alembic_version SET version_num = x'00ff'",
+        "DELETE FROM alembic_version",
+        "DROP TABLE projection_checkpoint",
+    ],
+)
+async def test_what_makes_no_sense_is_an_error_that_says_so(
+    change: str, exporting: Export, serve: Serve, tmp_path: Path
+) -> None:
+    file = exporting("pay").path
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute(change)
+    settings = Settings.model_validate({"home": tmp_path, "offline": True, "cache": file})
+    async with serve(settings) as ask:
+        with pytest.raises(ToolFailedError, match=r"damaged|newer|empty|no such table|not as"):
+            await ask("list_workflows", application_name=APP)
+
+
+def test_a_file_that_is_cut_off_or_no_file_at_all_is_refused_at_once(
+    exporting: Export, tmp_path: Path
+) -> None:
+    file = exporting("pay").path
+    good = file.read_bytes()
+    for size in (len(good) // 2, len(good) // 1024 * 1024 - 1024, 2048, 100):
+        file.write_bytes(good[:size])
+        with pytest.raises((StoreError, NotOurFileError)):
+            open_cache(file, writable=False)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path, Path("/dev/null")):
+        with pytest.raises(NotOurFileError):
+            open_cache(path, writable=False)
+    link = tmp_path / "link"
+    file.write_bytes(good)
+    link.symlink_to(file)
+    open_cache(link, writable=False).close()
+    pipe.unlink()

@@ -56,6 +56,10 @@ def test_a_failure_comes_with_those_of_the_same_cause_within_a_day(mirror: Path)
 def test_a_child_comes_with_its_ancestors(mirror: Path) -> None:
     _, chosen = of(mirror, "order-1005-5-4")
     assert {"order-1005", "order-1005-5", "order-1005-5-4", "order-1010-5-4"} <= chosen
+    # So do those that it is compared with: what they were given is what theirs were given.
+    peers = {workflow_id for workflow_id in chosen if workflow_id.endswith("-5-4")}
+    assert len(peers) > 9
+    assert {workflow_id.removesuffix("-5-4") for workflow_id in peers} <= chosen
 
 
 def test_ids_that_go_round_in_a_circle_come_to_an_end(mirror: Path) -> None:

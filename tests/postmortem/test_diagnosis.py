@@ -179,7 +179,8 @@ async def test_differences_that_were_found_elsewhere_lead_to_the_step_to_fork_fr
         patient.step("order", step_id, f"step-{step_id}", error)
     case = await patient.case("order")
     line = "input.currency = EUR: 86 of 86 failed, 0 of 214 others."
-    diagnosis = diagnosed(replace(case, differences=Differences(first_step=2, lines=[line])))
+    differences = Differences(first_step=2, first_workflow_id="order", lines=[line])
+    diagnosis = diagnosed(replace(case, differences=differences))
     assert line in diagnosis.verdict
     assert diagnosis.next[0].arguments == {"workflow_id": "order", "start_step": 2}
 

@@ -1,5 +1,6 @@
 """The first step whose output is of another kind is told, and what differs in the steps besides."""
 
+from dataclasses import replace
 from itertools import count
 
 from dbos_mcp.postmortem.comparison import compare
@@ -75,6 +76,20 @@ def test_a_kind_that_some_run_that_went_well_has_is_not_it() -> None:
     assert compare_steps(failed, others).first is None
 
 
+def test_where_each_run_has_a_kind_of_its_own_one_more_is_nothing() -> None:
+    bad_token = run(("token", "a"), ("post", RAISED))
+    others = [run(("token", word), ("post", "ok")) for word in ("a1", "a-b", "a b", "1", "1.2")]
+    assert compare_steps([bad_token], others).first is None
+    assert compare_steps([bad_token], [run(("token", "1"), ("post", "ok"))] * 5).first is not None
+
+
+def test_a_run_without_the_wrong_output_is_not_told_to_be_forked_there() -> None:
+    others = [good(n) for n in range(9)]
+    odd = compare_steps([good(1), *(bad(n) for n in range(8))], others, workflow_id="w")
+    assert odd.first is not None
+    assert differences(discriminate([], []), [odd], []).first_step is None
+
+
 def test_a_kind_that_few_of_the_failed_have_is_not_it() -> None:
     failed = [run(("load", "1,0" if n < 3 else "7"), ("post", RAISED)) for n in range(9)]
     assert compare_steps(failed, [run(("load", "7"), ("post", "ok"))] * 9).first is None
@@ -120,10 +135,10 @@ def test_without_a_side_there_is_nothing_to_say() -> None:
 def test_all_of_it_is_put_into_short_lines_the_surest_first() -> None:
     found = differences(
         discriminate([{"a": ("x" * 900,)}] * 9, [{"a": ("y",), "b": (1,)}] * 9),
-        compare_steps([bad(n) for n in range(9)], [good(n) for n in range(9)]),
+        [compare_steps([bad(n) for n in range(9)], [good(n) for n in range(9)], workflow_id="w")],
         ["Looked at 9 and 9."],
     )
-    assert found.first_step == 2
+    assert (found.first_workflow_id, found.first_step) == ("w", 2)
     assert found.lines[0].startswith("a = xxx")
     assert found.lines[1].startswith("The first step whose output differs")
     assert found.lines[2] == "Looked at 9 and 9."
@@ -139,6 +154,25 @@ def item(**columns: object) -> WorkflowItem:
             **columns,
         }
     )
+
+
+def test_the_result_of_a_child_stands_beside_that_of_its_like() -> None:
+    def parent(*children: str) -> list[Outcome]:
+        steps: list[Outcome] = []
+        for name in children:
+            started = Outcome(len(steps) + 1, name, None, None, f"child-{name}", 1, 1)
+            steps.append(started)
+            awaited = replace(started, step_id=len(steps) + 1, step_name="DBOS.getResult")
+            steps.append(awaited)
+        return steps
+
+    compared = compare(item(), item(), steps=(parent("pay", "mail"), parent("mail")))
+    assert [(pair.place[0], pair.step_ids) for pair in compared.steps or ()] == [
+        ("pay", [1]),
+        ("DBOS.getResult of pay", [2]),
+        ("mail", [3, 1]),
+        ("DBOS.getResult of mail", [4, 2]),
+    ]
 
 
 def test_two_runs_differ_in_their_fields_their_inputs_and_their_steps() -> None:

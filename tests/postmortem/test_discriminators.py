@@ -91,6 +91,17 @@ def test_few_runs_are_too_few_to_tell() -> None:
     assert lines(found) == ["city = Ulm: 3 of 3 failed, 0 of 2 others: too few to tell."]
 
 
+def test_the_id_of_the_only_failed_run_tells_nothing() -> None:
+    others = [facts(id=f"o-{n}", cents=n, currency="GBP") for n in range(100)]
+    assert lines(discriminate([facts(id="o-900", cents=-5, currency="GBP")], others)) == [
+        "No field that was looked at separates them.",
+        "Not what separates them: currency GBP (1 of 1, 100 of 100).",
+    ]
+    assert lines(discriminate([facts(id="o-900", cents=-5, currency="EUR")], others)) == [
+        "currency = EUR: 1 of 1 failed, 0 of 100 others: too few to tell."
+    ]
+
+
 def test_nothing_separates_runs_that_are_alike() -> None:
     failed, others = [facts(city="Ulm")] * 20, [facts(city="Ulm")] * 20
     assert lines(discriminate(failed, others)) == [

@@ -1,9 +1,5 @@
 """The fork that is advised does mend it; the others that it warns of do not. With a real DBOS."""
 
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,37 +9,17 @@ from dbos_mcp.domain import now_ms
 from dbos_mcp.postmortem.case import Told, read_case
 from dbos_mcp.postmortem.diagnosis import Diagnosis
 from dbos_mcp.postmortem.forks import is_transient
+from tests.postmortem.applications import application
 from tests.postmortem.conftest import HOUR, Patient, diagnosed
 from tests.upstream import APP, Site, open_site
 
-ROOT = Path(__file__).parents[2]
-
-
-@contextmanager
-def application(database: Path, *mended: str) -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-m", "tests.postmortem.forkable_application"]
-    with subprocess.Popen(
-        [*command, f"sqlite:///{database}", *mended],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "ready\n"
-            yield process
-        finally:
-            process.kill()
-            process.stdin.close()
-            process.wait()
+FORKABLE = "forkable_application"
 
 
 @pytest.fixture(scope="module")
 def failed_orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     database = tmp_path_factory.mktemp("forks") / "shop.sqlite"
-    with application(database):
+    with application(FORKABLE, database):
         pass
     return database
 
@@ -76,16 +52,12 @@ async def test_the_fork_that_is_advised_mends_it_and_the_others_do_not(
         }
         warned_of = [("order", 3), ("called", 3), ("enqueued", 3), ("enqueued", 2), ("named", 1)]
         outcomes = {}
-        with application(failed_orders, "mended") as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
+        with application(FORKABLE, failed_orders, "mended") as running:
             for source, step in [*advised.values(), *warned_of]:
                 fork = f"{source} from {step}"
                 request = ForkRequest(start_step=int(step), new_workflow_id=fork)
                 await site.client.fork_workflow(APP, str(source), request)
-                process.stdin.write(f"{fork}\n")
-                process.stdin.flush()
-                outcomes[source, step] = process.stdout.readline().strip()
+                outcomes[source, step] = running.end_of(fork)
         assert {outcomes[each] for each in advised.values()} == {"SUCCESS"}
         assert {outcomes[each] for each in warned_of} == {"ERROR"}
         # A fork that failed is told as what it is, with the step that it should have begun at.

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection
 
 from dbos_mcp.domain import now_ms
-from dbos_mcp.postmortem.runs import Run, facts_of, failed_alike, runs_of, went_well
+from dbos_mcp.postmortem.runs import Run, ancestors_of, facts_of, failed_alike, runs_of, went_well
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.tables import table_of
 from tests.plans import plans_of
@@ -99,3 +99,38 @@ async def test_facts_are_of_the_row_its_attributes_and_its_input(site: Site) -> 
     (facts,) = facts_of([odd], {})
     assert "queue_name" not in facts  # whatever is cancelled loses it
     assert not any(field.startswith("attributes") for field in facts)
+
+
+async def test_the_facts_of_ancestors_are_told_with_their_names(site: Site) -> None:
+    def tree(name: str, **root: Any) -> list[dict[str, Any]]:
+        return [
+            workflow(name, NOW, name="place", **root),
+            workflow(f"{name}-1", NOW, name="settle", parent_workflow_id=name),
+            workflow(f"{name}-2", NOW, name="post", parent_workflow_id=f"{name}-1"),
+        ]
+
+    site.tables.add(
+        *tree("a", schedule_name="nightly"),
+        *tree("b"),
+        workflow("round-1", NOW, parent_workflow_id="round-2"),
+        workflow("round-2", NOW, parent_workflow_id="round-1"),
+        *(workflow(f"deep-{n}", NOW, parent_workflow_id=f"deep-{n - 1}") for n in range(9)),
+    )
+    await site.sync()
+    with site.cache.read() as connection:
+        runs = [run_of(connection, "a-2"), run_of(connection, "b-2")]
+        above = ancestors_of(connection, APP, runs)
+        odd = [run_of(connection, "round-1"), run_of(connection, "deep-8")]
+        circle, roots = (ancestors_of(connection, APP, [run]) for run in odd)
+    assert [[r.workflow_id for r in level.values()] for level in above] == [
+        ["a-1", "b-1"],
+        ["a", "b"],
+    ]
+    assert [level[odd[0].key].workflow_id for level in circle] == ["round-2"]
+    assert [level[odd[1].key].workflow_id for level in roots] == ["deep-7", "deep-6", "deep-0"]
+    inputs = {run.key: f"[{{'n': '{run.workflow_id}'}}]" for run in above[1].values()}
+    first, second = facts_of(runs, inputs, above)
+    assert first["input.n of the grandparent place"] == ("a",)
+    assert first["schedule_name of the grandparent place"] == ("nightly",)
+    assert second["input.n of the grandparent place"] == ("b",)
+    assert not any(field.endswith("parent settle") for field in first)  # they say nothing new

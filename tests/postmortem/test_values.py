@@ -19,6 +19,7 @@ from dbos_mcp.postmortem.values import (
     Tagged,
     arguments,
     paths,
+    positions,
     read,
     shape,
     shape_of,
@@ -198,6 +199,28 @@ plain: st.SearchStrategy[Any] = st.recursive(
                       max_size=4),
     max_leaves=20,
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'args': ({'currency': 'EUR'},), 'kwargs': {}}",
+        "{'args': ({'currency': 'EUR', 'cut off he",
+        '{"json": [{"currency": "EUR"}], "meta": {"values": {}}}',
+        '{"positionalArgs": [{"currency": "EUR"}], "namedArgs": {}}',
+    ],
+)
+def test_what_is_around_the_arguments_is_no_part_of_their_paths(text: str) -> None:
+    value = read(text)
+    assert positions(value) == 1
+    assert paths(arguments(value, alone=True), "input")["input.currency"] == ("EUR",)
+
+
+def test_many_arguments_are_a_list_beside_those_with_names() -> None:
+    value = read(f"{{'args': {tuple(range(20))}, 'kwargs': {{'currency': 'EUR'}}}}")
+    found = paths(arguments(value, alone=False), "input")
+    assert found["input.args.length"] == (20,)
+    assert found["input.currency"] == ("EUR",)
 
 
 @given(plain)

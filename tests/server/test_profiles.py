@@ -94,8 +94,9 @@ async def test_each_tool_takes_the_profile_where_there_are_several(
         "dbos://sync-status/prod",
         "dbos://sync-status/staging",
         "dbos://schema",
+        "ui://dbos-mcp/waterfall.html",
     ]
-    assert plain_resources == ["dbos://sync-status", "dbos://schema"]
+    assert plain_resources == ["dbos://sync-status", *resources[2:]]
 
 
 @pytest.mark.usefixtures("logged_in")

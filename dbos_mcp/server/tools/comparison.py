@@ -6,6 +6,7 @@ from itertools import zip_longest
 
 from sqlalchemy import Connection
 
+from dbos_mcp.errors import UsageError
 from dbos_mcp.postmortem.comparison import Comparison, Differing, StepPair, compare
 from dbos_mcp.postmortem.runs import Outcome
 from dbos_mcp.queries import workflow
@@ -39,6 +40,12 @@ async def compare_workflows(
     """Show two runs side by side, as one that failed and one that went well: states, versions,
     executors, durations, where their inputs differ, and their steps by name and order with
     outcomes, durations and outputs that differ. Inputs and outputs are read live."""
+    if workflow_id == other_workflow_id:
+        raise UsageError(
+            "Both ids are the same.",
+            hint="Give two runs, such as one that failed and one of the same workflow that did not;"
+            " get_workflow shows a single one.",
+        )
     looked = NOTHING_LOOKED_AT
     for each in (workflow_id, other_workflow_id):
         seen = await look_up(asker, runtime, application_name, each, max_age_seconds)
