@@ -77,9 +77,11 @@ async def run_tour(console: Console, keep: Path | None) -> None:
                 failure = error  # the client would wrap it into a group
         if failure is not None:
             raise failure
-    tour.title("Explore it with an agent")
-    command = [sys.executable, "-m", "dbos_mcp", "--offline", "--cache", str(cache.resolve())]
-    console.print(f"claude mcp add dbos-demo -- {shlex.join(command)}", markup=False)
+    program = [sys.executable, "-m", "dbos_mcp", "--offline", "--cache", str(cache.resolve())]
+    tour.title("Read it as a page, or explore it with an agent")
+    page = [*program, "report", FAILED_ORDER, "-o", str(folder.resolve() / "report.html")]
+    console.print(shlex.join(page), markup=False)
+    console.print(f"claude mcp add dbos-demo -- {shlex.join(program)}", markup=False)
 
 
 async def _investigate(tour: "_Tour") -> None:

@@ -5,6 +5,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select
@@ -121,11 +122,32 @@ class Causes:
             link = self.links[link.child]
         return link
 
+    def place_of(self, origin: Link) -> Link:
+        """An origin that tells where this one was: itself, or, if its steps are not read, another
+        of the same workflow and error, if all of those are at one place."""
+        if origin.end != "steps not read":
+            return origin
+        places = self._places.get(_seen_from_outside(origin), {})
+        return next(iter(places.values())) if len(places) == 1 else origin
+
+    @cached_property
+    def _places(self) -> Mapping[tuple[str | None, str], Mapping[str, Link]]:
+        """By what is known without steps; and by fingerprint."""
+        found: defaultdict[tuple[str | None, str], dict[str, Link]] = defaultdict(dict)
+        for link in self.links.values():
+            if link.end in ("step", "code"):
+                found[_seen_from_outside(link)].setdefault(link.fingerprint, link)
+        return found
+
     def _walk(self, key: int | None) -> Iterator[Link]:
         while key is not None:
             link = self.links[key]
             yield link
             key = link.child
+
+
+def _seen_from_outside(link: Link) -> tuple[str | None, str]:
+    return link.workflow.workflow_name, kind_of(link.workflow.error or "")
 
 
 def find_causes(connection: Connection, application_name: str, keys: Iterable[int]) -> Causes:

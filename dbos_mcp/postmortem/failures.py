@@ -93,6 +93,9 @@ class FailureGroup:
     """Keys of more of them."""
     times: Sequence[int]
     """When it began, each origin once; one may have begun before what it made fail."""
+    by_error: int
+    """How many origins are counted here for their workflow and error alone: their steps are not
+    read."""
     known: bool
     """Whether its origin is known: else the chain broke off there."""
 
@@ -146,6 +149,7 @@ def list_failures(
     groups = _grouped(causes, now)
     groups_before = _grouped(causes, before)
     if group is not None:
+        group = _called(group, causes)
         if group not in groups:
             raise NotFoundError(
                 f"No failure of group {group!r} of {application_name} is in this window.",
@@ -159,6 +163,14 @@ def list_failures(
     for place, each in enumerate(found[:most_compared]):
         found[place] = replace(each, features=others.features(groups[each.group].origins))
     return Failures(found, len(now), len(before), others.seen, others.complete)
+
+
+def _called(group: str, causes: Causes) -> str:
+    """By the name that it has, now that more of its steps may be read."""
+    for link in causes.links.values():
+        if link.end == "steps not read" and link.fingerprint == group:
+            return causes.place_of(link).fingerprint
+    return group
 
 
 @dataclass(frozen=True)
@@ -216,28 +228,34 @@ class _Members:
     failed: list[Link]
     """Of the workflows that failed, the newest first, each in its place in the chain."""
     origins: list[Link]
+    place: Link
+    """One whose steps tell where all of them began, if there is any."""
 
 
 def _grouped(causes: Causes, workflows: Iterable[FailedWorkflow]) -> dict[str, _Members]:
     failed: defaultdict[str, list[Link]] = defaultdict(list)
     origins: defaultdict[str, dict[int, Link]] = defaultdict(dict)
+    places: dict[str, Link] = {}
     for workflow in workflows:
         origin = causes.origin(workflow.key)
-        name = origin.fingerprint
+        place = causes.place_of(origin)
+        name = place.fingerprint
+        places.setdefault(name, place)
         failed[name].append(causes.links[workflow.key])
         origins[name].setdefault(origin.workflow.key, origin)
     return {
-        name: _Members(members, list(origins[name].values())) for name, members in failed.items()
+        name: _Members(members, list(origins[name].values()), places[name])
+        for name, members in failed.items()
     }
 
 
 def _group(name: str, members: _Members, before: _Members | None) -> FailureGroup:
-    newest = members.origins[0]
+    newest, place = members.origins[0], members.place
     return FailureGroup(
         group=name,
-        workflow_name=newest.workflow.workflow_name,
-        step_name=None if newest.step is None else newest.step.step_name,
-        kind=newest.kind,
+        workflow_name=place.workflow.workflow_name,
+        step_name=None if place.step is None else place.step.step_name,
+        kind=place.kind,
         error=newest.error,
         count=len(members.origins),
         workflows=len(members.failed),
@@ -248,7 +266,8 @@ def _group(name: str, members: _Members, before: _Members | None) -> FailureGrou
         origins=[link.workflow.workflow_id for link in members.origins[:EXAMPLES]],
         sample=[link.workflow.key for link in members.origins[:SAMPLED]],
         times=[link.workflow.failed_at for link in members.origins],
-        known=newest.end in ("step", "code", "recovered too often", "timed out", "cancelled"),
+        by_error=sum(link.fingerprint != name for link in members.origins),
+        known=place.end in ("step", "code", "recovered too often", "timed out", "cancelled"),
     )
 
 
@@ -351,5 +370,9 @@ def failed_alike(
     if all(workflow.key != key for workflow in failed):
         failed.append(own.links[key].workflow)
     causes = causes_of(connection, application_name, failed)
-    group = causes.origin(key).fingerprint
-    return [causes.chain(each) for each in causes.links if causes.origin(each).fingerprint == group]
+    group = causes.place_of(causes.origin(key)).fingerprint
+    return [
+        causes.chain(each)
+        for each in causes.links
+        if causes.place_of(causes.origin(each)).fingerprint == group
+    ]

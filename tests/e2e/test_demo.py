@@ -43,6 +43,10 @@ def test_the_demo_shows_what_it_promises_and_leaves_a_cache_behind(tmp_path: Pat
     command = shlex.split(last.removeprefix("claude mcp add dbos-demo -- "))
     assert command[-2:] == ["--cache", str(keep / "cache.sqlite")]
 
+    page = shlex.split(said.splitlines()[-2])
+    subprocess.run(page, check=True, capture_output=True)
+    assert "quote_delivery" in (keep / "report.html").read_text()
+
     rebuilt = subprocess.run(
         [sys.executable, "-m", "dbos_mcp", *command[-2:], "rebuild"],
         capture_output=True,

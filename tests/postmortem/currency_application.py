@@ -1,12 +1,11 @@
 """A real DBOS application in which one currency is formatted wrongly: the step that makes the text
 succeeds, and the next one fails of it. It says `ready` once all payments have come to their end."""
 
-import os
-import sys
-from contextlib import suppress
 from typing import Any
 
 from dbos import DBOS, SetWorkflowID, WorkflowHandle
+
+from tests.postmortem.served import serve, status_of
 
 PAYMENTS = 42
 CURRENCIES = ("GBP", "EUR", "USD", "GBP", "USD", "GBP", "USD")
@@ -45,26 +44,10 @@ def start(number: int) -> WorkflowHandle[str]:
         return DBOS.start_workflow(order, payment)
 
 
-def main() -> None:
-    DBOS(
-        config={
-            "name": "shop",
-            "system_database_url": sys.argv[1],
-            "application_version": "1.0",
-            "executor_id": "shop-1",
-            "log_level": "CRITICAL",
-        }
-    )
-    DBOS.launch()
-    handles = [start(number) for number in range(PAYMENTS)]
-    for handle in handles:
-        with suppress(ValueError):
-            handle.get_result(polling_interval_sec=0.01)
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    sys.stdin.read()
-    os._exit(0)
+def run() -> None:
+    for handle in [start(number) for number in range(PAYMENTS)]:
+        status_of(handle)
 
 
 if __name__ == "__main__":
-    main()
+    serve(run)

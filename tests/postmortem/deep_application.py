@@ -3,14 +3,12 @@ workflows, and only the last of them fails of it; what names the currency is the
 alone. It says `ready` once all orders have come to their end; with `mended`, at once, and then for
 each id that it reads it waits for the end of that workflow and says its status."""
 
-import os
-import sys
-from contextlib import suppress
 from typing import Any
 
 from dbos import DBOS, SetWorkflowID, WorkflowHandle
 
-MENDED = sys.argv[2:] == ["mended"]
+from tests.postmortem.served import MENDED, serve, status_of
+
 ORDERS = 42
 CURRENCIES = ("GBP", "EUR", "USD", "GBP", "USD", "GBP", "USD")
 
@@ -67,33 +65,10 @@ def start(number: int) -> WorkflowHandle[str]:
         return DBOS.start_workflow(place_order, order)
 
 
-def status_of(handle: WorkflowHandle[Any]) -> str:
-    with suppress(ValueError):
-        handle.get_result(polling_interval_sec=0.02)
-    return handle.get_status().status
-
-
-def main() -> None:
-    DBOS(
-        config={
-            "name": "shop",
-            "system_database_url": sys.argv[1],
-            "application_version": "1.0",
-            "executor_id": "shop-1",
-            "log_level": "CRITICAL",
-        }
-    )
-    DBOS.launch()
-    if not MENDED:
-        for handle in [start(number) for number in range(ORDERS)]:
-            status_of(handle)
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    for line in sys.stdin:
-        sys.stdout.write(status_of(DBOS.retrieve_workflow(line.strip())) + "\n")
-        sys.stdout.flush()
-    os._exit(0)
+def run() -> None:
+    for handle in [start(number) for number in range(ORDERS)]:
+        status_of(handle)
 
 
 if __name__ == "__main__":
-    main()
+    serve(run)

@@ -4,14 +4,9 @@ It says `ready` once they have ended. Then, for each id that it reads, it waits 
 workflow and says its status.
 """
 
-import os
-import sys
-from typing import Any
+from dbos import DBOS, SetWorkflowID
 
-from dbos import DBOS, SetWorkflowID, WorkflowHandle
-
-MENDED = sys.argv[2:] == ["mended"]
-WORKFLOWS = ("order", "called", "enqueued", "named")
+from tests.postmortem.served import MENDED, serve, status_of
 
 
 @DBOS.step()
@@ -56,36 +51,11 @@ def named() -> float:
     return handle.get_result()
 
 
-def status_of(handle: WorkflowHandle[Any]) -> str:
-    try:
-        handle.get_result(polling_interval_sec=0.05)
-    except Exception as error:
-        DBOS.logger.debug("%r", error)
-    return handle.get_status().status
-
-
-def main() -> None:
-    DBOS(
-        config={
-            "name": "shop",
-            "system_database_url": sys.argv[1],
-            "application_version": "1.0",
-            "executor_id": "shop-1",
-            "log_level": "CRITICAL",
-        }
-    )
-    DBOS.launch()
-    if not MENDED:
-        for function in (order, called, enqueued, named):
-            with SetWorkflowID(function.__name__):
-                status_of(DBOS.start_workflow(function))
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    for line in sys.stdin:
-        sys.stdout.write(status_of(DBOS.retrieve_workflow(line.strip())) + "\n")
-        sys.stdout.flush()
-    os._exit(0)
+def run() -> None:
+    for function in (order, called, enqueued, named):
+        with SetWorkflowID(function.__name__):
+            status_of(DBOS.start_workflow(function))
 
 
 if __name__ == "__main__":
-    main()
+    serve(run)

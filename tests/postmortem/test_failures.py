@@ -9,7 +9,14 @@ from sqlalchemy import Connection
 
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import NotFoundError
-from dbos_mcp.postmortem.failures import Failures, Window, list_failures, outline
+from dbos_mcp.postmortem.causes import find_causes
+from dbos_mcp.postmortem.failures import (
+    Failures,
+    Window,
+    failed_alike,
+    list_failures,
+    outline,
+)
 from tests.plans import plans_of
 from tests.upstream import APP, Site, open_site, pickled, workflow
 
@@ -64,6 +71,50 @@ async def test_a_cause_is_counted_once_however_many_waited_for_it(site: Site) ->
     assert (group.count, group.workflows, group.origins, group.known) == (1, 4, ["bank"], True)
     (same,) = (await found(site, workflow_names=["order"])).groups
     assert (same.group, same.count, same.workflows) == (group.group, 1, 3)
+
+
+@pytest.fixture
+async def half_read(site: Site) -> Site:
+    """Two failed in a step; of two more, as yet, no steps are read."""
+    for n, hours_ago in enumerate((2, 30, 1, 1)):
+        site.tables.add(failed(f"pay-{n}", f"no money for {n}", hours_ago=hours_ago, name="pay"))
+        site.tables.add_step(f"pay-{n}", 1, "charge", f"no money for {n}")
+    await site.sync_until_steps_are_read()
+    unread = "(SELECT id FROM workflow WHERE workflow_id IN ('pay-2', 'pay-3'))"
+    with site.cache.write() as connection:
+        for table in ("step", "step_reading"):
+            connection.exec_driver_sql(f"DELETE FROM {table} WHERE workflow_key IN {unread}")
+    return site
+
+
+async def test_one_whose_steps_are_not_read_counts_where_others_of_its_error_began(
+    half_read: Site,
+) -> None:
+    with half_read.cache.read() as connection:
+        (group,) = list_failures(connection, APP, TODAY).groups
+        assert (group.step_name, group.count, group.by_error) == ("charge", 3, 2)
+        assert (group.before, group.known) == (1, True)
+        (later,) = list_failures(connection, APP, Window(NOW - HOUR, NOW)).groups
+        assert (later.group, later.count, later.by_error, later.step_name) == (
+            *(group.group, 2, 2, "charge"),
+        )
+        own = find_causes(connection, APP, group.sample).links[group.sample[0]].fingerprint
+        assert own != group.group
+        assert list_failures(connection, APP, TODAY, group=own).groups == [group]
+        assert len(failed_alike(connection, APP, group.sample[0], TODAY)) == 3
+
+
+async def test_it_counts_by_itself_where_others_of_its_error_began_at_several_places(
+    half_read: Site,
+) -> None:
+    half_read.tables.add(failed("pay-9", "no money for 9", name="pay"))
+    half_read.tables.add_step("pay-9", 1, "refund", "no money for 9")
+    await half_read.sync()
+    with half_read.cache.read() as connection:
+        groups = list_failures(connection, APP, TODAY).groups
+    assert {(group.step_name, group.count, group.known) for group in groups} == {
+        ("charge", 1, True), ("refund", 1, True), (None, 2, False),
+    }  # fmt: skip
 
 
 async def test_a_group_is_beside_the_window_before(site: Site) -> None:

@@ -86,7 +86,9 @@ async def test_a_verdict_is_told_and_a_gantt_drawn(
     assert written.startswith(
         "# place\\_order: ERROR\n\n`order-1005`\n\n**It failed because a child"
     )
-    assert "```mermaid\ngantt\n" in written
+    (drawing,) = [each.content for each in parsed(written) if each.info == "mermaid"]
+    assert "\ngantt\n" in drawing
+    assert "quote_delivery" in drawing
     assert "| 2 | `quote_delivery` |" in written
     assert "\n\n\n" not in written
 

@@ -157,12 +157,19 @@ def _more(group: FailureGroup) -> str:
 def _notes(found: Failures) -> str:
     of = "" if found.others_complete else ", the newest"
     unknown = sum(not group.known for group in found.groups)
+    by_error = sum(group.by_error for group in found.groups)
     return (
         "began: at that place, each origin once; failed: with the workflows that waited for it;"
         f" before: began, in as much time before. Compared with {found.compared_with} runs{of}."
         + (
             f" Of {unknown} groups the origin is not known: steps or children are not mirrored."
             if unknown
+            else ""
+        )
+        + (
+            f" {by_error} of them, whose steps are not read yet, are counted where their workflow"
+            " fails with that error."
+            if by_error
             else ""
         )
     )
