@@ -16,6 +16,7 @@ from dbos_mcp.domain import FAILED, WorkflowStatus
 from dbos_mcp.postmortem.causes import was_due
 from dbos_mcp.postmortem.error_text import kind_of
 from dbos_mcp.postmortem.failures import FEATURES, Feature, g_test, over_represented
+from dbos_mcp.queries.steps import duration
 from dbos_mcp.queries.workflows import WorkflowItem
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
@@ -77,9 +78,7 @@ class PeerStep(NamedTuple):
 
     @property
     def duration_ms(self) -> int | None:
-        if self.started_at is None or self.completed_at is None:
-            return None
-        return max(0, self.completed_at - self.started_at)
+        return duration(self.started_at, self.completed_at)
 
 
 @dataclass(frozen=True)
