@@ -45,7 +45,7 @@ from dbos_mcp.incident import selection
 from dbos_mcp.incident.export import Exported
 from dbos_mcp.incident.export import export as write_export
 from dbos_mcp.login import Account, LoggedIn, LoginFlow, log_out, who_am_i
-from dbos_mcp.queries.freshness import last_seen
+from dbos_mcp.queries.freshness import now_offline
 from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus, sync_status
 from dbos_mcp.runtime import Runtime, identity_of, locate_cache, open_runtime
 from dbos_mcp.server.render import Column, fields, plain
@@ -560,8 +560,8 @@ def export(
             err.status("Exporting…"),
             cache.read() as connection,
         ):
-            seen = last_seen(connection, application) if settings.offline else None
-            began = arguments.time("--since", since, now=now if seen is None else min(now, seen))
+            seen = now_offline(connection, application, now=now) if settings.offline else now
+            began = arguments.time("--since", since, now=seen)
             if workflow is not None:
                 chosen = selection.select_workflow(connection, application, workflow, limit=limit)
             else:
