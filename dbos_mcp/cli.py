@@ -49,7 +49,7 @@ from dbos_mcp.inspection import schema as in_use
 from dbos_mcp.inspection.datasette import metadata
 from dbos_mcp.inspection.sandbox import Parameter, Sandbox
 from dbos_mcp.login import Account, LoggedIn, LoginFlow, log_out, who_am_i
-from dbos_mcp.queries.freshness import last_seen
+from dbos_mcp.queries.freshness import now_offline
 from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus, sync_status
 from dbos_mcp.runtime import Runtime, identity_of, locate_cache, open_runtime
 from dbos_mcp.server.found import SqlFormat, written
@@ -568,8 +568,8 @@ def export(
             err.status("Exporting…"),
             cache.read() as connection,
         ):
-            seen = last_seen(connection, application) if settings.offline else None
-            began = arguments.time("--since", since, now=now if seen is None else min(now, seen))
+            seen = now_offline(connection, application, now=now) if settings.offline else now
+            began = arguments.time("--since", since, now=seen)
             if workflow is not None:
                 chosen = selection.select_workflow(connection, application, workflow, limit=limit)
             else:

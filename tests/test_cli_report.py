@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from dbos_mcp.domain import now_ms
 from tests import command_line
 from tests.command_line import Done
 from tests.report import hostile
-from tests.upstream import Tables
+from tests.upstream import Tables, pickled, workflow
 
 Run = Callable[..., Done]
 
@@ -82,6 +83,23 @@ def test_what_the_mirror_lacks_is_read_at_conductor(run: Run, mirror: Path) -> N
     assert "`input.city = Belfast`" in done.stdout
     offline = run("--offline", "--cache", str(mirror), "report", "order-1005", "-o", "-")
     assert "input.city" not in offline.stdout
+
+
+def test_a_report_on_failures_looks_at_what_is_new(run: Run, mirror: Path, tmp_path: Path) -> None:
+    for leftover in mirror.parent.glob("*.sqlite"):
+        shutil.copy(leftover, tmp_path)
+    database, cache = tmp_path / "shop.sqlite", str(tmp_path / mirror.name)
+    Tables(database).add(
+        workflow("late", now_ms(), "ERROR", error=pickled(ValueError("a new one")))
+    )
+    report = partial(run, "--cache", cache, "report", "--failures", "-o", "-", "--format", "md")
+    done = report(DBOS_SYSTEM_DATABASE_URL=f"sqlite:///{database}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "a new one" in done.stdout
+    done = report(DBOS_URL="http://127.0.0.1:9")
+    assert done.returncode == 0
+    (warning,) = done.stderr.splitlines()
+    assert warning.startswith("Warning: Not as fresh as asked: ")
 
 
 def test_while_conductor_is_away_the_mirror_is_reported_with_a_warning(

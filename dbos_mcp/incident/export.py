@@ -95,7 +95,8 @@ def export(
     if not force:
         files.require_free(path)
     redactor = Redactor(_users(source, selection) if redact_users else None)
-    outgoing = _Outgoing(redactor, _ids(source, selection), with_payloads=with_payloads)
+    ids = _ids(source, selection)
+    outgoing = _Outgoing(redactor, ids, with_payloads=with_payloads)
     try:
         with ExitStack() as stack:
             folder = Path(
@@ -107,7 +108,7 @@ def export(
             stack.callback(draft.close)
             excerpts = _excerpts(source, selection, redactor, now, with_payloads=with_payloads)
             with draft.write() as target:
-                for batch in _events(source, selection):
+                for batch in _events(source, ids):
                     event_log.insert_at(target, [outgoing.recorded(each) for each in batch])
                 projector.catch_up(target)
                 _copy_sync_state(source, target, selection, excerpts, redactor)
@@ -217,17 +218,17 @@ def _users(source: Connection, selection: Selection) -> set[str]:
     }
 
 
-def _events(source: Connection, selection: Selection) -> Iterator[list[Recorded]]:
-    """In the order of the log."""
+def _events(source: Connection, ids: Mapping[str, frozenset[str]]) -> Iterator[list[Recorded]]:
+    """In the order of the log, of workflows by their applications."""
     positions: list[int] = []
-    for name, ids in _ids(source, selection).items():
+    for name, its in ids.items():
         of_workflows = [
             position
-            for batch in batches(ids)
+            for batch in batches(its)
             for position in event_log.positions_of(source, name, batch)
         ]
         if of_workflows:
-            positions += chain(of_workflows, _beside(source, name, of_workflows, ids))
+            positions += chain(of_workflows, _beside(source, name, of_workflows, its))
     for batch in batches(sorted(positions)):
         yield event_log.read_at(source, batch)
 

@@ -1,8 +1,7 @@
 """All that findings look at, read once, by indexes and within bounds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection, func, select
 from sqlmodel import col
@@ -19,7 +18,7 @@ from dbos_mcp.queries.applications import ExecutorItem
 from dbos_mcp.queries.history import HistoryEntry
 from dbos_mcp.queries.steps import StepItem
 from dbos_mcp.queries.workflow import WorkflowDetail
-from dbos_mcp.queries.workflows import WorkflowItem
+from dbos_mcp.queries.workflows import ITEM_COLUMNS, WorkflowItem, item_of
 from dbos_mcp.store import sync_state
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
@@ -62,10 +61,6 @@ class Traced:
 
     def before(self, step_id: int) -> Sequence[StepItem]:
         return [step for step in self.steps if step.step_id < step_id]
-
-    def start_of(self, child: str) -> StepItem | None:
-        """The step that started a child, or awaits it."""
-        return next((step for step in self.steps if step.child_workflow_id == child), None)
 
 
 @dataclass(frozen=True)
@@ -161,8 +156,7 @@ def read_case(connection: Connection, application_name: str, workflow_id: str, n
     """
     detail = workflow_queries.get_workflow(connection, application_name, workflow_id)
     sync = sync_state.load(connection, application_name)
-    as_of = sync.succeeded_at
-    seen_at = now if as_of is None or now - as_of < UP_TO_DATE_MS else as_of
+    seen_at = seen_at_of(sync.succeeded_at, now)
     chain, left_out = trace(connection, application_name, detail.workflow, seen_at)
     last = chain[-1]
     focus = last.workflow
@@ -195,13 +189,20 @@ def read_case(connection: Connection, application_name: str, workflow_id: str, n
     )
 
 
+def seen_at_of(succeeded_at: int | None, now: int) -> int:
+    """As of when facts are, by the end of the last look."""
+    if succeeded_at is None or now - succeeded_at < UP_TO_DATE_MS:
+        return now
+    return succeeded_at
+
+
 def unread(connection: Connection, application_name: str, workflow_id: str, now: int) -> list[str]:
     """The workflows of the chain whose steps are not known, or may have changed, by their ids.
 
     Raises:
         NotFoundError: the mirror has never seen it.
     """
-    workflow = workflow_queries.get_workflow(connection, application_name, workflow_id).workflow
+    workflow = workflow_queries.get_item(connection, application_name, workflow_id)
     chain, _ = trace(connection, application_name, workflow, now)
     return [each.workflow.workflow_id for each in chain if each.may_have_changed]
 
@@ -220,14 +221,14 @@ def trace(
             links = links[: MOST_LEVELS // 2] + links[-MOST_LEVELS // 2 :]
         items = _by_key(connection, [link.workflow.key for link in links])
         traced = traced_of(connection, [items[link.workflow.key] for link in links])
-        chain = [_with(traced[link.workflow.key], link=link) for link in links]
+        chain = [replace(traced[link.workflow.key], link=link) for link in links]
         if links[-1].end != "timed out":
             return chain, left_out
         # What it was at when its time was over.
         last = chain.pop()
         item = last.workflow
         wait = wait_of(_running(item), last.steps, item.completed_at or item.updated_at)
-        chain.append(_with(last, link=last.link, wait=wait))
+        chain.append(replace(last, wait=wait))
     else:
         chain.append(_waiting(traced_of(connection, [workflow])[workflow.key], now))
     seen = {each.workflow.workflow_id for each in chain}
@@ -244,7 +245,7 @@ def trace(
         if child.status == WorkflowStatus.CANCELLED:
             at = child.completed_at or child.updated_at
             was = wait_of(_running(child), traced_child.steps, at)
-            chain.append(_with(traced_child, wait=was))
+            chain.append(replace(traced_child, wait=was))
         else:
             chain.append(_waiting(traced_child, now))
     return chain, left_out
@@ -271,13 +272,7 @@ def _running(workflow: WorkflowItem) -> WorkflowItem:
 def _waiting(traced: Traced, now: int) -> Traced:
     if traced.workflow.status not in IN_FLIGHT:
         return traced
-    return _with(traced, wait=wait_of(traced.workflow, traced.steps, now))
-
-
-def _with(traced: Traced, link: Link | None = None, wait: Wait | None = None) -> Traced:
-    return Traced(
-        traced.workflow, traced.steps, traced.read_at, traced.may_have_changed, link, wait
-    )
+    return replace(traced, wait=wait_of(traced.workflow, traced.steps, now))
 
 
 def traced_of(connection: Connection, items: Sequence[WorkflowItem]) -> dict[int, Traced]:
@@ -319,8 +314,8 @@ def traced_of(connection: Connection, items: Sequence[WorkflowItem]) -> dict[int
 
 
 def _by_key(connection: Connection, keys: Sequence[int]) -> dict[int, WorkflowItem]:
-    rows = connection.execute(select(table_of(WorkflowRow)).where(col(WorkflowRow.id).in_(keys)))
-    return {row.id: _item(row) for row in rows}
+    rows = connection.execute(select(*ITEM_COLUMNS).where(col(WorkflowRow.id).in_(keys)))
+    return {row.id: item_of(row) for row in rows}
 
 
 def by_id(
@@ -329,16 +324,12 @@ def by_id(
     if not ids:
         return {}
     rows = connection.execute(
-        select(table_of(WorkflowRow)).where(
+        select(*ITEM_COLUMNS).where(
             col(WorkflowRow.application_name) == application_name,
             col(WorkflowRow.workflow_id).in_(ids),
         )
     )
-    return {row.workflow_id: _item(row) for row in rows}
-
-
-def _item(row: Any) -> WorkflowItem:
-    return WorkflowItem.model_validate(row, from_attributes=True)
+    return {row.workflow_id: item_of(row) for row in rows}
 
 
 def _firings(connection: Connection, application_name: str, schedule: str | None) -> list[int]:

@@ -12,13 +12,12 @@ from dbos_mcp.postmortem.findings import FINDINGS, HEALTHY, Finding, culprit, ne
 from dbos_mcp.postmortem.forks import Advice, BadStep, advise, last_replayed, told
 from dbos_mcp.postmortem.peers import FEWEST
 from dbos_mcp.postmortem.words import at, many, name, some
+from dbos_mcp.settings import DAY_MS
 
 MOST_DECISIVE = 5
 MOST_CALLS = 3
 _LONGEST_ID = 400
 """In bytes, as it is written."""
-_DAY_MS = 86_400_000
-"""What `list_failures` tells of without being asked for more."""
 
 
 @dataclass(frozen=True)
@@ -313,7 +312,7 @@ def _next(case: Case, findings: Sequence[Finding], advice: Advice) -> list[Call]
     link = case.origin.link
     if link is not None and "group" in kinds:
         first_at = min(run.ended_at for run in case.peers.alike)
-        old = link.workflow.failed_at < case.seen_at - _DAY_MS
+        old = link.workflow.failed_at < case.seen_at - DAY_MS
         call(
             "list_failures",
             "all that failed so, and what sets it apart",

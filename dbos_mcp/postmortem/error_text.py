@@ -54,13 +54,17 @@ def _code_kept(blank: str) -> Callable[[re.Match[str]], str]:
     return lambda match: match[0] if match["code"] is not None else blank
 
 
-_Mask = tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]]
-"""With the characters of which one has to be in an ASCII text: most have few of them."""
-_DIGITS = "0123456789"
+_Mask = tuple[Callable[[str], object], re.Pattern[str], str | Callable[[re.Match[str]], str]]
+"""What has to be true of a text first: it is told in a part of the time, and rarely so."""
+
+
+def _times(text: str, count: int) -> Callable[[str], bool]:
+    return lambda message: message.count(text) >= count
+
 
 # A quoted name of code stays, and so does a quoted HTTP status; any other quoted text goes.
 _QUOTED: _Mask = (
-    "'\"`\u2018\u201c«",
+    re.compile("['\"`\u2018\u201c«]").search,
     re.compile(
         rf"(?P<code>{_CODE_BEFORE}(?P<q>['\"`]){_IDENTIFIER}(?P=q)"
         rf"|(?P<r>['\"`]){_IDENTIFIER}(?P=r)(?=\sobject|\sis\snot\sdefined|\(\)|:\s)"
@@ -71,15 +75,31 @@ _QUOTED: _Mask = (
     ),
     _code_kept("<value>"),
 )
-_PATH: _Mask = ("/\\", re.compile(r"(?<![\w<])(?:/[\w.@-]+){2,}/?|\b[A-Z]:\\[^\s:]+"), "<path>")
+_PATH: _Mask = (
+    re.compile(r"[/\\]").search,
+    re.compile(r"(?<![\w<])(?:/[\w.@-]+){2,}/?|\b[A-Z]:\\[^\s:]+"),
+    "<path>",
+)
 # No pattern may look through the same text once more at each of its places: whoever writes an error
 # may write a long one.
 _MASKS: tuple[_Mask, ...] = (
-    ("/", re.compile(r"\b[a-z][a-z0-9+.-]{0,30}://[^\s'\"<>)\]]+", re.IGNORECASE), "<url>"),
-    ("@", re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+"), "<email>"),
-    ("-", re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE), "<id>"),
     (
-        "-:/",
+        _times("://", 1),
+        re.compile(r"\b[a-z][a-z0-9+.-]{0,30}://[^\s'\"<>)\]]+", re.IGNORECASE),
+        "<url>",
+    ),
+    (
+        _times("@", 1),
+        re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+"),
+        "<email>",
+    ),
+    (
+        _times("-", 4),
+        re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE),
+        "<id>",
+    ),
+    (
+        re.compile(r"\d[-:/]\d").search,
         re.compile(
             r"\b\d{4}[-/]\d\d[-/]\d\d"
             r"(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?"
@@ -87,11 +107,15 @@ _MASKS: tuple[_Mask, ...] = (
         ),
         "<time>",
     ),
-    ("0", re.compile(r"\b0x[0-9a-f]+\b", re.IGNORECASE), "<address>"),
-    (".", re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"), "<address>"),
-    ("[", re.compile(r"\[(?=[^\]]{0,9}:)[0-9a-f:]{2,45}\](?::\d+)?", re.IGNORECASE), "<address>"),
+    (re.compile("0[xX]").search, re.compile(r"\b0x[0-9a-f]+\b", re.IGNORECASE), "<address>"),
+    (_times(".", 3), re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"), "<address>"),
     (
-        ":",
+        _times("[", 1),
+        re.compile(r"\[(?=[^\]]{0,9}:)[0-9a-f:]{2,45}\](?::\d+)?", re.IGNORECASE),
+        "<address>",
+    ),
+    (
+        _times(":", 2),
         re.compile(
             r"(?<![\w:])(?=[a-f:]{0,30}\d)(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{1,4}(?![\w:])",
             re.IGNORECASE,
@@ -100,33 +124,35 @@ _MASKS: tuple[_Mask, ...] = (
     ),
     _QUOTED,
     _PATH,
-    ("", re.compile(r"\b[A-Za-z0-9+/_-]{40,}={0,2}"), "<data>"),
-    # Letters and digits in turns, or hexadecimal: nobody's word.
+    (lambda message: len(message) >= 40, re.compile(r"\b[A-Za-z0-9+/_-]{40,}={0,2}"), "<data>"),
+    # Hexadecimal, or letters and digits in turns: nobody's word.
     (
-        _DIGITS,
-        re.compile(rf"{_WORD}(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{{8,}}{_END}", re.IGNORECASE),
+        re.compile(r"[A-Za-z]\d|\d[A-Za-z]").search,
+        re.compile(
+            rf"{_WORD}(?:(?=[A-Fa-f]*\d)(?=\d*[A-Fa-f])[0-9A-Fa-f]{{8,}}"
+            rf"|(?:[A-Za-z]+\d+){{2,}}[A-Za-z]*|(?:\d+[A-Za-z]+){{2,}}\d*){_END}"
+        ),
         "<id>",
     ),
-    (_DIGITS, re.compile(rf"{_WORD}(?:[A-Za-z]+\d+){{2,}}[A-Za-z]*{_END}"), "<id>"),
-    (_DIGITS, re.compile(rf"{_WORD}(?:\d+[A-Za-z]+){{2,}}\d*{_END}"), "<id>"),
-    # What follows such a word is the failure's own number.
-    (
-        _DIGITS,
-        re.compile(
-            r"(?P<code>(?<![a-z])(?=[HSCE])(?:(?:http|exit|status|error)[_ ]?(?:status|code)"
-            r"|http(?:/[\d.]{1,9})?|status|code|errno|SQLSTATE|exit)['\"]?[ :=(]{1,3}-?\d{1,5}\b"
-            r"|\berror[ =(]-?\d{1,5}\b"
-            r"|\b(?:returned|responded(?: with)?|response)[ :=(]{1,3}[1-5]\d\d"
-            r"(?=[.,;:)]|$|\s(?:for|from|at|on|to)\b)"
-            r"|\b(?:ORA|TS|E)-?\d{4,5}\b"
-            r"|(?<=['\"])[1-5]\d\d(?=\s[A-Z])"
-            r"|(?<=\()\d{4}(?=,\s(?:['\"]|<value>)))"  # of MySQL
-            r"|(?:(?<!\w)[-+])?\d+(?:[.,_]\d+)*(?:e[-+]?\d+\b)?",
-            re.IGNORECASE,
-        ),
-        _code_kept("<n>"),
-    ),
 )
+_NUMBER = r"(?:(?<!\w)[-+])?\d+(?:[.,_]\d+)*(?:e[-+]?\d+\b)?"
+_NUMBERS = re.compile(rf"(?=[-+\d]){_NUMBER}", re.IGNORECASE)
+# What follows such a word is the failure's own number. At most places no word begins.
+_NUMBERS_AND_CODES = re.compile(
+    r"(?P<code>(?<![a-z])(?=[HSCERTO])(?:"
+    r"(?:(?:http|exit|status|error)[_ ]?(?:status|code)"
+    r"|http(?:/[\d.]{1,9})?|status|code|errno|SQLSTATE|exit)['\"]?[ :=(]{1,3}-?\d{1,5}\b"
+    r"|\berror[ =(]-?\d{1,5}\b"
+    r"|\b(?:returned|responded(?: with)?|response)[ :=(]{1,3}[1-5]\d\d"
+    r"(?=[.,;:)]|$|\s(?:for|from|at|on|to)\b)"
+    r"|\b(?:ORA|TS|E)-?\d{4,5}\b)"
+    r"|(?=\d)(?:(?<=['\"])[1-5]\d\d(?=\s[A-Z])"
+    r"|(?<=\()\d{4}(?=,\s(?:['\"]|<value>))))"  # of MySQL
+    rf"|(?=[-+\d]){_NUMBER}",
+    re.IGNORECASE,
+)
+_WORDS_OF_CODES = ("http", "status", "code", "errno", "state", "exit", "error", "return", "respon")
+_LIKE_A_CODE = re.compile(r"[AaSsEe]-?\d{4}|['\"(]\d{3}")
 _FIELDS = re.compile(r'"(name|message|code)":\s{0,9}"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _SPACE = re.compile(r"\s+")
 _SAYS_NOTHING = re.compile(r"(?:<\w+>|[\W_])*")
@@ -188,11 +214,18 @@ def fingerprint(*parts: str | None) -> str:
 
 def _mask(message: str, masks: Sequence[_Mask]) -> str:
     masked = message[:LONGEST_MESSAGE]
-    there, ascii_alone = set(masked), masked.isascii()
-    for needed, pattern, blank in masks:
-        if not (needed and ascii_alone and there.isdisjoint(needed)):
+    for applies, pattern, blank in masks:
+        if applies(masked):
             masked = pattern.sub(blank, masked)
-    return masked
+    if _may_have_a_code(masked):
+        return _NUMBERS_AND_CODES.sub(_code_kept("<n>"), masked)
+    return _NUMBERS.sub("<n>", masked)
+
+
+def _may_have_a_code(text: str) -> bool:
+    """It takes longer to keep codes than to find out that there is none."""
+    lower = text.lower()
+    return any(word in lower for word in _WORDS_OF_CODES) or bool(_LIKE_A_CODE.search(text))
 
 
 def _of_typescript(text: str) -> ErrorText | None:

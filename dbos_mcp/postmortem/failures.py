@@ -32,7 +32,7 @@ MOST_COMPARED = 60
 EXAMPLES = 5
 SAMPLED = 300
 FEATURES = ("application_version", "executor_id", "queue_name", "schedule_name")
-_features_of = attrgetter(*FEATURES)
+_values_of = attrgetter(*FEATURES)
 MOST_FEATURES = 3
 SURE = 10.83
 """Of the G-test: chance alone would come to it once in a thousand times."""
@@ -304,9 +304,7 @@ class _Others:
     def features(self, origins: Sequence[Link]) -> list[Feature]:
         """What the runs in which failures began have more often than others of their workflows."""
         failed: Counter[tuple[Any, ...]] = Counter(
-            _features_of(link.workflow)
-            for link in origins
-            if link.workflow.failed_at >= self._since
+            _values_of(link.workflow) for link in origins if link.workflow.failed_at >= self._since
         )
         everyone: Counter[tuple[Any, ...]] = Counter()
         for name in {link.workflow.workflow_name for link in origins}:
@@ -315,12 +313,18 @@ class _Others:
         found = [
             feature
             for place, name in enumerate(FEATURES)
-            # Whatever ends otherwise than by an error loses its queue.
-            if name != "queue_name" or origins[0].workflow.status == WorkflowStatus.ERROR
+            if name in features_of(origins[0].workflow.status)
             for feature in over_represented(name, _by(failed, place), _by(rest, place))
         ]
         found.sort(key=lambda feature: -g_test(feature))
         return found[:MOST_FEATURES]
+
+
+def features_of(status: str) -> Sequence[str]:
+    """Whatever ends otherwise than by an error loses its queue."""
+    if status == WorkflowStatus.ERROR:
+        return FEATURES
+    return [name for name in FEATURES if name != "queue_name"]
 
 
 def _by(counts: Mapping[tuple[Any, ...], int], place: int) -> Counter[Any]:

@@ -16,7 +16,7 @@ from dbos_mcp.postmortem.case import Case
 from dbos_mcp.postmortem.causes import INTERNAL, was_due
 from dbos_mcp.postmortem.discriminators import TOO_FEW
 from dbos_mcp.postmortem.error_text import LONGEST
-from dbos_mcp.postmortem.failures import FEATURES, Feature
+from dbos_mcp.postmortem.failures import Feature, features_of
 from dbos_mcp.postmortem.forks import copied, is_transient, side_effects, started
 from dbos_mcp.postmortem.peers import FEWEST, NEAREST
 from dbos_mcp.postmortem.queues import QueueState
@@ -286,15 +286,13 @@ def elsewhere(case: Case) -> Finding | None:
         return None
     told = () if case.differences is None else case.differences.lines
     lines = []
-    for field in FEATURES:
+    for field in features_of(own.status):
         theirs = Counter(getattr(run, field) or "none" for run in near)
         value = getattr(own, field) or "none"
         said = any(feature.field == field for feature in peers.features) or any(
             line.startswith(field) for line in told
         )
-        # Whatever ends otherwise than by an error loses its queue.
-        lost = field == "queue_name" and own.status != WorkflowStatus.ERROR
-        if value in theirs or len(theirs) > _MOST_LINES or said or lost:
+        if value in theirs or len(theirs) > _MOST_LINES or said:
             continue
         lines.append(
             f"{field} is {name(value)}; the {len(near)} nearest runs that went well have"

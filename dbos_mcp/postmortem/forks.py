@@ -23,12 +23,11 @@ from itertools import pairwise
 from dbos_mcp.domain import FAILED, WorkflowStatus
 from dbos_mcp.postmortem.case import Traced
 from dbos_mcp.postmortem.causes import INTERNAL
-from dbos_mcp.postmortem.waits import GET_RESULT
+from dbos_mcp.postmortem.waits import GET_RESULT, RECEIVE
 from dbos_mcp.postmortem.words import counted, many, name
 from dbos_mcp.queries.steps import StepItem
 from dbos_mcp.queries.workflows import WorkflowItem
 
-RECV = "DBOS.recv"
 _TRANSIENT = re.compile(
     r"time[d -]?out|timed out|connection|unavailable|temporar|refused|reset by|throttl|rate.?limit"
     r"|too many requests|\b(?:429|50[0-4])\b(?![.,]\d)|maximum of \d+ retries|unreachable|deadlock"
@@ -123,7 +122,7 @@ def advise(
     for deeper in chain[base + 1 :]:
         again.update(_done(deeper.steps))
     kept = [each for each in forked.steps if each.step_id < step and not _internal(each)]
-    if any(each.step_name == RECV and each.step_id >= step for each in forked.steps):
+    if any(each.step_name == RECEIVE and each.step_id >= step for each in forked.steps):
         warnings.append("It waits for its message again: the one it got is used up.")
     if made_at is None and kept:
         warnings.append(
@@ -165,12 +164,9 @@ def _is_derived(parent_id: str, child_id: str) -> bool:
 
 def started(parent: Traced, child: str) -> StepItem | None:
     """The step that started a child."""
-    awaited = None
     for step in parent.steps:
-        if step.child_workflow_id == child:
-            if step.step_name != GET_RESULT:
-                return step
-            awaited = awaited or step
+        if step.child_workflow_id == child and step.step_name != GET_RESULT:
+            return step
     return None
 
 

@@ -15,7 +15,8 @@ from sqlmodel import col
 from dbos_mcp.domain import FAILED, WorkflowStatus
 from dbos_mcp.postmortem.causes import was_due
 from dbos_mcp.postmortem.error_text import kind_of
-from dbos_mcp.postmortem.failures import FEATURES, Feature, g_test, over_represented
+from dbos_mcp.postmortem.failures import Feature, features_of, g_test, over_represented
+from dbos_mcp.queries.steps import duration
 from dbos_mcp.queries.workflows import WorkflowItem
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
@@ -77,9 +78,7 @@ class PeerStep(NamedTuple):
 
     @property
     def duration_ms(self) -> int | None:
-        if self.started_at is None or self.completed_at is None:
-            return None
-        return max(0, self.completed_at - self.started_at)
+        return duration(self.started_at, self.completed_at)
 
 
 @dataclass(frozen=True)
@@ -130,10 +129,7 @@ class Peers:
         found: list[Feature] = []
         if len(self.alike) < FEWEST:
             return found
-        for name in FEATURES:
-            # Whatever ends otherwise than by an error loses its queue.
-            if name == "queue_name" and self.alike[0].status != WorkflowStatus.ERROR:
-                continue
+        for name in features_of(self.alike[0].status):
             failed = Counter(getattr(run, name) for run in self.alike)
             well = Counter(getattr(run, name) for run in self.succeeded)
             found += over_represented(name, failed, well)
@@ -149,14 +145,16 @@ class Peers:
         )
 
     def durations(self, step_name: str) -> Usual | None:
-        return Usual.of(
-            [
-                step.duration_ms
-                for steps in self.steps.values()
-                for step in steps
-                if step.step_name == step_name and step.duration_ms is not None
-            ]
-        )
+        return self._durations.get(step_name)
+
+    @cached_property
+    def _durations(self) -> Mapping[str, Usual | None]:
+        found: defaultdict[str, list[int]] = defaultdict(list)
+        for steps in self.steps.values():
+            for step in steps:
+                if step.duration_ms is not None:
+                    found[step.step_name].append(step.duration_ms)
+        return {step_name: Usual.of(lasted) for step_name, lasted in found.items()}
 
     @cached_property
     def total(self) -> Usual | None:

@@ -7,9 +7,8 @@ from sqlalchemy import Connection, select
 from sqlmodel import col
 
 from dbos_mcp.domain import WorkflowStatus
-from dbos_mcp.queries.workflows import WorkflowItem
+from dbos_mcp.queries.workflows import ITEM_COLUMNS, WorkflowItem, item_of
 from dbos_mcp.store.projections.workflows import WorkflowRow
-from dbos_mcp.store.tables import table_of
 
 MOST = 1_000
 """So many of a status, the oldest, are looked through for those of the queue."""
@@ -49,7 +48,7 @@ def read_queue(connection: Connection, application_name: str, workflow: Workflow
 
     def of(status: WorkflowStatus) -> tuple[list[WorkflowItem], bool]:
         rows = connection.execute(
-            select(table_of(WorkflowRow))
+            select(*ITEM_COLUMNS)
             .where(
                 col(WorkflowRow.application_name) == application_name,
                 col(WorkflowRow.status) == status,
@@ -59,7 +58,7 @@ def read_queue(connection: Connection, application_name: str, workflow: Workflow
             .limit(MOST)
         ).all()
         mine = [
-            WorkflowItem.model_validate(row, from_attributes=True)
+            item_of(row)
             for row in rows
             if (row.queue_name, row.queue_partition_key)
             == (workflow.queue_name, workflow.queue_partition_key)

@@ -15,6 +15,7 @@ from dbos_mcp.domain import WorkflowStatus, one_line, to_datetime
 from dbos_mcp.postmortem.discriminators import Facts
 from dbos_mcp.postmortem.error_text import LONGEST, kind_of
 from dbos_mcp.postmortem.values import Scalar, arguments, paths, positions, read
+from dbos_mcp.queries.steps import duration
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.sync_state import StepReadingRow
@@ -69,9 +70,7 @@ class Outcome:
 
     @property
     def duration_ms(self) -> int | None:
-        if self.started_at is None or self.completed_at is None:
-            return None
-        return max(0, self.completed_at - self.started_at)
+        return duration(self.started_at, self.completed_at)
 
 
 _COLUMNS = [

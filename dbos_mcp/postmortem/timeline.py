@@ -11,8 +11,8 @@ from sqlalchemy import Connection, func, select
 from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus, one_line
-from dbos_mcp.postmortem.case import MOST_STEPS, UP_TO_DATE_MS, Traced, by_id, trace, traced_of
-from dbos_mcp.postmortem.waits import GET_RESULT, wait_of
+from dbos_mcp.postmortem.case import MOST_STEPS, Traced, by_id, seen_at_of, trace, traced_of
+from dbos_mcp.postmortem.waits import GET_RESULT, RECEIVE, wait_of
 from dbos_mcp.postmortem.words import at, many, name, some
 from dbos_mcp.queries import workflow as workflow_queries
 from dbos_mcp.queries.steps import SLEEP, StepItem
@@ -34,7 +34,6 @@ MOST_PIECES = 60
 MOST_CHILDREN = 500
 """Of one level, the failed ones first."""
 NOTE_CHARACTERS = 160
-RECEIVE = "DBOS.recv"
 GET_EVENT = "DBOS.getEvent"
 _WAITS: Mapping[str, str] = {
     RECEIVE: "waits for a message",
@@ -154,8 +153,7 @@ def read_timeline(
         NotFoundError: the mirror has never seen it.
     """
     detail = workflow_queries.get_workflow(connection, application_name, workflow_id)
-    as_of = sync_state.load(connection, application_name).succeeded_at
-    seen_at = now if as_of is None or now - as_of < UP_TO_DATE_MS else as_of
+    seen_at = seen_at_of(sync_state.load(connection, application_name).succeeded_at, now)
     chain, _ = trace(connection, application_name, detail.workflow, seen_at)
     tree = _Tree(connection, application_name, chain, most=min(most, MOST_WORKFLOWS))
     top = tree.grow(detail.workflow, detail.ancestors.items)

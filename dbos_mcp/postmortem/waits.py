@@ -16,6 +16,7 @@ from dbos_mcp.queries.steps import SLEEP, StepItem
 from dbos_mcp.queries.workflows import WorkflowItem
 
 GET_RESULT = "DBOS.getResult"
+RECEIVE = "DBOS.recv"
 _A_MOMENT_MS = 1_000
 """To write a row takes no longer."""
 

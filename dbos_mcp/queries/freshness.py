@@ -103,6 +103,12 @@ def last_seen(connection: Connection, application_name: str | None = None) -> in
     return max(ends, default=None)
 
 
+def now_offline(connection: Connection, application_name: str | None, *, now: int) -> int:
+    """What `now` means where nobody looks any more: all that there is is of before."""
+    seen = last_seen(connection, application_name)
+    return now if seen is None else min(now, seen)
+
+
 def looked_at_conductor(connection: Connection) -> bool:
     """Whether the applications were ever listed, or could not be."""
     state = sync_state.load(connection, CONDUCTOR)

@@ -523,7 +523,8 @@ def _what(recorded: Recorded) -> str:
             return "gone upstream"
         case StepsObserved(steps=steps):
             failed = sum(step.error is not None for step in steps)
-            return f"{len(steps)} steps" + (f", {failed} failed" if failed else "")
+            count = "1 step" if len(steps) == 1 else f"{len(steps)} steps"
+            return count + (f", {failed} failed" if failed else "")
         case StepsDiscarded(step_ids=ids):
             return f"steps {', '.join(map(str, ids))} discarded: a rewind"
         case CommandIssued(command=command):

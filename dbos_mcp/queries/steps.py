@@ -18,6 +18,13 @@ FAILURES = 5
 SLEEP = "DBOS.sleep"
 
 
+def duration(started_at: int | None, completed_at: int | None) -> int | None:
+    """In milliseconds; upstream's clock may go back."""
+    if started_at is None or completed_at is None:
+        return None
+    return max(0, completed_at - started_at)
+
+
 class StepItem(BaseModel):
     """`duration_ms` is null where a time is missing. A sleep ends in the future while it lasts."""
 
@@ -31,9 +38,7 @@ class StepItem(BaseModel):
 
     @property
     def duration_ms(self) -> int | None:
-        if self.started_at is None or self.completed_at is None:
-            return None
-        return max(0, self.completed_at - self.started_at)
+        return duration(self.started_at, self.completed_at)
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,7 @@ def get_workflow(connection: Connection, application_name: str, workflow_id: str
     Raises:
         NotFoundError: the mirror has never seen it.
     """
-    require_application(connection, application_name)
-    workflow = _find(connection, application_name, workflow_id)
-    if workflow is None:
-        raise not_mirrored(application_name, workflow_id)
+    workflow = get_item(connection, application_name, workflow_id)
     source = workflow.forked_from
     here = col(WorkflowRow.application_name) == application_name
     return WorkflowDetail(
@@ -74,6 +71,19 @@ def get_workflow(connection: Connection, application_name: str, workflow_id: str
         steps=summarize_steps(connection, workflow.key),
         history_total=event_log.count_of_workflow(connection, application_name, workflow_id),
     )
+
+
+def get_item(connection: Connection, application_name: str, workflow_id: str) -> WorkflowItem:
+    """Its row alone.
+
+    Raises:
+        NotFoundError: the mirror has never seen it.
+    """
+    require_application(connection, application_name)
+    workflow = _find(connection, application_name, workflow_id)
+    if workflow is None:
+        raise not_mirrored(application_name, workflow_id)
+    return workflow
 
 
 def kept_payload(connection: Connection, application_name: str, workflow_id: str) -> KeptPayload:

@@ -19,13 +19,14 @@ IDLE_FACTOR, BUSY_FACTOR = 1, 6
 """How much longer than all that is drawn to scale a stretch is that becomes a break."""
 MOST_TICKS = 8
 _SECOND, _MINUTE, _HOUR, _DAY = 1_000, 60_000, 3_600_000, 86_400_000
-_STEPS = (
+ROUND_LENGTHS = (
     *(1, 2, 5, 10, 20, 50, 100, 200, 500),
     *(n * _SECOND for n in (1, 2, 5, 10, 15, 30)),
     *(n * _MINUTE for n in (1, 2, 5, 10, 15, 30)),
     *(n * _HOUR for n in (1, 2, 3, 6, 12)),
     *(n * _DAY for n in (1, 2, 7, 14, 30, 90, 365)),
 )
+"""Of time, in milliseconds, as clocks and calendars divide it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Axis:
         none where no calendar reaches."""
         linear = self._linear()
         wanted = sum(end - start for start, end in linear) / MOST_TICKS
-        step = next((step for step in _STEPS if step >= wanted), None)
+        step = next((step for step in ROUND_LENGTHS if step >= wanted), None)
         if step is None:
             step = int(wanted // _DAY + 1) * _DAY
         before = None

@@ -5,18 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dbos_mcp.postmortem.failures import Window
+from dbos_mcp.report.axis import ROUND_LENGTHS
 
 MOST_PARTS = 60
-_SECOND, _MINUTE, _HOUR, _DAY = 1_000, 60_000, 3_600_000, 86_400_000
-_LENGTHS = (
-    100,
-    200,
-    500,
-    *(n * _SECOND for n in (1, 2, 5, 10, 15, 30)),
-    *(n * _MINUTE for n in (1, 2, 5, 10, 15, 30)),
-    *(n * _HOUR for n in (1, 2, 3, 6, 12)),
-    *(n * _DAY for n in (1, 2, 7, 14, 30, 90, 365)),
-)
+_LENGTHS = [each for each in ROUND_LENGTHS if each >= 100]
 
 
 @dataclass(frozen=True)

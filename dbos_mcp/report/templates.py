@@ -25,6 +25,7 @@ ENVIRONMENT = Environment(
 ENVIRONMENT.filters |= {
     "capitalise": lambda text: text[:1].upper() + text[1:],
     "duration": lambda ms: "" if ms is None else format_duration(ms),
+    "many": lambda count, noun: f"{count:,} {noun}" + ("" if count == 1 else "s"),
     "number": lambda count: f"{count:,}",
 }
 

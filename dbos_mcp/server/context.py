@@ -30,9 +30,9 @@ from dbos_mcp.queries.freshness import (
     Looked,
     freshness,
     freshness_of_all,
-    last_seen,
     looked_at_applications,
     looked_at_conductor,
+    now_offline,
 )
 from dbos_mcp.runtime import Runtime, open_runtime, organization_of
 from dbos_mcp.server.consent import Confirmations
@@ -325,8 +325,7 @@ async def now_of(runtime: Runtime, application_name: str | None) -> int:
     now = now_ms()
     if runtime.live is not None:
         return now
-    seen = await runtime.read(partial(last_seen, application_name=application_name))
-    return now if seen is None else min(now, seen)
+    return await runtime.read(partial(now_offline, application_name=application_name, now=now))
 
 
 def read_live() -> str:

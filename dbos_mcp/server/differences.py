@@ -245,6 +245,8 @@ async def _look(
     async def look() -> None:
         await reader.read_inputs(0)
         await reader.read_steps(0)
+        if not sample.above:
+            return
         for level in sample.levels[1:]:
             if not reader.lacks_inputs(level):
                 continue

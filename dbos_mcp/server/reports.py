@@ -16,6 +16,7 @@ from dbos_mcp.postmortem.failures import FailureGroup, Failures, Window, list_fa
 from dbos_mcp.postmortem.timeline import Timeline, read_timeline
 from dbos_mcp.queries.coverage import Gap, gap_of
 from dbos_mcp.queries.filters import WorkflowFilter
+from dbos_mcp.queries.freshness import Looked
 from dbos_mcp.queries.history import HistoryEntry, get_history
 from dbos_mcp.redaction import Redactor
 from dbos_mcp.report.markdown import markdown
@@ -34,6 +35,7 @@ from dbos_mcp.runtime import Runtime
 from dbos_mcp.server.context import Asker, Session, found_by, line_of, now_of
 from dbos_mcp.server.differences import differences_of
 from dbos_mcp.server.investigation import investigate
+from dbos_mcp.server.lookup import look_at
 from dbos_mcp.server.render import gap_line
 from dbos_mcp.server.tools import arguments
 from dbos_mcp.settings import DAY_MS, Settings
@@ -52,7 +54,7 @@ async def report_on_workflow(
     find = partial(find_workflow, application_name=None, workflow_id=workflow_id)
     name = application_name or (await runtime.read(find))[0]
     asker = Asker(Session(runtime.settings))
-    investigation = await investigate(asker, runtime, name, workflow_id)
+    investigation = await investigate(asker, runtime, name, workflow_id, _max_age(runtime))
     case = investigation.case
     origin = case.origin
     window = None
@@ -76,7 +78,11 @@ async def report_on_workflow(
     timeline, history, group = redacted((timeline, history, group), redactor)
     return WorkflowReport(
         source=Source(
-            case.application_name, case.now, freshness, dict(redactor.found), case.told.refused
+            case.application_name,
+            case.now,
+            freshness,
+            dict(redactor.found),
+            _warnings(investigation.freshness.looked, redactor) or case.told.refused,
         ),
         case=case,
         diagnosis=diagnosis,
@@ -128,6 +134,7 @@ async def report_on_failures(
     )
     window = _window(since, until, now=await now_of(runtime, name))
     asker = Asker(Session(runtime.settings))
+    looked = await look_at(asker, runtime, name, _max_age(runtime))
 
     def read(connection: Connection) -> tuple[Failures, list[Timeline], Gap | None]:
         found = list_failures(connection, name, window)
@@ -142,7 +149,7 @@ async def report_on_failures(
         )
         return found, timelines, gap_of(connection, reach)
 
-    (failures, timelines, gap), state = await found_by(runtime, read, name)
+    (failures, timelines, gap), state = await found_by(runtime, read, name, looked=looked)
     separations = [
         separation(await differences_of(asker, runtime, name, group.sample, of_failed=group.count))
         for group in failures.groups[:MOST_EXAMPLES]
@@ -157,12 +164,23 @@ async def report_on_failures(
     ]
     shown_name, freshness = redacted((name, line_of(runtime, state)), redactor)
     return FailuresReport(
-        source=Source(shown_name, now, freshness, dict(redactor.found)),
+        source=Source(
+            shown_name, now, freshness, dict(redactor.found), _warnings(looked, redactor)
+        ),
         window=window,
         failures=failures,
         gap=gap_line(gap),
         examples=examples,
     )
+
+
+def _max_age(runtime: Runtime) -> float | None:
+    """A report is of now, where Conductor can be asked."""
+    return None if runtime.live is None else 0.0
+
+
+def _warnings(looked: Looked, redactor: Redactor) -> list[str]:
+    return [] if looked.why_not is None else [redacted(looked.why_not, redactor)]
 
 
 def _application(connection: Connection, settings: Settings, given: str | None) -> str:

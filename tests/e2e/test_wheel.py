@@ -51,7 +51,7 @@ def test_the_wheel_holds_the_migrations_and_nothing_of_the_tests(wheel: Path) ->
     names = zipfile.ZipFile(wheel).namelist()
     assert "dbos_mcp/_migrations/env.py" in names
     assert any(name.startswith("dbos_mcp/_migrations/versions/0001") for name in names)
-    assert "dbos_mcp/py.typed" in names
+    assert {"dbos_mcp/py.typed", "dbos_mcp/report/templates/page.html"} <= set(names)
     folders = {name.split("/")[0] for name in names}
     assert {folder for folder in folders if not folder.endswith(".dist-info")} == {"dbos_mcp"}
 

@@ -2,6 +2,8 @@
 
 import html
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -262,3 +264,8 @@ async def test_the_app_lets_no_foreign_markup_in(
         figure = frame.locator("figure")
         assert await figure.inner_html() == "<b>kept</b>"
         assert await figure.get_attribute("onclick") is None
+
+
+def test_a_server_starts_without_templates() -> None:
+    program = "import sys, dbos_mcp.server.app; assert 'jinja2' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -71,7 +71,7 @@ async def test_the_status_of_one_application_and_of_one_that_nobody_knows(ask: A
 
 async def test_the_status_is_a_resource_too(shop_settings: Settings, era: str) -> None:
     async with client_of(shop_settings, era) as client:
-        resource, _ = (await client.list_resources()).resources
+        resource, *_ = (await client.list_resources()).resources
         assert (str(resource.uri), resource.mime_type) == (SYNC_STATUS, "text/plain")
         (content,) = (await client.read_resource(SYNC_STATUS)).contents
     assert isinstance(content, TextResourceContents)

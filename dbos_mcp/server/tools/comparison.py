@@ -53,8 +53,8 @@ async def compare_workflows(
 
     def query(connection: Connection) -> tuple[WorkflowItem, WorkflowItem]:
         return (
-            workflow.get_workflow(connection, application_name, workflow_id).workflow,
-            workflow.get_workflow(connection, application_name, other_workflow_id).workflow,
+            workflow.get_item(connection, application_name, workflow_id),
+            workflow.get_item(connection, application_name, other_workflow_id),
         )
 
     (one, other), freshness = await answer_from(runtime, query, application_name, looked=looked)
