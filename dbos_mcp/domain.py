@@ -22,9 +22,13 @@ class WorkflowStatus(StrEnum):
     CANCELLED = "CANCELLED"
 
 
-IN_FLIGHT = (WorkflowStatus.PENDING, WorkflowStatus.ENQUEUED, WorkflowStatus.DELAYED)
+WAITING = (WorkflowStatus.ENQUEUED, WorkflowStatus.DELAYED)
+"""In a queue, or for the time when it is put there."""
+IN_FLIGHT = (WorkflowStatus.PENDING, *WAITING)
 FAILED = (WorkflowStatus.ERROR, WorkflowStatus.MAX_RECOVERY_ATTEMPTS_EXCEEDED)
-TERMINAL = (WorkflowStatus.SUCCESS, WorkflowStatus.CANCELLED, *FAILED)
+BROKEN_OFF = (WorkflowStatus.CANCELLED, *FAILED)
+"""It ended, and not well."""
+TERMINAL = (WorkflowStatus.SUCCESS, *BROKEN_OFF)
 
 CELL_CHARACTERS = 100
 

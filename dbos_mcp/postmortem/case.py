@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import Connection, func, select
 from sqlmodel import col
 
-from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
+from dbos_mcp.domain import FAILED, IN_FLIGHT, WAITING, WorkflowStatus
 from dbos_mcp.postmortem.causes import Link, find_causes
 from dbos_mcp.postmortem.differences import Differences
 from dbos_mcp.postmortem.peers import Peers, read_peers
@@ -307,7 +307,7 @@ def traced_of(connection: Connection, items: Sequence[WorkflowItem]) -> dict[int
             or reading.workflow_updated_at != item.updated_at
         )
         # Nothing has run yet.
-        waits = item.status in (WorkflowStatus.ENQUEUED, WorkflowStatus.DELAYED)
+        waits = item.status in WAITING
         read_at = None if reading is None else reading.read_at
         found[item.key] = Traced(item, steps, read_at, changed and not waits)
     return found

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 from sqlmodel import col
 
-from dbos_mcp.domain import FAILED, WorkflowStatus
+from dbos_mcp.domain import BROKEN_OFF, FAILED, WorkflowStatus
 from dbos_mcp.postmortem.error_text import fingerprint, kind_of
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
@@ -41,7 +41,6 @@ nothing further is known, and why."""
 _StepValues = Sequence[Any]
 """The key of its workflow, and the fields of a `FailedStep` without the evidence."""
 
-_BROKEN_OFF = (*FAILED, WorkflowStatus.CANCELLED)
 """What a child may come to that makes the one who waits for it fail."""
 
 
@@ -212,7 +211,7 @@ class _Finder:
                 child = children.get(step.child_workflow_id)
                 if child is None:
                     end = "child not mirrored"
-                elif child.status not in _BROKEN_OFF:
+                elif child.status not in BROKEN_OFF:
                     child, end = None, "child did not fail"
             self._found[workflow.key] = Link(
                 workflow, step, None if child is None else child.key, end, by_error
@@ -259,7 +258,7 @@ class _Finder:
     def workflows(
         self, column: Any, values: Iterable[Any], *, failed: bool = True
     ) -> Iterator[FailedWorkflow]:
-        broken = [col(WorkflowRow.status).in_(_BROKEN_OFF)] if failed else []
+        broken = [col(WorkflowRow.status).in_(BROKEN_OFF)] if failed else []
         for chunk in batches(values):
             for row in self._connection.execute(
                 select(*FAILED_COLUMNS).where(self._here, column.in_(chunk), *broken)

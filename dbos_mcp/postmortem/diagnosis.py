@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
+from dbos_mcp.domain import BROKEN_OFF, FAILED, IN_FLIGHT, WAITING, WorkflowStatus
 from dbos_mcp.postmortem.case import UP_TO_DATE_MS, Case, Traced
 from dbos_mcp.postmortem.findings import FINDINGS, HEALTHY, Finding, culprit, next_in
 from dbos_mcp.postmortem.forks import Advice, BadStep, advise, last_replayed, told
@@ -162,7 +162,7 @@ def _not_known(case: Case, findings: Sequence[Finding]) -> list[str]:
     lines = list(case.told.refused)
     for each in case.chain:
         workflow = each.workflow
-        if workflow.status in (WorkflowStatus.ENQUEUED, WorkflowStatus.DELAYED):
+        if workflow.status in WAITING:
             continue
         if each.read_at is None:
             lines.append(f"the steps of {name(workflow.workflow_id)}: not read yet")
@@ -191,7 +191,7 @@ def _not_known(case: Case, findings: Sequence[Finding]) -> list[str]:
         lines.append("whether its schedule is active: read from Conductor alone")
     if "message" in kinds and case.told.messages is None:
         lines.append("the topic or the key it waits for, and what was sent to it")
-    if case.workflow.status in (*FAILED, WorkflowStatus.CANCELLED):
+    if case.workflow.status in BROKEN_OFF:
         well = len(case.peers.succeeded)
         if well < FEWEST:
             lines.append(f"what is usual: {many(well, 'run')} of that workflow went well")

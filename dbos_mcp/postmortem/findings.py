@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from statistics import median
 
-from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
+from dbos_mcp.domain import BROKEN_OFF, FAILED, IN_FLIGHT, WorkflowStatus
 from dbos_mcp.postmortem.case import Case
 from dbos_mcp.postmortem.causes import INTERNAL, was_due
 from dbos_mcp.postmortem.discriminators import TOO_FEW
@@ -279,7 +279,7 @@ def only_on(case: Case) -> Finding | None:
 def elsewhere(case: Case) -> Finding | None:
     """It ran where none of those nearest to it that went well did: which may be chance."""
     own, peers = case.origin.workflow, case.peers
-    if own.status not in (*FAILED, WorkflowStatus.CANCELLED):
+    if own.status not in BROKEN_OFF:
         return None
     near = sorted(peers.succeeded, key=lambda run: abs(run.created_at - own.created_at))[:NEAREST]
     if len(near) < FEWEST:
@@ -412,7 +412,7 @@ def slow_queue(case: Case) -> Finding | None:
 
 def done_already(case: Case) -> Finding | None:
     """What failed runs have done to the world."""
-    if case.workflow.status not in (*FAILED, WorkflowStatus.CANCELLED):
+    if case.workflow.status not in BROKEN_OFF:
         return None
     lines = []
     done = side_effects(case.chain)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, func, select
 from sqlmodel import col
 
-from dbos_mcp.domain import FAILED, WorkflowStatus
+from dbos_mcp.domain import BROKEN_OFF, WorkflowStatus
 from dbos_mcp.postmortem.causes import was_due
 from dbos_mcp.postmortem.error_text import kind_of
 from dbos_mcp.postmortem.failures import Feature, features_of, g_test, over_represented
@@ -248,7 +248,7 @@ def _alike(workflow: WorkflowItem, runs: Sequence[Peer]) -> list[Peer]:
             kinds[crude] = kind_of(error) if len(kinds) < _ALIKE_KINDS else crude
         return kinds[crude]
 
-    if workflow.status not in (*FAILED, WorkflowStatus.CANCELLED):
+    if workflow.status not in BROKEN_OFF:
         return []
     own = _peer_of(workflow)
     if own.error is None and own.status == WorkflowStatus.ERROR:

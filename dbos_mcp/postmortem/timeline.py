@@ -10,7 +10,7 @@ from typing import Literal
 from sqlalchemy import Connection, func, select
 from sqlmodel import col
 
-from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus, one_line
+from dbos_mcp.domain import FAILED, IN_FLIGHT, WAITING, WorkflowStatus, one_line
 from dbos_mcp.postmortem.case import MOST_STEPS, Traced, by_id, seen_at_of, trace, traced_of
 from dbos_mcp.postmortem.waits import GET_RESULT, RECEIVE, wait_of
 from dbos_mcp.postmortem.words import at, many, name, some
@@ -570,7 +570,7 @@ def _one_after_another(spans: Sequence[Span]) -> list[Span]:
 
 
 def _has_run(workflow: WorkflowItem) -> bool:
-    if workflow.status in (WorkflowStatus.ENQUEUED, WorkflowStatus.DELAYED):
+    if workflow.status in WAITING:
         return False
     if workflow.status == WorkflowStatus.CANCELLED:
         return workflow.dequeued_at is not None or workflow.executor_id is not None
@@ -645,7 +645,7 @@ def _starts(connection: Connection, application_name: str, workflow_id: str) -> 
             continue
         if starts and before is not None and before.completed_at is not None:
             starts[-1] = replace(starts[-1], over=before.completed_at)
-        if state.status not in (WorkflowStatus.ENQUEUED, WorkflowStatus.DELAYED):
+        if state.status not in WAITING:
             where = f"executor {name(state.executor_id)}" if state.executor_id else ""
             if not starts:
                 begun = state.created_at if state.dequeued_at is None else state.dequeued_at

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select
 from sqlmodel import col
 
-from dbos_mcp.domain import IN_FLIGHT, WorkflowStatus
+from dbos_mcp.domain import IN_FLIGHT, WAITING, WorkflowStatus
 from dbos_mcp.queries.applications import require_application
 from dbos_mcp.store.projections.executors import ExecutorRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
-
-_WAITING = (WorkflowStatus.ENQUEUED, WorkflowStatus.DELAYED)
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def queues(connection: Connection, application_name: str) -> dict[str, QueueInUs
     rows = connection.execute(
         select(
             col(WorkflowRow.queue_name),
-            func.count().filter(status.in_(_WAITING)),
+            func.count().filter(status.in_(WAITING)),
             func.count().filter(status == WorkflowStatus.PENDING),
         )
         .where(

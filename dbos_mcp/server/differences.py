@@ -16,7 +16,7 @@ from sqlalchemy import Connection, select
 from sqlmodel import col
 
 from dbos_mcp.conductor.models import WorkflowSearch
-from dbos_mcp.domain import FAILED, TERMINAL, WorkflowStatus, one_line
+from dbos_mcp.domain import BROKEN_OFF, TERMINAL, one_line
 from dbos_mcp.errors import NotFoundError, UsageError
 from dbos_mcp.postmortem import differences, runs
 from dbos_mcp.postmortem.differences import Differences, StepDifferences
@@ -136,7 +136,7 @@ async def explain_differences(
             )
         ).scalar()
         found = [] if key is None else runs.runs_of(connection, [key])
-        if not found or found[0].status not in (*FAILED, WorkflowStatus.CANCELLED):
+        if not found or found[0].status not in BROKEN_OFF:
             return []
         if alike:
             return [found[0].key, *alike]

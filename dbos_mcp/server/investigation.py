@@ -8,7 +8,7 @@ from functools import partial
 import anyio
 
 from dbos_mcp.conductor.models import Queue
-from dbos_mcp.domain import FAILED, WorkflowStatus, now_ms, plain
+from dbos_mcp.domain import FAILED, WAITING, WorkflowStatus, now_ms, plain
 from dbos_mcp.postmortem.case import Case, Message, ScheduleState, Told, read_case, unread
 from dbos_mcp.postmortem.queues import QueueLimits
 from dbos_mcp.queries.freshness import Freshness
@@ -23,7 +23,6 @@ TOO_SLOW = f"it takes more than {READ_SECONDS:g} s"
 WHY_CHARACTERS = 160
 MOST_READ = 5
 """Workflows of a chain whose steps are read before it is told."""
-QUEUED = (WorkflowStatus.ENQUEUED, WorkflowStatus.DELAYED)
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ async def _read_chain(runtime: Runtime, application_name: str, workflow_id: str)
 
 async def _read_peers(runtime: Runtime, application_name: str, case: Case) -> bool:
     """Of a failure, the steps of a few runs that went well, if the mirror lacks them."""
-    if runtime.live is None or case.workflow.status in (WorkflowStatus.SUCCESS, *QUEUED):
+    if runtime.live is None or case.workflow.status in (WorkflowStatus.SUCCESS, *WAITING):
         return False
     for each in case.peers.unread:
         try:

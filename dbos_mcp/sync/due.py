@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert
 from sqlmodel import col
 
-from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
+from dbos_mcp.domain import FAILED, IN_FLIGHT, WAITING, WorkflowStatus
 from dbos_mcp.store import sync_state
 from dbos_mcp.store.events import Event, WorkflowDeleted, WorkflowState
 from dbos_mcp.store.projections.workflows import WorkflowRow
@@ -63,9 +63,6 @@ class Priority(IntEnum):
 
 MOST: Mapping[Priority, int] = {Priority.IN_FLIGHT: 20, Priority.BACKGROUND: 10}
 """Readings of a cycle, however little else is due."""
-
-
-_WAITING = (WorkflowStatus.ENQUEUED, WorkflowStatus.DELAYED)
 
 
 class State(NamedTuple):
@@ -108,7 +105,7 @@ def priority(
         return Priority.IN_FLIGHT
     if seen.status in IN_FLIGHT:
         # It waits; if it has run before, a rewind may have taken steps away.
-        return Priority.IN_FLIGHT if known is not None and known.status not in _WAITING else None
+        return Priority.IN_FLIGHT if known is not None and known.status not in WAITING else None
     if known is None:
         if walked_to is None or seen.created_at < walked_to:
             return None
