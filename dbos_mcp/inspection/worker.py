@@ -131,7 +131,7 @@ class Reader:
             self._one_state_of_the_file(),
             contextlib.closing(self._cache.execute(sql, parameters)) as cursor,
         ):
-            names = [column[0] for column in cursor.description or ()]
+            names = [_cell(column[0], cell_characters) for column in cursor.description or ()]
             try:
                 for row in cursor:
                     if more or len(found) == rows or size > total_bytes:

@@ -206,6 +206,7 @@ def test_what_is_beyond_the_limits_of_an_answer_is_counted(sandbox: Sandbox) -> 
     assert found.more > 1_000
     long = "SELECT 'abcdefgh', x'0102030405060708', 1"
     assert sandbox.run(long, cell_characters=4).rows == [["abc…", "x'0102…'", 1]]
+    assert sandbox.run(long, cell_characters=4).columns == ["'ab…", "x'0…", "1"]
 
 
 @pytest.mark.parametrize(
