@@ -31,6 +31,8 @@ AT_ONCE = 2
 CELL_CHARACTERS = 2_000
 TOTAL_BYTES = 1_000_000
 _START_SECONDS = 10.0
+_LONGEST_ANSWER = 64 * 1024 * 1024
+"""In characters of JSON: several times what a worker in good health can send."""
 
 Parameter = str | int | float | None
 
@@ -54,11 +56,12 @@ class Stop:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
-        self.is_set = False
+        self.why: str | None = None
+        """The `error` that the statement is answered with, when it has been ended."""
 
-    def now(self) -> None:
+    def now(self, why: str = "stopped") -> None:
         with self._lock:
-            self.is_set = True
+            self.why = self.why or why
             if self._process is not None:
                 self._process.kill()
 
@@ -66,7 +69,7 @@ class Stop:
         """From now on it is about this process; about none, once that has answered."""
         with self._lock:
             self._process = process
-            if self.is_set and process is not None:
+            if self.why and process is not None:
                 process.kill()
 
 
@@ -78,6 +81,7 @@ class Sandbox:
         self._uri = uri
         self._seconds = seconds
         self._idle: list[_Worker] = []
+        self._is_closed = False
         self._lock = threading.Lock()
 
     def run(
@@ -102,32 +106,41 @@ class Sandbox:
                 f"The statement has {len(sql)} characters.",
                 hint=f"{worker.LONGEST_SQL} are the most.",
             )
-        request = {
-            "sql": sql,
-            "parameters": dict(parameters or {}),
-            "rows": rows,
-            "cell_characters": cell_characters,
-            "total_bytes": total_bytes,
-            "seconds": self._seconds,
-        }
-        stop = stop or Stop()
+        try:
+            request = json.dumps(
+                {
+                    "sql": sql,
+                    "parameters": dict(parameters or {}),
+                    "rows": rows,
+                    "cell_characters": cell_characters,
+                    "total_bytes": total_bytes,
+                    "seconds": self._seconds,
+                }
+            )
+        except ValueError as error:  # Python writes no integer of more than 4,300 digits
+            raise SqlRejectedError(
+                "A number among the parameters is too large.", hint="64 bits are the most."
+            ) from error
         with self._lock:
             process = self._idle.pop() if self._idle else None
         process = process or _Worker(self._uri)
         try:
-            answer = process.ask(request, stop, self._seconds * PATIENCE)
+            answer = process.ask(request, stop or Stop(), self._seconds * PATIENCE)
         except BaseException:
             process.close()
             raise
-        if process.goes_on:
-            with self._lock:
+        with self._lock:
+            goes_on = process.goes_on and not self._is_closed
+            if goes_on:
                 self._idle.append(process)
-        else:
+        if not goes_on:
             process.close()
         return self._found(answer, sql)
 
     def close(self) -> None:
+        """End the processes that wait; one that is at work ends with its statement."""
         with self._lock:
+            self._is_closed = True
             idle, self._idle = self._idle, []
         for process in idle:
             process.close()
@@ -180,48 +193,39 @@ class _Worker:
         views = {view.name: [column.name for column in view.columns] for view in VIEWS}
         self._first = json.dumps({"uri": uri, "views": views})
 
-    def ask(self, request: Mapping[str, Any], stop: Stop, seconds: float) -> Mapping[str, Any]:
+    def ask(self, request: str, stop: Stop, seconds: float) -> Mapping[str, Any]:
         """Its answer; an `error` of ours where it did not live to give one."""
         stop.attend(self._process)
+        answer: Mapping[str, Any] = {}
         try:
             if self._first:
                 self._first, first = "", self._first
-                started = self._exchange(first, stop, _START_SECONDS)
-                if started:
-                    return started
-            return self._exchange(json.dumps(request), stop, seconds)
+                answer = self._exchange(first, stop, _START_SECONDS)
+            if "error" not in answer:
+                answer = self._exchange(request, stop, seconds)
         finally:
             stop.attend(None)
+        # Whoever ended it may have done so after it had answered.
+        self.goes_on = stop.why is None and answer.get("error") not in ("memory", "file")
+        return answer
 
     def _exchange(self, request: str, stop: Stop, seconds: float) -> dict[str, Any]:
-        late = threading.Event()
-
-        def end() -> None:
-            late.set()
-            self._process.kill()
-
-        timer = threading.Timer(seconds, end)
+        timer = threading.Timer(seconds, stop.now, ["time"])
         timer.daemon = True
         timer.start()
         try:
             self._requests.write(request + "\n")
             self._requests.flush()
-            line = self._answers.readline()
+            line = self._answers.readline(_LONGEST_ANSWER)
         except OSError:  # it is gone
             line = ""
         finally:
             timer.cancel()
-        answer: dict[str, Any] = {}
         if line.endswith("\n"):
-            answer = json.loads(line)
-        elif stop.is_set:
-            answer = {"error": "stopped"}
-        else:
-            # Where memory is short Python may end without a word.
-            answer = {"error": "time" if late.is_set() else "memory"}
-        if late.is_set() or not line or answer.get("error") in ("memory", "file"):
-            self.goes_on = False
-        return answer
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        # Where memory is short Python may end without a word.
+        return {"error": stop.why or "memory"}
 
     @property
     def pid(self) -> int:

@@ -19,7 +19,7 @@ import re
 import signal
 import sqlite3
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -29,8 +29,13 @@ _HEAP_BYTES = 128 * _MEBIBYTE
 _ADDRESS_SPACE_BYTES = 256 * _MEBIBYTE
 _INSTRUCTIONS = 1_000
 """Of SQLite's machine, between two looks at the clock."""
+_OF_THE_FILE = tuple(
+    f"SQLITE_{name}" for name in ("BUSY", "CANTOPEN", "CORRUPT", "IOERR", "NOTADB", "READONLY")
+)
 _COUNTED_MORE = 10_000
 """Rows that are counted beyond those that were asked for."""
+_MESSAGE_CHARACTERS = 1_000
+"""Of an error, which may quote a value of any length."""
 
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: 2_000_000,
@@ -70,13 +75,18 @@ _FUNCTION_NAMES = """
     tanh time timediff total trim trunc typeof unhex unicode unixepoch unlikely upper
 """
 _FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
-_IS_PLAN = re.compile(
-    r"(\s|--[^\n]*(\n|$)|/\*.*?(\*/|$))*explain\s+query\s+plan\b", re.IGNORECASE | re.DOTALL
-)
-_INDEX_NAME = re.compile(r"(?<= INDEX) (?:ix|ux|sqlite_autoindex)_\w+")
-_COMPARED = re.compile(r"\b\w+(?=[=<>])")
+_GAP = r"(?>\s|--[^\n]*|/\*.*?(?:\*/|\Z))"
+"""Taken as SQLite takes it or not at all: no comment is ever longer, and no gap tried twice."""
+_IS_PLAN = re.compile(rf"{_GAP}*+explain{_GAP}++query{_GAP}++plan\b", re.IGNORECASE | re.DOTALL)
+_SCANNED = re.compile(r"(?<=^SCAN )\w+")
+_INDEX_NAME = re.compile(r"(?<= INDEX) [a-z]\w*")
+_COMPARED = re.compile(r"(?<=[ (,])[a-z]\w*(?=[=<>,)])")
 
 Answer = dict[str, Any]
+
+
+class _FileError(Exception):
+    """It cannot be read, or has not the views it should have."""
 
 
 class Reader:
@@ -86,6 +96,7 @@ class Reader:
         self._names = frozenset(views)
         self._columns = frozenset(column for columns in views.values() for column in columns)
         self._read_by_views: frozenset[tuple[str, str, str]] = frozenset()
+        self._view_of: dict[str, str] = {}
         self._schema_version: int | None = None
         self._views = views
         self._public = _connect(":memory:")
@@ -108,17 +119,19 @@ class Reader:
     ) -> Answer:
         """The first rows of what a statement finds, and how many more there are."""
         began = perf_counter()
-        self._learn_what_views_read()
         _stop_after(self._public, seconds)
+        _stop_after(self._cache, seconds)
         is_plan = _IS_PLAN.match(sql)
         checked = sql if is_plan else f"EXPLAIN {sql}"
         self._public.execute(checked, parameters).close()
-        _stop_after(self._cache, seconds)
         self._cache.text_factory = lambda raw: _text(raw, cell_characters)
         found: list[list[Any]] = []
         size, more, all_counted = 0, 0, True
-        with contextlib.closing(self._cache.execute(sql, parameters)) as cursor:
-            names = [column[0] for column in cursor.description or ()]
+        with (
+            self._one_state_of_the_file(),
+            contextlib.closing(self._cache.execute(sql, parameters)) as cursor,
+        ):
+            names = [_cell(column[0], cell_characters) for column in cursor.description or ()]
             try:
                 for row in cursor:
                     if more or len(found) == rows or size > total_bytes:
@@ -147,30 +160,46 @@ class Reader:
         }
 
     def _in_public_words(self, step: str) -> str:
-        """A step of a plan, without the names of indexes and of columns that are private."""
+        """A step of a plan, without names of tables, indexes and columns that are private."""
+        step = _SCANNED.sub(lambda name: self._view_of.get(name[0], name[0]), step)
         step = _INDEX_NAME.sub("", step)
         return _COMPARED.sub(lambda name: name[0] if name[0] in self._columns else "key", step)
 
+    @contextlib.contextmanager
+    def _one_state_of_the_file(self) -> Iterator[None]:
+        """Another program may bring it to a newer schema, but not within this."""
+        try:
+            self._cache.set_authorizer(None)
+            self._cache.execute("BEGIN")
+            self._learn_what_views_read()
+            self._cache.set_authorizer(self._allow)
+        except sqlite3.Error as error:
+            raise _FileError(str(error)) from error
+        try:
+            yield
+        finally:
+            self._cache.set_authorizer(None)
+            self._cache.rollback()  # SQLite may have done so itself, for want of memory
+
     def _learn_what_views_read(self) -> None:
-        """Of the file as it is: another program may have brought it to a newer schema."""
-        self._cache.set_authorizer(None)
         (version,) = self._cache.execute("PRAGMA schema_version").fetchone()
-        if version != self._schema_version:
-            read: set[tuple[str, str, str]] = set()
+        if version == self._schema_version:
+            return
+        read: dict[tuple[str, str, str], None] = {}
 
-            def note(action: int, table: Any, column: Any, _: Any, within: Any) -> int:
-                if action == sqlite3.SQLITE_READ and within in self._names:
-                    read.add((within, table, column))
-                return _allow_functions(action, column, also=sqlite3.SQLITE_READ)
+        def note(action: int, table: Any, column: Any, _: Any, within: Any) -> int:
+            if action == sqlite3.SQLITE_READ and within in self._names:
+                read[within, table, column] = None
+            return _allow_functions(action, column, also=sqlite3.SQLITE_READ)
 
-            # An explanation alone would be of the schema that was known before.
-            self._cache.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            self._cache.set_authorizer(note)
-            for view in self._views:
-                self._cache.execute(f"EXPLAIN SELECT * FROM {view}").close()
-            self._read_by_views = frozenset(read)
-            self._schema_version = version
-        self._cache.set_authorizer(self._allow)
+        # An explanation alone would be of the schema that was known before.
+        self._cache.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        self._cache.set_authorizer(note)
+        for view in self._views:
+            self._cache.execute(f"EXPLAIN SELECT * FROM {view}").close()
+        self._read_by_views = frozenset(read)
+        self._view_of = {table: view for view, table, _ in reversed(read)}
+        self._schema_version = version
 
     def _allow_public(self, action: int, what: Any, column: Any, _: Any, __: Any) -> int:
         if action == sqlite3.SQLITE_READ and not column:
@@ -244,19 +273,33 @@ def _cell(value: Any, characters: int) -> Any:
 
 
 def _answer_or_error(reader: Reader, request: Mapping[str, Any]) -> Answer:
+    _end_after(2 * request["seconds"])
     try:
         return reader.answer(**request)
     except MemoryError:
         return {"error": "memory", "message": "out of memory"}
-    except (OverflowError, ValueError, RecursionError) as error:
-        return {"error": "rejected", "message": str(error)}
-    except (sqlite3.Error, sqlite3.Warning) as error:
-        # Which statement it was is told by its name alone; a misuse has none.
+    except _FileError as error:
+        return {"error": "file", "message": str(error)}
+    except (sqlite3.Error, sqlite3.Warning, OverflowError, ValueError, RecursionError) as error:
+        # What kind it is of is told by SQLite's name of it alone; a misuse has none.
         name = getattr(error, "sqlite_errorname", "") or ""
-        kind = {"SQLITE_INTERRUPT": "time", "SQLITE_NOMEM": "memory"}.get(name, "rejected")
-        if name.startswith(("SQLITE_CORRUPT", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_BUSY")):
-            kind = "file"
-        return {"error": kind, "message": str(error)}
+        return {"error": _kind(name), "message": str(error)[:_MESSAGE_CHARACTERS]}
+    finally:
+        _end_after(0)
+
+
+def _kind(name: str) -> str:
+    if name == "SQLITE_INTERRUPT":
+        return "time"
+    if name.endswith("NOMEM"):
+        return "memory"
+    return "file" if name.startswith(_OF_THE_FILE) else "rejected"
+
+
+def _end_after(seconds: float) -> None:
+    """For when the parent, who would do it sooner, is gone. 0: not at all."""
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _confine_process() -> None:

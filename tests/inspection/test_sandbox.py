@@ -1,8 +1,11 @@
 """Other people's SQL: what is harmless is answered, and nothing else happens."""
 
+import itertools
 import json
+import math
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from itertools import chain
@@ -62,8 +65,24 @@ def left_behind(cache: Cache) -> dict[str, tuple[int, int]]:
     }
 
 
+def nothing_is_held(cache: Cache) -> bool:
+    """Whether a WAL can be folded back: no reader is left in the midst of it."""
+    with cache.write() as connection:
+        projector.record(connection, [observed("order-9")], recorded_at=BORN)
+    return cache.checkpoint(wal_limit_bytes=0)
+
+
 def workers(sandbox: Sandbox) -> list[int]:
     return [idle.pid for idle in sandbox._idle]
+
+
+def open_files() -> int:
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
+def is_there(pid: int) -> bool:
+    """Also where it has ended and nobody has asked how."""
+    return Path(f"/proc/{pid}").exists()
 
 
 def peak_kib(pid: int) -> int:
@@ -85,14 +104,16 @@ def test_what_is_not_a_question_is_refused(cache: Cache, sandbox: Sandbox, kind:
         with pytest.raises(SqlRejectedError) as refusal:
             sandbox.run(sql)
         assert "CREATE TABLE" not in refusal.value.message, sql
+        assert len(str(refusal.value)) < 2_000, sql
     assert left_behind(cache) == before
     assert workers(sandbox) == first
     assert sandbox.run("SELECT count(*) FROM events").rows == [[7]]
+    assert nothing_is_held(cache)
 
 
 def test_a_bomb_is_stopped_in_its_bounds_of_time_and_memory(cache: Cache) -> None:
     sandbox = Sandbox(cache.read_uri, seconds=0.2)
-    before = left_behind(cache)
+    before, open_before = left_behind(cache), open_files()
     for sql in HOSTILE["bombs"]:
         try:
             found = sandbox.run(sql)
@@ -105,7 +126,11 @@ def test_a_bomb_is_stopped_in_its_bounds_of_time_and_memory(cache: Cache) -> Non
             assert peak_kib(pid) < MOST_KIB, sql
     assert left_behind(cache) == before
     assert sandbox.run("SELECT count(*) FROM events").rows == [[7]]
+    assert nothing_is_held(cache)
+    last = workers(sandbox)
     sandbox.close()
+    assert not any(is_there(pid) for pid in last)
+    assert open_files() == open_before
 
 
 def test_a_statement_in_one_instruction_that_does_not_end_is_ended(cache: Cache) -> None:
@@ -142,6 +167,8 @@ def test_a_plan_tells_how_without_private_names(sandbox: Sandbox) -> None:
     assert [row[3] for row in sandbox.run(plan.format("workflows", "created_at_ms")).rows] == [
         "SEARCH workflows USING INDEX (application_name=? AND created_at=?)"
     ]
+    counting = sandbox.run("EXPLAIN QUERY PLAN SELECT count(*) FROM events").rows
+    assert [row[3] for row in counting] == ["SCAN events USING COVERING INDEX"]
     steps = [row[3] for row in sandbox.run(plan.format("steps", "step_name")).rows]
     assert "SEARCH workflows USING INTEGER PRIMARY KEY (key=?)" in steps
     assert not any("ix_" in step or "workflow_key" in step for step in steps)
@@ -160,6 +187,12 @@ def test_parameters_are_bound_as_what_they_are(sandbox: Sandbox) -> None:
         sandbox.run("SELECT :number", {"number": 2**63})
     with pytest.raises(SqlRejectedError, match=r"give each in params"):
         sandbox.run("SELECT :number")
+    with pytest.raises(SqlRejectedError, match="too large"):
+        sandbox.run("SELECT :number", {"number": 10**5_000})
+    assert sandbox.run("SELECT :x", {"x": math.nan}).rows == [[None]]
+    assert sandbox.run("SELECT :x", {"x": "a\x00\n"}).rows == [["a\x00\n"]]
+    with pytest.raises(SqlRejectedError, match="surrogates"):
+        sandbox.run("SELECT :x", {"x": "\ud800"})
 
 
 def test_what_is_beyond_the_limits_of_an_answer_is_counted(sandbox: Sandbox) -> None:
@@ -173,6 +206,7 @@ def test_what_is_beyond_the_limits_of_an_answer_is_counted(sandbox: Sandbox) -> 
     assert found.more > 1_000
     long = "SELECT 'abcdefgh', x'0102030405060708', 1"
     assert sandbox.run(long, cell_characters=4).rows == [["abc…", "x'0102…'", 1]]
+    assert sandbox.run(long, cell_characters=4).columns == ["'ab…", "x'0…", "1"]
 
 
 @pytest.mark.parametrize(
@@ -221,25 +255,92 @@ def test_somebody_else_may_stop_it(sandbox: Sandbox) -> None:
     assert sandbox.run("SELECT 1").rows == [[1]]
 
 
-def test_statements_run_beside_each_other(cache: Cache, sandbox: Sandbox) -> None:
+class Hears(Stop):
+    """Knows when the statement has a process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began = threading.Event()
+        self.pid = 0
+
+    def attend(self, process: subprocess.Popen[str] | None) -> None:
+        super().attend(process)
+        if process is not None:
+            self.pid = process.pid
+            self.began.set()
+
+
+class StopsLate(Stop):
+    """At the last moment: its statement has answered."""
+
+    def attend(self, process: subprocess.Popen[str] | None) -> None:
+        if process is None:
+            self.now()
+        super().attend(process)
+
+
+def test_who_is_stopped_when_it_has_answered_leaves_no_dead_process_to_the_next(
+    sandbox: Sandbox,
+) -> None:
+    assert sandbox.run("SELECT 1", stop=StopsLate()).rows == [[1]]
+    assert workers(sandbox) == []
+    assert sandbox.run("SELECT 2").rows == [[2]]
+
+
+def test_what_is_stopped_before_it_begins_does_not_run(sandbox: Sandbox) -> None:
+    sandbox.run("SELECT 1")
     stop = Stop()
+    stop.now()
+    with pytest.raises(SqlStoppedError, match="was stopped"):
+        sandbox.run("SELECT 1", stop=stop)
+    assert sandbox.run("SELECT 2").rows == [[2]]
+
+
+def test_a_statement_that_runs_while_all_is_closed_leaves_no_process(sandbox: Sandbox) -> None:
+    stop = Hears()
+
+    def run() -> None:
+        with pytest.raises(SqlStoppedError):
+            sandbox.run(ENDLESS, stop=stop)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    stop.began.wait()
+    sandbox.close()
+    assert is_there(stop.pid)
+    stop.now()
+    thread.join()
+    assert not is_there(stop.pid)
+    done = Hears()
+    sandbox.run("SELECT 1", stop=done)
+    assert not is_there(done.pid)
+
+
+def test_statements_and_writers_run_beside_one_that_does_not_end(
+    cache: Cache, sandbox: Sandbox
+) -> None:
+    stop = Hears()
     stopped: list[Exception] = []
 
     def run() -> None:
         try:
-            sandbox.run(ENDLESS, stop=stop)
+            Sandbox(cache.read_uri, seconds=3600).run(ENDLESS, stop=stop)
         except SqlStoppedError as error:
             stopped.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
+    stop.began.wait()
     assert sandbox.run("SELECT count(*) FROM events").rows == [[7]]
-    with cache.write() as connection:
-        projector.record(connection, [observed("order-3")], recorded_at=BORN)
-    assert sandbox.run("SELECT count(*) FROM events").rows == [[8]]
+    # What it may still read stays in the WAL, and nobody waits for that.
+    assert any(not nothing_is_held(cache) for _ in range(1_000))
+    (found,) = sandbox.run("SELECT count(*) FROM events").rows
+    assert found[0] > 7
+    assert not stopped
     stop.now()
     thread.join()
     assert "was stopped." in str(stopped)
+    assert nothing_is_held(cache)
 
 
 def test_a_worker_that_died_is_replaced(sandbox: Sandbox) -> None:
@@ -258,6 +359,59 @@ def test_a_worker_sees_a_schema_that_changed(cache: Cache, sandbox: Sandbox) -> 
             "CREATE VIEW applications AS SELECT kind AS application_name FROM event"
         )
     assert len(sandbox.run("SELECT application_name FROM applications").rows) == 7
+
+
+def test_a_file_that_lost_a_view_is_said_to_be_of_no_use(cache: Cache, sandbox: Sandbox) -> None:
+    sandbox.run("SELECT 1")
+    (view,) = (view for view in VIEWS if view.name == "commands")
+    with cache.write() as connection:
+        connection.exec_driver_sql("DROP VIEW commands")
+    with pytest.raises(StoreError, match=r"cannot be read: no such table"):
+        sandbox.run("SELECT count(*) FROM events")
+    with cache.write() as connection:
+        connection.exec_driver_sql(view.sql)
+    assert sandbox.run("SELECT count(*) FROM events").rows == [[7]]
+
+
+def test_a_schema_that_changes_at_any_moment_gets_no_statement_refused(
+    cache: Cache, sandbox: Sandbox
+) -> None:
+    """It is learned and read in one state of the file."""
+    columns = itertools.cycle(["kind", "application_name"])
+    ended = threading.Event()
+
+    def change() -> None:
+        while not ended.is_set():
+            with cache.write() as connection:
+                connection.exec_driver_sql("DROP VIEW applications")
+                connection.exec_driver_sql(
+                    f"CREATE VIEW applications AS SELECT {next(columns)} AS name FROM event"
+                )
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(150):
+            assert len(sandbox.run("SELECT * FROM applications").rows) == 7
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_damaged_file_is_said_to_be(empty_cache: Path, tmp_path: Path) -> None:
+    whole = empty_cache.read_bytes()
+    damaged = {
+        "nonsense": b"nonsense" * 4096,
+        "cut": whole[: len(whole) // 2],
+        "blank": whole[:100] + bytes(len(whole) - 100),
+    }
+    for name, content in damaged.items():
+        path = tmp_path / f"{name}.sqlite"
+        path.write_bytes(content)
+        sandbox = Sandbox(f"{path.as_uri()}?mode=ro&immutable=1")
+        with pytest.raises(StoreError, match="cannot be read"):
+            sandbox.run("SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM workflows)")
+        sandbox.close()
 
 
 def test_a_file_that_is_only_read_is_looked_into_as_well(cache: Cache) -> None:

@@ -1,18 +1,27 @@
 """The mirror by SQL, as an agent asks for it."""
 
 import json
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import anyio
 import pytest
 
+from dbos_mcp import runtime
 from dbos_mcp.domain import now_ms
 from dbos_mcp.inspection.examples import EXAMPLES
+from dbos_mcp.inspection.sandbox import AT_ONCE, Sandbox, Stop
 from dbos_mcp.inspection.views import VIEWS, View
 from dbos_mcp.server.workflow_rows import ANSWER_BYTES
 from tests.server.conftest import Ask, Place, ToolFailedError, mirrored
 from tests.upstream import APP, workflow
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+CROSS = f"SELECT count(*) FROM {', '.join(f'workflows AS w{n}' for n in range(12))}"
+BOMBS = [ENDLESS, CROSS] * AT_ONCE
+"""As many wait for their turn as run."""
 
 
 async def test_a_statement_is_answered_with_its_time_and_how_fresh_it_is(
@@ -108,24 +117,67 @@ async def test_a_refusal_says_what_to_do(
         assert told in str(failure.value)
 
 
-async def test_a_long_statement_delays_nothing_and_ends_with_its_call(place: Place) -> None:
-    """Three of them: one more than run at once."""
+class Watched(Stop):
+    """Of each statement: whether it has a process, and whether that is done with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pid = 0
+        self.is_done = False
+
+    def attend(self, process: subprocess.Popen[str] | None) -> None:
+        super().attend(process)
+        if process is None:
+            self.is_done = True
+        else:
+            self.pid = process.pid
+
+
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> list[Watched]:
+    """All that are asked for. Each has an hour."""
+    asked: list[Watched] = []
+
+    def watched() -> Watched:
+        asked.append(Watched())
+        return asked[-1]
+
+    monkeypatch.setattr(runtime, "Stop", watched)
+    monkeypatch.setattr(runtime, "Sandbox", partial(Sandbox, seconds=3600))
+    return asked
+
+
+async def ask_for(ask: Ask, sql: str) -> None:
+    await ask("query_sql", sql=sql)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(30):
+        while not condition():
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_statements_that_do_not_end_delay_nothing_and_end_with_their_calls(
+    place: Place, statements: list[Watched]
+) -> None:
     async with place.asking() as ask:
         await mirrored(ask)
         async with anyio.create_task_group() as calls:
-            for _ in range(3):
-                calls.start_soon(ask_for_ever, ask)
-            for _ in range(3):
-                assert "job-001" in await ask("list_workflows", application_name=APP)
-                assert "live" in await ask("sync_now")
+            for sql in BOMBS:
+                calls.start_soon(ask_for, ask, sql)
+            await until(lambda: len(statements) == len(BOMBS))
+            await until(lambda: sum(bool(each.pid) for each in statements) == AT_ONCE)
+            place.tables.add(workflow("late", now_ms()))
+            assert "live" in await ask("sync_now")
+            assert "late" in await ask("list_workflows", application_name=APP)
+            assert "late" in await ask("get_workflow", application_name=APP, workflow_id="late")
+            assert "\nworkflows (" in await ask("describe_schema")
+            assert not any(each.is_done for each in statements)
             calls.cancel_scope.cancel()
-        assert await ask("query_sql", sql="SELECT 7")
-
-
-async def ask_for_ever(ask: Ask) -> None:
-    while True:
-        with pytest.raises(ToolFailedError, match="stopped"):
-            await ask("query_sql", sql=ENDLESS)
+        running = [each.pid for each in statements if each.pid]
+        await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running))
+        assert "7" in await ask("query_sql", sql="SELECT 7")
+        assert [bool(each.pid) for each in statements].count(True) == AT_ONCE + 1
 
 
 async def test_the_schema_is_told_within_the_budget(place: Place, era: str) -> None:
