@@ -26,7 +26,7 @@ def metadata(cache: Path) -> dict[str, Any]:
     queries = {
         example.name: {
             "title": example.question,
-            "description": ", ".join(f"{k}: {v}" for k, v in example.parameters.items()),
+            "description": ", ".join(f"{k}, such as {v}" for k, v in example.parameters.items()),
             "sql": _CLAUSE.sub("\n", example.sql),
             "params": ["application_name", *example.parameters],
         }
