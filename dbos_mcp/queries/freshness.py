@@ -1,5 +1,6 @@
 """How old, how complete and how live an answer is: it ends every one of them."""
 
+import math
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, select
@@ -75,20 +76,22 @@ def freshness_of_all(connection: Connection) -> Freshness:
     """Of an answer about every application: as old as the oldest of those that are live."""
     states = sync_state.load_all(connection)
     names = connection.execute(select(col(ApplicationRow.application_name))).scalars().all()
-    behind, live = [], [freshness(connection).as_of]
+    whole = freshness(connection)
+    away = math.inf if whole.offline_since is None else whole.offline_since
+    behind, live = [], [whole.as_of]
     for name in sorted(names):
         state = states.get(name)
         if state is None or state.succeeded_at is None:
             behind.append(f"{name} is not looked at yet")
-        elif state.offline_since is not None:
+        elif state.offline_since is not None and state.offline_since < away:
             behind.append(f"{name} is offline since {format_time(state.offline_since)}")
-        elif state.last_error is not None:
+        elif state.last_error is not None and state.offline_since is None:
             behind.append(f"{name} is not read since {format_time(state.succeeded_at)}")
         else:
             live.append(state.succeeded_at)
     seen = [as_of for as_of in live if as_of is not None]
     as_of = min(seen) if len(seen) == len(live) else None
-    return replace(freshness(connection), as_of=as_of, behind=tuple(behind))
+    return replace(whole, as_of=as_of, behind=tuple(behind))
 
 
 def last_seen(connection: Connection, application_name: str | None = None) -> int | None:
