@@ -137,7 +137,7 @@ def test_values_come_whole_until_there_is_too_much_of_them(run: Run) -> None:
         (["sql", "SELECT :a", "--param", "a"], 2, "is not NAME=VALUE"),
         (["sql", "SELECT :a", "--param=a=1", "--param=:a=2"], 2, "is given twice"),
         (["sql", ENDLESS, "--timeout", "0.1"], 1, "--timeout SECONDS"),
-        (["sql", GREEDY], 1, "too much memory"),
+        (["sql", GREEDY, "--timeout", "60"], 1, "too much memory"),
         (["schema", "workflow"], 2, "did you mean workflows?"),
     ],
 )  # fmt: skip
