@@ -7,6 +7,7 @@ Exit codes, as dbosctl's: 1 it failed, 2 wrong usage, 3 a login is needed, 4 not
 import json
 import logging
 import os
+import pydoc
 import re
 import shlex
 import sys
@@ -34,20 +35,21 @@ from rich.text import Text
 
 from dbos_mcp import __version__, files
 from dbos_mcp.conductor.device_login import DeviceLogin
-from dbos_mcp.domain import now_ms, tell_time
+from dbos_mcp.domain import format_duration, now_ms, tell_time
 from dbos_mcp.errors import (
     DbosMcpError,
     LoginPendingError,
     NotFoundError,
+    SqlTimeoutError,
     UnavailableError,
     UsageError,
 )
 from dbos_mcp.incident import selection
 from dbos_mcp.incident.export import Exported
 from dbos_mcp.incident.export import export as write_export
+from dbos_mcp.inspection import sandbox
 from dbos_mcp.inspection import schema as in_use
 from dbos_mcp.inspection.datasette import metadata
-from dbos_mcp.inspection.sandbox import Parameter, Sandbox
 from dbos_mcp.login import Account, LoggedIn, LoginFlow, log_out, who_am_i
 from dbos_mcp.queries.freshness import now_offline
 from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus, sync_status
@@ -77,11 +79,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-SQL_CELL_CHARACTERS = 100_000
+SQL_CELL_CHARACTERS = 2_000_000
+"""As long as a value can be: what programs get is whole."""
 SQL_BYTES = 8_000_000
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def main() -> None:
@@ -723,46 +726,86 @@ def sql(
         SqlFormat.TABLE
     ),
     param: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="For :NAME; repeat for more.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="For :NAME; repeat for more. 5 and 1.5 are numbers; 05 and 1.50 are text.",
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="The most rows.")] = 1000,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=600, metavar="SECONDS", help="How long it may take.")
+    ] = sandbox.SECONDS,
 ) -> None:
     """Run one SELECT over the mirror's views, which `dbos-mcp schema` tells."""
-    text = sys.stdin.read() if statement == "-" else statement
-    parameters = dict(_parameter(given) for given in param or [])
+    text = _stdin() if statement == "-" else statement
+    parameters = _parameters(param or [])
     cache = open_cache(_existing_cache(context.obj.target()), writable=False)
-    sandbox = Sandbox(cache.read_uri)
+    box = sandbox.Sandbox(cache.read_uri, seconds=timeout)
     try:
-        with _until_interrupted():
-            found = sandbox.run(
+        with _until_interrupted(), err.status("Looking…"):
+            found = box.run(
                 text,
                 parameters,
                 rows=limit,
                 cell_characters=SQL_CELL_CHARACTERS,
                 total_bytes=SQL_BYTES,
             )
+    except SqlTimeoutError as error:
+        error.hint = f"{error.hint} Or give it longer, with --timeout SECONDS."
+        raise
     finally:
-        sandbox.close()
+        box.close()
         cache.close()
-    shown = written(found, form, for_people=out.is_terminal)
-    if out.is_terminal and len(found.rows) >= out.height:
-        with out.pager():
-            out.print(shown, markup=False, end="")
-    else:
-        typer.echo(shown.encode(), nl=False)  # bytes are left as they are
+    _show(written(found, form, terminal=out.width if out.is_terminal else None))
+    total = len(found.rows) + found.more
     if found.more:
-        total = len(found.rows) + found.more
         more = "" if found.all_counted else "more than "
-        _print_warning(f"{len(found.rows)} of {more}{total} rows; --limit takes more.")
+        cut = f"cut at {_size(SQL_BYTES)}: select less"
+        if len(found.rows) == limit:
+            cut = "--limit takes more"
+        _print_warning(f"{len(found.rows)} of {more}{total} rows; {cut}.")
+    elif out.is_terminal and err.is_terminal:
+        rows = "1 row" if total == 1 else f"{total} rows"
+        err.print(f"{rows}, {format_duration(round(found.ms))}")
 
 
-def _parameter(given: str) -> tuple[str, Parameter]:
-    name, equals, value = given.partition("=")
-    if not (name and equals):
-        raise UsageError(f"--param {given!r} is not NAME=VALUE.")
-    if re.fullmatch(r"-?\d{1,18}", value):
-        return name, int(value)
-    return name, float(value) if re.fullmatch(r"-?\d+\.\d+", value) else value
+def _stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError("The statement on stdin is not UTF-8.") from error
+
+
+def _show(text: str) -> None:
+    """Through $PAGER where it is longer than the terminal."""
+    if out.is_terminal and text.count("\n") >= out.height:
+        pydoc.pager(text)
+    else:
+        typer.echo(text.encode(), nl=False)  # bytes are left as they are
+
+
+def _parameters(given: Sequence[str]) -> dict[str, sandbox.Parameter]:
+    parameters: dict[str, sandbox.Parameter] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        name = name.removeprefix(":")
+        if not (name and equals):
+            raise UsageError(f"--param {each!r} is not NAME=VALUE.")
+        if name in parameters:
+            raise UsageError(f"--param {name!r} is given twice.")
+        parameters[name] = _value(value)
+    return parameters
+
+
+def _value(text: str) -> sandbox.Parameter:
+    """A number where it would be written just so: an id like 0012 and a version like 3.10 are not.
+    SQLite compares either with a column as the column's type has it, but not with a result."""
+    if re.fullmatch(r"-?\d{1,19}", text) and str(number := int(text)) == text:
+        return number if -(2**63) <= number < 2**63 else text
+    if re.fullmatch(r"-?\d{1,300}\.\d+", text) and str(real := float(text)) == text:
+        return real
+    return text
 
 
 @app.command()

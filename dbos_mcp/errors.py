@@ -21,7 +21,8 @@
     └── QueryError
         ├── InvalidCursorError
         ├── SqlRejectedError       it is no statement that may be run here
-        └── SqlStoppedError        it went beyond its time or memory
+        └── SqlStoppedError        it went beyond its memory
+            └── SqlTimeoutError    it went beyond its time
 
 They are translated once on the way in (`conductor/client.py`) and once on the way out
 (`server/tools/define.py` to ToolError, `cli.py` to an exit code). In between they rise.
@@ -172,6 +173,10 @@ class SqlRejectedError(QueryError):
 
 
 class SqlStoppedError(QueryError):
-    """SQL that went beyond its time or memory."""
+    """SQL that went beyond what it may use."""
 
     exit_code = 1
+
+
+class SqlTimeoutError(SqlStoppedError):
+    """SQL that went beyond its time."""

@@ -3,22 +3,23 @@
 import csv
 import io
 import json
+import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dbos_mcp import cli
 from dbos_mcp.inspection.examples import EXAMPLES
 from dbos_mcp.inspection.views import VIEWS
 from dbos_mcp.store import projector
 from dbos_mcp.store.events import ApplicationObserved
 from dbos_mcp.store.migrate import open_cache
-from tests import command_line
-from tests.command_line import Done, command, environment
+from tests.command_line import Done, environment
 from tests.store.factories import BORN, observed
 
 EVIL = 'a,"b|<i>\x1b[31m\n\u202e'
@@ -30,23 +31,49 @@ GREEDY = """
     SELECT s || i FROM (SELECT max(s) AS s FROM long), n ORDER BY 1
 """
 
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+
+LARGE = """
+    WITH RECURSIVE
+    long(s) AS (SELECT 'aaaaaaaa' UNION ALL SELECT s || s FROM long WHERE length(s) < 1000000),
+    one(s) AS (SELECT max(s) FROM long)
+    SELECT s FROM one, json_each('[1,2,3,4,5,6,7,8,9,10,11,12]')
+"""
+
 Run = Callable[..., Done]
 
 
 @pytest.fixture
-def run(cache_path: Path, tmp_path: Path) -> Run:
-    """`dbos-mcp --offline …` on a mirror of two workflows."""
+def run(
+    cache_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> Iterator[Run]:
+    """`dbos-mcp --offline …` on a mirror of two workflows. In this process: to start another one
+    takes seconds."""
     cache = open_cache(cache_path)
     with cache.write() as connection:
         shop = ApplicationObserved(application_name="shop", application_id="1", status="AVAILABLE")
         facts = [shop, observed("order-1", error=EVIL), observed("order-2", queue_name="q")]
         projector.record(connection, facts, recorded_at=BORN)
     cache.close()
+    monkeypatch.setattr("os.environ", environment(tmp_path))
+    logs = logging.root.handlers[:]
 
-    def run(*arguments: str) -> Done:
-        return command_line.run(tmp_path, "--offline", "--cache", str(cache_path), *arguments)
+    def run(*arguments: str, stdin: bytes = b"") -> Done:
+        before = ["--offline", "--cache", str(cache_path)]
+        monkeypatch.setattr(sys, "argv", ["dbos-mcp", *before, *arguments])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capfdbinary.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return Done(arguments, code, shown.out.decode(), shown.err.decode())
 
-    return run
+    yield run
+    logging.root.handlers[:] = logs
 
 
 ALL = "SELECT workflow_id, error, queue_name, created_at_ms FROM workflows ORDER BY 1"
@@ -75,21 +102,18 @@ def test_programs_get_values_as_they_are(run: Run) -> None:
 def test_markdown_is_a_table_that_no_value_can_leave(run: Run) -> None:
     lines = run("sql", ALL, "--format", "markdown").stdout.splitlines()
     assert lines[1] == "| --- | --- | --- | --- |"
-    assert lines[2].startswith(r'| order-1 | a,"b\|&lt;i>\\x1b[31m\\n\\u202e |  | 1790')
+    assert lines[2].startswith(r'| order-1 | a,"b\|\<i\>\\x1b\[31m\\n\\u202e |  | 1790')
     assert len(lines) == 4
 
 
-def test_a_statement_comes_from_stdin_too_with_parameters_as_what_they_are(
-    run: Run, cache_path: Path, tmp_path: Path
-) -> None:
-    run("schema")
-    done = subprocess.run(
-        [*command("--offline", "--cache", str(cache_path), "sql", "-", "--format", "json"),
-         "--param", "a=1", "--param", "b=1.5", "--param", "c=x=y", "--param", "d=01a"],
-        env=environment(tmp_path), input="SELECT :a AS a, :b AS b, :c AS c, :d AS d",
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    assert json.loads(done.stdout) == [{"a": 1, "b": 1.5, "c": "x=y", "d": "01a"}]
+def test_a_statement_comes_from_stdin_too_with_parameters_as_what_they_are(run: Run) -> None:
+    given = {"a": "1", "b": "1.5", "c": "x=y", "d": "0012", "e": "3.10", "f": "", "g": "9" * 19}
+    statement = "\ufeff-- all\nSELECT :a a, :b b, :c c, :d d, :e e, :f f, :g g; -- of them\n"
+    parameters = [f"--param={name}={value}" for name, value in given.items()]
+    done = run("sql", "-", "--format", "json", *parameters, stdin=statement.encode())
+    assert json.loads(done.stdout) == [{**given, "a": 1, "b": 1.5}]
+    done = run("sql", "-", stdin="SELECT 'é'".encode("latin-1"))
+    assert (done.returncode, done.stderr) == (2, "Error: The statement on stdin is not UTF-8.\n")
 
 
 def test_what_is_left_out_is_said_beside_the_rows(run: Run) -> None:
@@ -98,13 +122,22 @@ def test_what_is_left_out_is_said_beside_the_rows(run: Run) -> None:
     assert done.stderr == "Warning: 1 of 2 rows; --limit takes more.\n"
 
 
+def test_values_come_whole_until_there_is_too_much_of_them(run: Run) -> None:
+    done = run("sql", LARGE, "--format", "csv")
+    lengths = [len(line) for line in done.stdout.splitlines()[1:]]
+    assert {*lengths} == {1_048_576}
+    assert done.stderr == f"Warning: {len(lengths)} of 12 rows; cut at 8.0 MB: select less.\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
         (["sql", "SELECT * FROM workflow"], 2, "Did you mean workflows?"),
         (["sql", "DELETE FROM workflows"], 2, "One SELECT"),
         (["sql", "SELECT :a", "--param", "a"], 2, "is not NAME=VALUE"),
-        (["sql", GREEDY], 1, "too much memory"),
+        (["sql", "SELECT :a", "--param=a=1", "--param=:a=2"], 2, "is given twice"),
+        (["sql", ENDLESS, "--timeout", "0.1"], 1, "--timeout SECONDS"),
+        (["sql", GREEDY, "--timeout", "60"], 1, "too much memory"),
         (["schema", "workflow"], 2, "did you mean workflows?"),
     ],
 )  # fmt: skip
@@ -126,11 +159,8 @@ def test_the_schema_is_shown_whole_or_by_view(run: Run) -> None:
     )
 
 
-def test_a_mirror_that_is_missing_is_exit_code_4(tmp_path: Path) -> None:
-    done = command_line.run(
-        tmp_path, "--offline", "--cache", str(tmp_path / "no"), "sql", "SELECT 1"
-    )
-    assert done.returncode == 4
+def test_a_mirror_that_is_missing_is_exit_code_4(run: Run, tmp_path: Path) -> None:
+    assert run("--cache", str(tmp_path / "no"), "sql", "SELECT 1").returncode == 4
 
 
 def test_datasette_opens_a_copy_and_answers_the_examples(

@@ -1,5 +1,6 @@
 """Datasette's metadata for a cache file: what the views mean, and the examples as its queries."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,9 @@ from sqlmodel import SQLModel
 
 from dbos_mcp.inspection.examples import EXAMPLES
 from dbos_mcp.inspection.views import VIEWS
+
+_CLAUSE = re.compile(" (?=FROM|WHERE|AND|GROUP|HAVING|ORDER)")
+"""Begins a line of its own: Datasette shows a statement as it is written."""
 
 
 def metadata(cache: Path) -> dict[str, Any]:
@@ -22,7 +26,8 @@ def metadata(cache: Path) -> dict[str, Any]:
     queries = {
         example.name: {
             "title": example.question,
-            "sql": example.sql,
+            "description": ", ".join(f"{k}, such as {v}" for k, v in example.parameters.items()),
+            "sql": _CLAUSE.sub("\n", example.sql),
             "params": ["application_name", *example.parameters],
         }
         for example in EXAMPLES

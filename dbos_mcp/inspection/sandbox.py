@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from dbos_mcp.errors import SqlRejectedError, SqlStoppedError, StoreError
+from dbos_mcp.errors import SqlRejectedError, SqlStoppedError, SqlTimeoutError, StoreError
 from dbos_mcp.inspection import worker
 from dbos_mcp.inspection.views import VIEWS, nearest
 
@@ -151,7 +151,7 @@ class Sandbox:
             case None:
                 return Found(**answer)
             case "time":
-                raise SqlStoppedError(
+                raise SqlTimeoutError(
                     f"The statement was stopped after {self._seconds:g} s.",
                     hint="Ask for less: application_name = '…' with a range of created_at_ms is"
                     " found by an index; EXPLAIN QUERY PLAN says SEARCH where one is used.",

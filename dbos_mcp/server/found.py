@@ -1,14 +1,17 @@
 """What SQL found, as text for people and for programs."""
 
-import csv
-import io
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
+
+from rich.cells import cell_len
 
 from dbos_mcp.inspection.sandbox import Found
 from dbos_mcp.server.render import compact_json, plain
 
 WIDEST = 60
+LONGEST = 2_000
+"""Of a value that has lines to itself."""
 
 
 class SqlFormat(StrEnum):
@@ -18,50 +21,76 @@ class SqlFormat(StrEnum):
     MARKDOWN = "markdown"
 
 
-def written(found: Found, form: SqlFormat, *, for_people: bool) -> str:
-    """All rows. What people look at has no character that could move their terminal's cursor."""
+def written(found: Found, form: SqlFormat, *, terminal: int | None = None) -> str:
+    """All rows, for programs, or for people at a terminal of so many columns: what they look at has
+    no character that could move its cursor."""
     match form:
         case SqlFormat.JSON:
             return "[" + ",\n ".join(_object(found.columns, row) for row in found.rows) + "]\n"
         case SqlFormat.CSV:
-            return _csv(found, for_people=for_people)
+            field = _csv if terminal is None else _visible_csv
+            lines = (found.columns, *found.rows)
+            return "".join(",".join(map(field, line)) + "\n" for line in lines)
         case SqlFormat.MARKDOWN:
-            lines = [found.columns, ["---"] * len(found.columns), *found.rows]
-            return "".join(f"| {' | '.join(map(_markdown, line))} |\n" for line in lines)
+            return _markdown(found)
         case SqlFormat.TABLE:
-            return _aligned(found)
+            return _table(found, terminal)
 
 
 def _object(columns: Sequence[str], row: Sequence[object]) -> str:
     """Of columns with one name the last one counts, as everywhere in JSON."""
     text = compact_json(dict(zip(columns, row, strict=True)))
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
-def _csv(found: Found, *, for_people: bool) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    for line in (found.columns, *found.rows):
-        writer.writerow([_whole(value) for value in line] if for_people else line)
-    return file.getvalue()
+def _csv(value: object) -> str:
+    """As RFC 4180 has it, and as PostgreSQL and DuckDB tell null from an empty text, which Python
+    before 3.12 cannot: the one has no quotes, the other has."""
+    if value is None:
+        return ""
+    text = str(value)
+    return text if text and not set(text) & set(',"\r\n') else '"' + text.replace('"', '""') + '"'
 
 
-def _markdown(value: object) -> str:
-    return _whole(value).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+def _visible_csv(value: object) -> str:
+    return _csv(value if value is None else plain(value, limit=len(str(value)) + 1))
 
 
-def _aligned(found: Found) -> str:
+def _markdown(found: Found) -> str:
+    from dbos_mcp.report.markdown import text  # templates, which nothing else here needs
+
+    def cell(value: object) -> str:
+        written = plain(value, limit=len(str(value)) + 1)
+        return str(text(written, len(written))) if isinstance(value, str) else written
+
+    rules = ["---"] * len(found.columns)
+    lines = [map(cell, found.columns), rules, *(map(cell, row) for row in found.rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _table(found: Found, terminal: int | None) -> str:
+    """Aligned; where that is wider than the terminal, each row as lines of its own."""
     lines = [[plain(v, limit=WIDEST) for v in line] for line in (found.columns, *found.rows)]
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    widths = [max(map(cell_len, cells)) for cells in zip(*lines, strict=True)]
+    if terminal is not None and found.rows and sum(widths) + 2 * (len(widths) - 1) > terminal:
+        return _records(found)
     lines.insert(1, ["-" * width for width in widths])
-    return "".join(
-        "  ".join(
-            cell.ljust(width) for cell, width in zip(line, widths, strict=True)
-        ).rstrip() + "\n"
-        for line in lines
-    )  # fmt: skip
+    return "".join(_line(line, widths) for line in lines)
 
 
-def _whole(value: object) -> str:
-    text = "" if value is None else str(value)
-    return plain(text, limit=len(text) + 1)
+def _records(found: Found) -> str:
+    names = [plain(name, limit=WIDEST) for name in found.columns]
+    widths = [max(map(cell_len, names)), 0]
+    lines: list[str] = []
+    for number, row in enumerate(found.rows, start=1):
+        values = (plain(value, limit=LONGEST) for value in row)
+        lines.append(f"-- {number}\n")
+        lines += (_line(line, widths) for line in zip(names, values, strict=True))
+    return "".join(lines)
+
+
+def _line(cells: Iterable[str], widths: Iterable[int]) -> str:
+    padded = (
+        cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)
+    )
+    return "  ".join(padded).rstrip() + "\n"
