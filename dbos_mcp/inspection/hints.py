@@ -6,6 +6,7 @@ Each hint has a statement that works and is near to what was asked; a test runs 
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from dbos_mcp.domain import FAILED, WorkflowStatus
@@ -68,7 +69,7 @@ OF_STATEMENTS = (
     ),
     Advice(
         r"\binterval\b|\b(now|getdate|sysdate|current_timestamp|dateadd|date_sub|date_add)\s*\("
-        r"|\b(date|timestamp|timestamptz)\s*''",
+        r"|\b(date|timestamp|timestamptz)\s*'",
         "Compare _ms with strftime('%s', …) * 1000.",
         _SINCE,
     ),
@@ -134,7 +135,6 @@ OF_STATEMENTS = (
         "SELECT attributes ->> '$.customer' AS customer, count(*) FROM workflows GROUP BY customer",
     ),
     Advice(r"\bselect\s+top\b|\bfetch\s+(first|next)\b", "LIMIT.", _ANY),
-    Advice(r"\blateral\b", "Join a subquery, or json_each(column).", _LATEST),
 )
 
 OF_MESSAGES = (
@@ -206,7 +206,7 @@ MISLEADING = (
 _TABLES = {
     "workflows": "workflow_status runs executions jobs tasks workflow_runs",
     "steps": "operation_outputs workflow_steps step_outputs operations",
-    "events": "event_log log logs history changes workflow_history audit",
+    "events": "event_log log logs history changes workflow_history workflow_events audit",
     "failures": "errors failed failed_workflows",
     "executors": "workers hosts processes",
     "applications": "apps",
@@ -241,13 +241,17 @@ _COLUMNS = {
 """What agents write for a view, and for a column: the first of these that the view has."""
 
 _SKIPPED = re.compile(r"""'(?:[^']|'')*(?:'|$)|"[^"]*(?:"|$)|--[^\n]*|/\*.*?(?:\*/|$)""", re.DOTALL)
+_TIME_TEXT = re.compile(r"'(?:%s|(?:%Y-%m-%d|\d{4}-\d\d-\d\d) [\w%:. +-]*)'")
+_WORD_TEXT = re.compile(r"'\w*'")
 _PARAMETER = re.compile(r"[:@$](\w+)")
-_QUOTED = re.compile(r'(?<!\w)(?<!as )(?<!\.)"(\w+)"', re.IGNORECASE)
+_QUOTED = re.compile(r'"(\w+)"')
+_NAMED = re.compile(r'\bas\s+"(\w+)"|"(\w+)"\s+as\s*\(', re.IGNORECASE)
 _NO_TABLE = re.compile(r"no such table: (.*)")
-_NO_COLUMN = re.compile(r"(?:no such column: |no column named )(.*)")
+_NO_COLUMN = re.compile(r"(?:no such column: |no column named )(\S+)")
 _FUNCTION = re.compile(r"(?:no such function|use function): (\w+)")
 _NEAR_WORD = re.compile(r'near "(\w+)": syntax error')
 _KEYWORDS = ("select", "from", "where", "group", "order", "limit", "having", "join", "with")
+_FORBIDDEN = re.compile("not authorized|prohibited|cannot modify")
 _IS_QUESTION = re.compile(r"\s*(select|with|values|explain)\b", re.IGNORECASE)
 _ALL = "Views: " + ", ".join(view.name for view in VIEWS)
 _OF_VALUES = {"status": tuple(WorkflowStatus), "kind": tuple(KINDS)}
@@ -257,15 +261,15 @@ _OTHER_STATUSES = re.compile(r"\b(executors|applications)\b", re.IGNORECASE)
 def refuse_misleading(sql: str, parameters: Mapping[str, object]) -> None:
     """Raises SqlRejectedError: SQLite would answer, but not what was asked."""
     whole = _with_values(sql, parameters)
-    code = _without(whole, texts=False)
+    code = _code(whole, _TIME_TEXT)
     for advice in MISLEADING:
         if re.search(advice.pattern, code, re.IGNORECASE):
             raise SqlRejectedError(advice.words, hint=_try(advice.example))
-    emptied = _without(whole, texts=True)
-    columns = {column.name for view in _mentioned(emptied) or VIEWS for column in view.columns}
-    for name in _QUOTED.findall(emptied):
-        near = nearest(_snake(name), columns)
-        if near and name.lower() not in columns and not name.isupper():
+    columns = {column.name for view in _mentioned(code) or VIEWS for column in view.columns}
+    named = {*columns, *(view.name for view in VIEWS), *_named(code)}
+    for name in _QUOTED.findall(code):
+        near = get_close_matches(_snake(name), columns, n=1, cutoff=0.8)
+        if near and name.lower() not in named and not name.isupper():
             raise SqlRejectedError(
                 f"There is no column {name[:80]}: SQLite takes it for a text.",
                 hint=f"Did you mean {near[0]}? Texts stand in single quotes.",
@@ -274,14 +278,14 @@ def refuse_misleading(sql: str, parameters: Mapping[str, object]) -> None:
 
 def unknown_value(sql: str, parameters: Mapping[str, object]) -> str | None:
     """That nothing has the status, or is of the kind, that was asked for: why nothing was found."""
-    code = _without(_with_values(sql, parameters), texts=False)
+    code = _code(_with_values(sql, parameters), _WORD_TEXT)
     for name, known in _OF_VALUES.items():
         if name == "status" and _OTHER_STATUSES.search(code):
             continue
-        compared = rf"\b{name}\s*(?:=|==|<>|!=|\bin)\s*\(?\s*((?:'[^']*'[\s,]*)+)"
+        compared = rf"\b{name}\s*(?:=|==|<>|!=|(?:not\s+)?in\b)\s*\(?\s*((?:'[^']*'[\s,]*)+)"
         for values in re.findall(compared, code, re.IGNORECASE):
             for value in re.findall(r"'([^']*)'", values):
-                if value not in known:
+                if value and value not in known:
                     also = f" (is_failed: {' or '.join(FAILED)})" if name == "status" else ""
                     return f"No {name} is known as '{value}'. Known: {', '.join(known)}{also}."
     return None
@@ -289,7 +293,7 @@ def unknown_value(sql: str, parameters: Mapping[str, object]) -> str | None:
 
 def hint(message: str, sql: str) -> str:
     """What may have been meant, and a statement that works."""
-    code = _without(sql, texts=True)
+    code = _code(sql)
     if match := _NO_TABLE.search(message):
         return _about_table(match[1], code)
     name = match[1] if (match := _NO_COLUMN.search(message)) else None
@@ -309,9 +313,9 @@ def hint(message: str, sql: str) -> str:
     if function:
         return f"SQLite's own functions for text, times and JSON are there. {_any(view)}"
     word = match[1].lower() if (match := _NEAR_WORD.search(message)) else ""
-    if word not in _KEYWORDS and (near := nearest(word, _KEYWORDS)):
+    if word not in _KEYWORDS and (near := get_close_matches(word, _KEYWORDS, n=1, cutoff=0.7)):
         return f"Did you mean {near[0].upper()}? {_any(view)}"
-    if _IS_QUESTION.match(code):
+    if _IS_QUESTION.match(code) and not _FORBIDDEN.search(message):
         return f"describe_schema tells views, columns and examples. {_any(view)}"
     return (
         "One SELECT (or WITH … SELECT, EXPLAIN QUERY PLAN) over the views is answered, nothing"
@@ -334,19 +338,21 @@ def _about_table(name: str, code: str) -> str:
 
 def _elsewhere(name: str, code: str) -> str | None:
     """Of a column that is one of other views, or that a subquery does not pass on."""
-    bare = _snake(name.rpartition(".")[2])
+    alias, _, bare = name.lower().rpartition(".")
     views = [view for view in VIEWS if _has(view, bare)]
-    if not views or bare != name.rpartition(".")[2].strip('"`[]').lower():
+    if not views:
         return None
     here = [view for view in _mentioned(code) if view in views]
     told = f"{bare} is a column of {', '.join(view.name for view in here or views)}"
-    if here:
+    if others := _mentioned(code, alias) if alias else ():
+        told += f", not of {others[0].name}"
+    if here and not others:
         return f"{told}: select it in a subquery as well. {_try(_one(bare, here[0]))}"
-    mentioned = [view for view in _mentioned(code) if _has(view, "workflow_id")]
-    if mentioned and _has(views[0], "workflow_id"):
-        joined = f"{views[0].name} JOIN {mentioned[0].name} USING (application_name, workflow_id)"
-        return f"{told}. {_try(f'SELECT workflow_id, {views[0].name}.{bare} FROM {joined}')}"
-    return f"{told}. {_try(_one(bare, views[0]))}"
+    source, other = (here or views)[0], (*others, *_mentioned(code))[:1]
+    if other and all(_has(view, "workflow_id") for view in (source, *other)):
+        joined = f"{source.name} JOIN {other[0].name} USING (application_name, workflow_id)"
+        return f"{told}. {_try(f'SELECT workflow_id, {source.name}.{bare} FROM {joined}')}"
+    return f"{told}. {_try(_one(bare, source))}"
 
 
 def _about_column(name: str, code: str) -> str:
@@ -374,6 +380,11 @@ def _mentioned(code: str, alias: str = "") -> Sequence[View]:
     return [view for view in VIEWS if re.search(rf"\b{view.name}{behind}", code, re.IGNORECASE)]
 
 
+def _named(code: str) -> set[str]:
+    """What a statement itself gives a name in double quotes."""
+    return {match[match.lastindex or 1].lower() for match in _NAMED.finditer(code)}
+
+
 def _has(view: View, column: str) -> bool:
     return any(each.name == column for each in view.columns)
 
@@ -388,13 +399,13 @@ def _with_values(sql: str, parameters: Mapping[str, object]) -> str:
     return _PARAMETER.sub(value, sql)
 
 
-def _without(sql: str, *, texts: bool) -> str:
-    """Without comments; and, if it is asked for, with nothing in its texts."""
+def _code(sql: str, texts: re.Pattern[str] | None = None) -> str:
+    """Without comments, and with nothing in texts but in those of that form."""
 
     def kept(found: re.Match[str]) -> str:
         match found[0][0]:
             case "'":
-                return "''" if texts else found[0]
+                return found[0] if texts and texts.fullmatch(found[0]) else "''"
             case '"':
                 return found[0]
             case _:

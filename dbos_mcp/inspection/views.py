@@ -141,8 +141,10 @@ WORKFLOWS = View(
             deadline="when it is cancelled unless it has ended",
         ),
         *_plain(_W, timeout_ms="how long it may run, in milliseconds"),
-        Column("duration_ms", _DURATION, "from dequeued_at, else created_at, to completed_at; null before"),
-        Column("queue_wait_ms", f"{_W}.dequeued_at - {_W}.created_at", "from creation to dequeued; null while it waits"),
+        Column("duration_ms", _DURATION,
+               "from dequeued_at, else created_at, to completed_at; null before"),
+        Column("queue_wait_ms", f"{_W}.dequeued_at - {_W}.created_at",
+               "from creation to dequeued; null while it waits"),
         _QUEUE,
         *_plain(
             _W,
@@ -224,7 +226,10 @@ EVENTS = View(
             occurred_at="upstream's clock",
             recorded_at="the mirror's clock; in the order of position",
         ),
-        Column("data", "events.data", "all that was said, as a JSON object; times in it are epoch milliseconds"),
+        Column(
+            "data", "events.data",
+            "all that was said, as a JSON object; times in it are epoch milliseconds",
+        ),
     ),
     "event AS events",
 )  # fmt: skip
