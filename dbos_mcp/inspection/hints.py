@@ -40,7 +40,7 @@ _ANY = "SELECT * FROM {view} LIMIT 5"
 OF_STATEMENTS = (
     Advice("```", "Send the statement without ```.", _ANY),
     Advice(
-        r"\b(information_schema|pg_catalog|sqlite_(temp_)?(master|schema))\b"
+        r"\b(information_schema|pg_catalog|sqlite_(temp_)?(master|schema)|pragma_\w+)\b"
         r"|^\s*(show|desc|describe|pragma)\b|^\s*[\\.]\w",
         "describe_schema tells the views and their columns.",
         _ANY,
@@ -52,7 +52,7 @@ OF_STATEMENTS = (
     ),
     Advice(r"::", "CAST(… AS …) in place of ::.", "SELECT CAST(priority AS REAL) FROM workflows"),
     Advice(
-        r"\bilike\b|\bsimilar\s+to\b",
+        r"\bi?contains\b|\bilike\b|\bsimilar\s+to\b",
         "LIKE, for which upper and lower case are one.",
         "SELECT workflow_id, error FROM failures WHERE error LIKE '%timeout%'",
     ),
@@ -66,6 +66,16 @@ OF_STATEMENTS = (
         "substr(created_at, 1, 13) is the hour, 1, 16 the minute; for others divide _ms:"
         " created_at_ms / 300000 is one number for five minutes.",
         _BY_HOUR,
+    ),
+    Advice(
+        r"\b(to_timestamp|from_unixtime|to_date|parse_\w+)\s*\(",
+        "Each time is text, and beside it in _ms a number.",
+        "SELECT created_at, created_at_ms FROM workflows LIMIT 5",
+    ),
+    Advice(
+        r"\b(isnull|nvl|len|char_length)\s*\(",
+        "ifnull, coalesce and length.",
+        "SELECT ifnull(queue_name, ''), length(error) FROM workflows",
     ),
     Advice(
         r"\binterval\b|\b(now|getdate|sysdate|current_timestamp|dateadd|date_sub|date_add)\s*\("
@@ -195,6 +205,18 @@ MISLEADING = (
         _SINCE,
     ),
     Advice(
+        rf"\b(?:{_TIMES})_ms\s*(?:[<>]=?|=|\bbetween\b)\s*"
+        r"(?:'\d{4}-|(?:\d{9,11}\b|unixepoch\s*\([^()]*\))(?!\s*\*))",
+        "_ms are epoch milliseconds: numbers of 13 digits, neither text nor seconds.",
+        _SINCE,
+    ),
+    Advice(
+        r"\b(?:is_failed|is_terminal|is_deleted|duration_ms|queue_wait_ms)"
+        r"\s*(?:[<>]=?|=|!=|<>|\bis\b|\bbetween\b)\s*'",
+        "Flags (0 or 1) and durations are numbers: no quotes around theirs.",
+        "SELECT count(*) FROM workflows WHERE is_failed AND duration_ms > 1000",
+    ),
+    Advice(
         r"(?:\bselect|,)\s*(?:sum\s*\(\s*is_\w+\s*\)|count\s*\([^()]*\)\s*filter\s*\([^()]*\))"
         r"\s*/\s*count\s*\(",
         "Integers divide to an integer, here 0: begin with 100.0 *.",
@@ -241,7 +263,7 @@ _COLUMNS = {
 """What agents write for a view, and for a column: the first of these that the view has."""
 
 _SKIPPED = re.compile(r"""'(?:[^']|'')*(?:'|$)|"[^"]*(?:"|$)|--[^\n]*|/\*.*?(?:\*/|$)""", re.DOTALL)
-_TIME_TEXT = re.compile(r"'(?:%s|(?:%Y-%m-%d|\d{4}-\d\d-\d\d) [\w%:. +-]*)'")
+_TIME_TEXT = re.compile(r"'(?:%s|(?:%Y-%m-%d|\d{4}-\d\d-\d\d)[\w%:. +-]*)'")
 _WORD_TEXT = re.compile(r"'\w*'")
 _PARAMETER = re.compile(r"[:@$](\w+)")
 _QUOTED = re.compile(r'"(\w+)"')
@@ -251,6 +273,8 @@ _NO_COLUMN = re.compile(r"(?:no such column: |no column named )(\S+)")
 _FUNCTION = re.compile(r"(?:no such function|use function): (\w+)")
 _NEAR_WORD = re.compile(r'near "(\w+)": syntax error')
 _KEYWORDS = ("select", "from", "where", "group", "order", "limit", "having", "join", "with")
+_LONGEST_VALUE = 60
+_MOST_NAMES = 50
 _FORBIDDEN = re.compile("not authorized|prohibited|cannot modify")
 _IS_QUESTION = re.compile(r"\s*(select|with|values|explain)\b", re.IGNORECASE)
 _ALL = "Views: " + ", ".join(view.name for view in VIEWS)
@@ -267,7 +291,7 @@ def refuse_misleading(sql: str, parameters: Mapping[str, object]) -> None:
             raise SqlRejectedError(advice.words, hint=_try(advice.example))
     columns = {column.name for view in _mentioned(code) or VIEWS for column in view.columns}
     named = {*columns, *(view.name for view in VIEWS), *_named(code)}
-    for name in _QUOTED.findall(code):
+    for name in sorted({*_QUOTED.findall(code)})[:_MOST_NAMES]:
         near = get_close_matches(_snake(name), columns, n=1, cutoff=0.8)
         if near and name.lower() not in named and not name.isupper():
             raise SqlRejectedError(
@@ -287,7 +311,7 @@ def unknown_value(sql: str, parameters: Mapping[str, object]) -> str | None:
             for value in re.findall(r"'([^']*)'", values):
                 if value and value not in known:
                     also = f" (is_failed: {' or '.join(FAILED)})" if name == "status" else ""
-                    return f"No {name} is known as '{value}'. Known: {', '.join(known)}{also}."
+                    return f"No {name} is known as '{value[:_LONGEST_VALUE]}'. Known: {', '.join(known)}{also}."
     return None
 
 
@@ -390,11 +414,12 @@ def _has(view: View, column: str) -> bool:
 
 
 def _with_values(sql: str, parameters: Mapping[str, object]) -> str:
-    """With texts where they are bound, to be looked at and not to be run."""
+    """With short texts where they are bound, to be looked at and not to be run."""
 
     def value(match: re.Match[str]) -> str:
         given = parameters.get(match[1])
-        return "'" + given.replace("'", "") + "'" if isinstance(given, str) else match[0]
+        is_short = isinstance(given, str) and len(given) <= _LONGEST_VALUE
+        return f"'{str(given).replace(chr(39), '')}'" if is_short else match[0]
 
     return _PARAMETER.sub(value, sql)
 

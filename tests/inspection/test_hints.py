@@ -45,6 +45,10 @@ BROUGHT = {
     "SELECT * FROM workflows WHERE workflow_id = ANY(ARRAY['a'])": "json_each(",
     "SELECT * FROM generate_series(1, 5)": "json_each(",
     "SELECT jsonb_extract_path_text(attributes, 'a') FROM workflows": "attributes ->> ",
+    "SELECT * FROM pragma_table_info('workflows')": "describe_schema tells the views",
+    "SELECT to_timestamp(created_at_ms / 1000) FROM workflows": "created_at, created_at_ms",
+    "SELECT isnull(error, ''), len(error) FROM workflows": "ifnull(",
+    "SELECT * FROM workflows WHERE error CONTAINS 'x'": "error LIKE ",
     "SELECT TOP 5 * FROM workflows": "FROM workflows LIMIT 5",
     "SELECT error ->> '$.a' FROM failures": "WHERE json_valid(error)",
     "SELECT * FROM workflows WHERE workflow_id = ?": 'in params: {"name": …}',
@@ -108,6 +112,11 @@ def test_what_is_proposed_works_and_is_not_refused(sandbox: Sandbox) -> None:
         ("SELECT * FROM workflows WHERE created_at >= :text", "with T"),
         ("SELECT * FROM workflows WHERE created_at_ms > strftime('%s', 'now')", "is a text"),
         ("SELECT * FROM workflows WHERE created_at_ms/1000>strftime('%s','now','-1 day')", "text"),
+        ("SELECT * FROM workflows WHERE created_at_ms > 1795289406", "13 digits"),
+        ("SELECT * FROM workflows WHERE created_at_ms >= unixepoch('now') - 60", "13 digits"),
+        ("SELECT * FROM workflows WHERE created_at_ms >= '2026-11-21T10:00:00Z'", "13 digits"),
+        ("SELECT * FROM workflows WHERE is_failed = 'true'", "no quotes"),
+        ("SELECT * FROM workflows WHERE duration_ms > '1000'", "no quotes"),
         ("SELECT sum(is_failed) / count(*) FROM workflows", "100.0 *"),
         ("SELECT status, COUNT(*) FILTER (WHERE is_failed)/COUNT(*) FROM workflows", "100.0 *"),
         ('SELECT "createdAt" FROM workflows', "Did you mean created_at?"),
@@ -156,6 +165,14 @@ def test_what_agents_write_for_a_name_leads_to_one_that_is_there() -> None:
     columns = {column.name for view in VIEWS for column in view.columns}
     assert {name for names in hints._COLUMNS for name in names.split()} <= columns
     assert hints._TABLES.keys() == {view.name for view in VIEWS} - {"commands"}
+
+
+def test_what_is_bound_makes_nothing_longer() -> None:
+    """What is looked at is bounded, however often a long text is named."""
+    hints.refuse_misleading(":x " * 3_000, {"x": "y" * 1_000_000})
+    note = unknown_value("SELECT * FROM workflows WHERE status = '" + "y" * 9_000 + "'", {})
+    assert note is not None
+    assert len(note) < 400
 
 
 def test_no_statement_holds_up_those_who_look_for_a_hint() -> None:
