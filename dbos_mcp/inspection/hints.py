@@ -311,7 +311,8 @@ def unknown_value(sql: str, parameters: Mapping[str, object]) -> str | None:
             for value in re.findall(r"'([^']*)'", values):
                 if value and value not in known:
                     also = f" (is_failed: {' or '.join(FAILED)})" if name == "status" else ""
-                    return f"No {name} is known as '{value[:_LONGEST_VALUE]}'. Known: {', '.join(known)}{also}."
+                    told = f"No {name} is known as '{value[:_LONGEST_VALUE]}'."
+                    return f"{told} Known: {', '.join(known)}{also}."
     return None
 
 
