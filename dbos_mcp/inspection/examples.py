@@ -36,7 +36,8 @@ EXAMPLES: tuple[Example, ...] = (
         "queue_waits",
         "How long did workflows wait in their queues, hour by hour?",
         "SELECT substr(created_at, 1, 13) AS hour, queue_name, count(*) AS workflows,"
-        " avg(queue_wait_ms) AS mean_ms, max(queue_wait_ms) AS max_ms FROM workflows"
+        " avg(queue_wait_ms) AS mean_ms, max(queue_wait_ms) AS max_ms,"
+        " sum(status = 'ENQUEUED') AS still_wait FROM workflows"
         " WHERE application_name = :application_name AND queue_name IS NOT NULL"
         " GROUP BY hour, queue_name ORDER BY hour DESC",
         {},

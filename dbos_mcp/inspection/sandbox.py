@@ -9,11 +9,10 @@ caller waits for it.
 
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from typing import IO, Any
 
 from dbos_mcp.errors import SqlRejectedError, SqlStoppedError, SqlTimeoutError, StoreError
 from dbos_mcp.inspection import worker
-from dbos_mcp.inspection.views import VIEWS, nearest
+from dbos_mcp.inspection.hints import hint, refuse_misleading
+from dbos_mcp.inspection.views import VIEWS
 
 SECONDS = 5.0
 """What a statement may take, by SQLite's own clock."""
@@ -106,6 +106,7 @@ class Sandbox:
                 f"The statement has {len(sql)} characters.",
                 hint=f"{worker.LONGEST_SQL} are the most.",
             )
+        refuse_misleading(sql, parameters or {})
         try:
             request = json.dumps(
                 {
@@ -167,7 +168,7 @@ class Sandbox:
                 raise StoreError(f"The cache cannot be read: {message}.")
             case _:
                 raise SqlRejectedError(
-                    f"SQLite: {str(message).rstrip('.')}.", hint=_hint(str(message), sql)
+                    f"SQLite: {str(message).rstrip('.')}.", hint=hint(str(message), sql)
                 )
 
 
@@ -237,47 +238,3 @@ class _Worker:
         for pipe in (self._requests, self._answers):
             with suppress(OSError):  # what was not sent has nowhere to go
                 pipe.close()
-
-
-_NO_TABLE = re.compile(r"no such table: (?:main\.|temp\.)?(.*)")
-_NO_COLUMN = re.compile(r"no such column: (.*)|no column named (.*)")
-_ALL = "Views: " + ", ".join(view.name for view in VIEWS)
-
-
-def _hint(message: str, sql: str) -> str:
-    """What may have been meant, and a statement that works."""
-    if match := _NO_TABLE.match(message):
-        near = _did_you_mean(match[1], [view.name for view in VIEWS])
-        return f"{near or f'{_ALL}.'} Try: {_try(_named(near) or VIEWS[0].name)}"
-    if match := _NO_COLUMN.match(message):
-        mentioned = [view for view in VIEWS if re.search(rf"\b{view.name}\b", sql, re.IGNORECASE)]
-        name = (match[1] or match[2]).rpartition(".")[2]
-        columns = [column.name for view in mentioned or VIEWS for column in view.columns]
-        view = (mentioned or VIEWS)[0].name
-        near = _did_you_mean(name, columns)
-        return f"{near or f'describe_schema tells the columns of {view}.'} Try: {_try(view)}"
-    if "authorized to use function" in message:
-        return "Functions that make long texts are not among those that may be used; || joins them."
-    if "malformed JSON" in message:
-        return "Look only where json_valid(…)."
-    if "too big" in message:
-        return "A value is longer than can be looked at here: leave out input, output, error, data."
-    if "parameter" in message or "binding" in message.lower():
-        return "Write :name where a value belongs, and give each in params."
-    return (
-        "One SELECT (or WITH … SELECT, EXPLAIN QUERY PLAN) over the views is answered, nothing"
-        f" else. {_ALL}. Try: {_try(VIEWS[0].name)}"
-    )
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    near = nearest(name, known)
-    return f"Did you mean {' or '.join(near)}?" if near else ""
-
-
-def _named(near: str) -> str | None:
-    return next((view.name for view in VIEWS if f" {view.name}" in near.replace("?", "")), None)
-
-
-def _try(view: str) -> str:
-    return f"SELECT * FROM {view} LIMIT 5"

@@ -24,6 +24,7 @@ class ViewInUse:
 class EventSchema:
     kind: str
     meaning: str
+    about_fields: str
     fields: Sequence[str]
     """What its `data` holds."""
 
@@ -46,7 +47,8 @@ def events() -> list[EventSchema]:
     return [
         EventSchema(
             kind.__name__,
-            _one_line(*(vars(base).get("__doc__") for base in _own(kind))),
+            _one_line(vars(kind).get("__doc__")),
+            _one_line(*(vars(base).get("__doc__") for base in _own(kind)[1:])),
             [name for name in kind.model_fields if name not in Event.model_fields],
         )
         for kind in KINDS.values()

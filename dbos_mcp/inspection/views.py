@@ -102,7 +102,7 @@ _QUEUE = Column("queue_name", f"{_W}.queue_name", "the queue; null: started dire
                 is_indexed=True, has_few=True)  # fmt: skip
 _VERSION = Column("application_version", f"{_W}.application_version",
                   "the version that runs or ran it")  # fmt: skip
-_EXECUTOR = Column("executor_id", f"{_W}.executor_id", "the process that runs or ran it")
+_EXECUTOR = Column("executor_id", f"{_W}.executor_id", "the process that runs it, or ran it last")
 _IS_DELETED = Column(
     "is_deleted", f"{_W}.deleted_at IS NOT NULL",
     "1: gone upstream (by somebody or by retention); its last row stays", is_indexed=True,
@@ -141,8 +141,10 @@ WORKFLOWS = View(
             deadline="when it is cancelled unless it has ended",
         ),
         *_plain(_W, timeout_ms="how long it may run, in milliseconds"),
-        Column("duration_ms", _DURATION, "from dequeued_at, else created_at, to completed_at"),
-        Column("queue_wait_ms", f"{_W}.dequeued_at - {_W}.created_at", "from creation to dequeued"),
+        Column("duration_ms", _DURATION,
+               "from dequeued_at, else created_at, to completed_at; null before"),
+        Column("queue_wait_ms", f"{_W}.dequeued_at - {_W}.created_at",
+               "from creation to dequeued; null while it waits"),
         _QUEUE,
         *_plain(
             _W,
@@ -189,13 +191,13 @@ WORKFLOWS = View(
 
 STEPS = View(
     "steps",
-    "The steps of the workflows whose steps were read",
+    "The steps of the workflows whose steps were read, not of all; none that still runs",
     (
         _application(_W),
         _ID,
         replace(_NAME, has_few=False, is_indexed=False),
         _VERSION,
-        Column("step_id", "steps.step_id", "its place in the workflow, from 0"),
+        Column("step_id", "steps.step_id", "its place in the workflow, ascending"),
         Column("step_name", "steps.step_name", "the step function; DBOS.… are its own",
                is_indexed=True),
         *_plain("steps", child_workflow_id="the workflow that it started or waited for"),
@@ -218,13 +220,16 @@ EVENTS = View(
         replace(_application("events"), is_indexed=False),
         Column("workflow_id", "events.workflow_id", "null for what is about no workflow",
                is_indexed=True),
-        Column("kind", "events.kind", "what happened; dbos://schema tells them", has_few=True),
+        Column("kind", "events.kind", "what happened", has_few=True),
         *_times(
             "events",
             occurred_at="upstream's clock",
             recorded_at="the mirror's clock; in the order of position",
         ),
-        Column("data", "events.data", "all that was said, as a JSON object; nulls left out"),
+        Column(
+            "data", "events.data",
+            "all that was said, as a JSON object; times in it are epoch milliseconds",
+        ),
     ),
     "event AS events",
 )  # fmt: skip
@@ -382,7 +387,14 @@ FAILURES = View(
             _EXECUTOR,
             replace(_QUEUE, is_indexed=False),
             replace(_PARENT, is_indexed=False),
-            *_plain(_W, error="the error as text"),
+            *_plain(
+                _W,
+                forked_from="the workflow it is a fork of",
+                authenticated_user="on whose behalf it runs",
+                attributes="custom attributes, as a JSON object",
+                input="arguments as text; null unless they were read (DBOS_MCP_PAYLOADS)",
+                error="the error as text",
+            ),
             Column("failed_step_id", _failed_step("step_id"), "its last step that failed"),
             Column("failed_step_name", _failed_step("step_name"), "that step's function"),
             Column("failed_step_error", _failed_step("error"), "that step's error as text"),

@@ -73,12 +73,16 @@ def freshness(connection: Connection, application_name: str = CONDUCTOR) -> Fres
 
 
 def freshness_of_all(connection: Connection) -> Freshness:
-    """Of an answer about every application: as old as the oldest of those that are live."""
+    """Of an answer about every application: as old as the oldest of those that are live, and as
+    complete as the least complete of them."""
     states = sync_state.load_all(connection)
     names = connection.execute(select(col(ApplicationRow.application_name))).scalars().all()
     whole = freshness(connection)
     away = math.inf if whole.offline_since is None else whole.offline_since
     behind, live = [], [whole.as_of]
+    mirrored = [states[name] for name in names if name in states]
+    since = [state.covered_since for state in mirrored if state.covered_since is not None]
+    all_begun = len(since) == len(names) > 0
     for name in sorted(names):
         state = states.get(name)
         if state is None or state.succeeded_at is None:
@@ -91,7 +95,13 @@ def freshness_of_all(connection: Connection) -> Freshness:
             live.append(state.succeeded_at)
     seen = [as_of for as_of in live if as_of is not None]
     as_of = min(seen) if len(seen) == len(live) else None
-    return replace(whole, as_of=as_of, behind=tuple(behind))
+    return replace(
+        whole,
+        as_of=as_of,
+        covered_since=max(since) if all_begun else None,
+        history_complete=all_begun and all(state.history_complete for state in mirrored),
+        behind=tuple(behind),
+    )
 
 
 def last_seen(connection: Connection, application_name: str | None = None) -> int | None:

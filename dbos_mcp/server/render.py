@@ -64,7 +64,9 @@ def duration(ms: int | None) -> str | None:
     return None if ms is None else format_duration(ms)
 
 
-def freshness_line(freshness: Freshness, *, now: int, offline: bool = False) -> str:
+def freshness_line(
+    freshness: Freshness, *, now: int, offline: bool = False, times_from_then: bool = True
+) -> str:
     """As of when, how complete, live or offline."""
     parts = []
     looked = freshness.looked
@@ -94,7 +96,7 @@ def freshness_line(freshness: Freshness, *, now: int, offline: bool = False) -> 
     if offline:
         old = freshness.as_of is not None and now - freshness.as_of > LATE_MS
         parts.append("offline: answered from the cache alone")
-        if old:
+        if old and times_from_then:
             parts.append("`now` and times such as -24h count from then")
     elif freshness.offline_since is not None:
         parts.append(f"offline since {format_time(freshness.offline_since)}")

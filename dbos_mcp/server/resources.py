@@ -1,7 +1,7 @@
 """What a client may read, or watch, without calling a tool."""
 
 import functools
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from typing import ParamSpec
 
 from mcp.server.mcpserver import MCPServer
@@ -9,7 +9,6 @@ from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.server.mcpserver.resources import FunctionResource, Resource, ResourceSecurity
 
 from dbos_mcp.errors import DbosMcpError, NotFoundError
-from dbos_mcp.inspection import schema
 from dbos_mcp.inspection.views import VIEWS
 from dbos_mcp.server import addresses, render
 from dbos_mcp.server.addresses import FAILURE_GROUP, FAILURES, PROFILE, SCHEMA, WORKFLOW
@@ -24,6 +23,7 @@ from dbos_mcp.server.context import (
 )
 from dbos_mcp.server.icons import LOOK, SYNC
 from dbos_mcp.server.tools.postmortem import tell_failures
+from dbos_mcp.server.tools.sql import event_lines
 from dbos_mcp.server.tools.sync import read_status
 from dbos_mcp.server.tools.workflow import get_workflow
 from dbos_mcp.server.windows import failures_of_a_day, failures_of_a_week
@@ -159,19 +159,11 @@ async def read_failure_group(session: Session, application_name: str, group: str
 async def read_schema(session: Session) -> str:
     runtime = await opened_for(session, CONDUCTOR)
     _, freshness = await answer_from(runtime, lambda _connection: None)
-    told: list[str] = []
-    before: Sequence[str] = ()
-    for event in schema.events():
-        same = len(event.fields) > 1 and event.fields == before
-        fields = "the same" if same else ", ".join(event.fields)
-        told.append(f"{event.kind}: {event.meaning}".rstrip(": ") + f"\n  {fields or '(none)'}")
-        before = event.fields
     return render.answer(
-        "Views of the mirror (SQLite), for query_sql; each time is ISO 8601 text, and with _ms"
-        " behind its name epoch milliseconds",
+        "Views of the mirror (SQLite), for query_sql; each time is ISO 8601 text (UTC), and with"
+        " _ms behind its name epoch milliseconds",
         *_views(),
-        "Kinds of events, and the fields of their data",
-        *told,
+        *event_lines(),
         freshness,
     )
 

@@ -54,6 +54,21 @@ def test_the_migrations_make_the_views_that_are_told(database: sqlite3.Connectio
 
 
 @EACH
+def test_each_column_that_is_there_is_told(view: View, database: sqlite3.Connection) -> None:
+    held = database.execute(f"PRAGMA table_info({view.name})")
+    assert [row["name"] for row in held] == [column.name for column in view.columns]
+
+
+def test_a_view_only_gains_columns() -> None:
+    """People's statements are written for them. A new name belongs into the file; none leaves."""
+    promised = json.loads((Path(__file__).parent / "public_columns.json").read_text())
+    held = {view.name: {column.name for column in view.columns} for view in VIEWS}
+    lost = {name: {*columns} - held.get(name, set()) for name, columns in promised.items()}
+    assert not any(lost.values()), lost
+    assert {name: {*columns} for name, columns in promised.items()} == held
+
+
+@EACH
 def test_each_view_and_column_has_a_meaning_of_one_line(view: View) -> None:
     for text in (view.meaning, *(column.meaning for column in view.columns)):
         assert 0 < len(text) <= 100
