@@ -9,7 +9,11 @@ ends the process when a statement outlives its time; all else is refused or boun
 2. It is then compiled against the cache, where an authorizer allows reading public views, and of
    tables the columns that those views read, through them.
 3. In both, no other action than SELECT and no function that is not listed; limits on lengths,
-   counts and memory; a file that is opened for reading only, and no other one.
+   counts and memory; a file that is opened for reading only, and no other one; a transaction that
+   is rolled back.
+
+Not one of them but has another behind it, save 1., the list of functions, the limits and the bound
+of the process's memory: tests/inspection/test_layers.py takes them off one by one.
 """
 
 import contextlib
