@@ -50,6 +50,7 @@ from dbos_mcp.incident.export import export as write_export
 from dbos_mcp.inspection import sandbox
 from dbos_mcp.inspection import schema as in_use
 from dbos_mcp.inspection.datasette import metadata
+from dbos_mcp.inspection.hints import caution
 from dbos_mcp.login import Account, LoggedIn, LoginFlow, log_out, who_am_i
 from dbos_mcp.queries.freshness import now_offline
 from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus, sync_status
@@ -758,6 +759,8 @@ def sql(
         box.close()
         cache.close()
     _show(written(found, form, terminal=out.width if out.is_terminal else None))
+    if mind := caution(text, parameters):
+        _print_warning(mind)
     total = len(found.rows) + found.more
     if found.more:
         more = "" if found.all_counted else "more than "

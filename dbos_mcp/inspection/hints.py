@@ -10,7 +10,6 @@ from difflib import get_close_matches
 from typing import NamedTuple
 
 from dbos_mcp.domain import FAILED, WorkflowStatus
-from dbos_mcp.errors import SqlRejectedError
 from dbos_mcp.inspection.views import VIEWS, View, nearest
 from dbos_mcp.store.events import KINDS
 
@@ -186,7 +185,7 @@ _TIMES = "|".join(
     }.values()
 )  # fmt: skip
 
-MISLEADING = (
+MISREAD = (
     Advice(
         r"""(?:[=>]|\b(?:in\s*\([^()]*|is|not|like|then|when))\s*"(?-i:ERROR)\"""",
         'In double quotes "ERROR" is the column error: texts stand in single quotes.',
@@ -282,25 +281,29 @@ _OF_VALUES = {"status": tuple(WorkflowStatus), "kind": tuple(KINDS)}
 _OTHER_STATUSES = re.compile(r"\b(executors|applications)\b", re.IGNORECASE)
 
 
-def refuse_misleading(sql: str, parameters: Mapping[str, object]) -> None:
-    """Raises SqlRejectedError: SQLite would answer, but not what was asked."""
-    whole = _with_values(sql, parameters)
-    code = _code(whole, _TIME_TEXT)
-    for advice in MISLEADING:
+def caution(sql: str, parameters: Mapping[str, object]) -> str | None:
+    """Why the answer may not be to what was meant."""
+    return _misread(sql, parameters) or _unknown_value(sql, parameters)
+
+
+def _misread(sql: str, parameters: Mapping[str, object]) -> str | None:
+    code = _code(_with_values(sql, parameters), _TIME_TEXT)
+    for advice in MISREAD:
         if re.search(advice.pattern, code, re.IGNORECASE):
-            raise SqlRejectedError(advice.words, hint=_try(advice.example))
+            return f"{advice.words} {_try(advice.example)}"
     columns = {column.name for view in _mentioned(code) or VIEWS for column in view.columns}
     named = {*columns, *(view.name for view in VIEWS), *_named(code)}
     for name in sorted({*_QUOTED.findall(code)})[:_MOST_NAMES]:
         near = get_close_matches(_snake(name), columns, n=1, cutoff=0.8)
         if near and name.lower() not in named and not name.isupper():
-            raise SqlRejectedError(
-                f"There is no column {name[:80]}: SQLite takes it for a text.",
-                hint=f"Did you mean {near[0]}? Texts stand in single quotes.",
+            return (
+                f"There is no column {name[:80]}: SQLite takes it for a text."
+                f" Did you mean {near[0]}? Texts stand in single quotes."
             )
+    return None
 
 
-def unknown_value(sql: str, parameters: Mapping[str, object]) -> str | None:
+def _unknown_value(sql: str, parameters: Mapping[str, object]) -> str | None:
     """That nothing has the status, or is of the kind, that was asked for: why nothing was found."""
     code = _code(_with_values(sql, parameters), _WORD_TEXT)
     for name, known in _OF_VALUES.items():

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from dbos_mcp.errors import SqlRejectedError, SqlStoppedError, SqlTimeoutError, StoreError
 from dbos_mcp.inspection import worker
-from dbos_mcp.inspection.hints import hint, refuse_misleading
+from dbos_mcp.inspection.hints import hint
 from dbos_mcp.inspection.views import VIEWS
 
 SECONDS = 5.0
@@ -106,7 +106,6 @@ class Sandbox:
                 f"The statement has {len(sql)} characters.",
                 hint=f"{worker.LONGEST_SQL} are the most.",
             )
-        refuse_misleading(sql, parameters or {})
         try:
             request = json.dumps(
                 {

@@ -6,7 +6,7 @@ import pytest
 
 from dbos_mcp.errors import SqlRejectedError
 from dbos_mcp.inspection import hints
-from dbos_mcp.inspection.hints import MISLEADING, OF_MESSAGES, OF_STATEMENTS, unknown_value
+from dbos_mcp.inspection.hints import MISREAD, OF_MESSAGES, OF_STATEMENTS, caution
 from dbos_mcp.inspection.sandbox import Sandbox
 from dbos_mcp.inspection.views import VIEWS
 from dbos_mcp.store.engine import Cache
@@ -95,7 +95,7 @@ def test_what_is_brought_from_elsewhere_is_told_in_few_words(sandbox: Sandbox, s
 
 
 def test_what_is_proposed_works_and_is_not_refused(sandbox: Sandbox) -> None:
-    for advice in (*OF_STATEMENTS, *OF_MESSAGES, *MISLEADING):
+    for advice in (*OF_STATEMENTS, *OF_MESSAGES, *MISREAD):
         re.compile(advice.pattern)
         if advice.example:
             assert sandbox.run(advice.example.replace("{view}", "steps")).columns, advice
@@ -123,14 +123,14 @@ def test_what_is_proposed_works_and_is_not_refused(sandbox: Sandbox) -> None:
         ('SELECT * FROM workflows WHERE "statsu" = 1', "Did you mean status?"),
     ],
 )  # fmt: skip
-def test_what_sqlite_would_misread_is_not_answered(sandbox: Sandbox, sql: str, told: str) -> None:
+def test_what_sqlite_misreads_comes_with_a_caution(sandbox: Sandbox, sql: str, told: str) -> None:
     given = {"text": "2026-11-21 10:00:00"} if ":text" in sql else {}
-    with pytest.raises(SqlRejectedError, match=re.escape(told)):
-        sandbox.run(sql, given)
+    assert told in (caution(sql, given) or "")
+    assert sandbox.run(sql, given).columns
 
 
 def test_a_time_with_a_space_would_find_all_of_its_day(cache: Cache) -> None:
-    """Why it is refused; and what is refused with it."""
+    """Why there is a caution; and what else there is one for."""
     with cache.read() as connection:
         for condition, holds in (
             ("created_at > '2026-11-21 23:59:59'", "'2026-11-21T00:00:00.000Z' AS created_at"),
@@ -156,9 +156,9 @@ def test_a_time_with_a_space_would_find_all_of_its_day(cache: Cache) -> None:
     ],
 )
 def test_a_value_that_nothing_has_is_named(condition: str, told: str | None) -> None:
-    note = unknown_value(f"SELECT * FROM workflows WHERE {condition}", {"given": "failed"})
+    note = caution(f"SELECT * FROM workflows WHERE {condition}", {"given": "failed"})
     assert note is None if told is None else told in (note or "")
-    assert unknown_value("SELECT * FROM executors WHERE status = 'DEAD'", {}) is None
+    assert caution("SELECT * FROM executors WHERE status = 'DEAD'", {}) is None
 
 
 def test_what_agents_write_for_a_name_leads_to_one_that_is_there() -> None:
@@ -169,8 +169,8 @@ def test_what_agents_write_for_a_name_leads_to_one_that_is_there() -> None:
 
 def test_what_is_bound_makes_nothing_longer() -> None:
     """What is looked at is bounded, however often a long text is named."""
-    hints.refuse_misleading(":x " * 3_000, {"x": "y" * 1_000_000})
-    note = unknown_value("SELECT * FROM workflows WHERE status = '" + "y" * 9_000 + "'", {})
+    caution(":x " * 3_000, {"x": "y" * 1_000_000})
+    note = caution("SELECT * FROM workflows WHERE status = '" + "y" * 9_000 + "'", {})
     assert note is not None
     assert len(note) < 400
 
@@ -190,9 +190,5 @@ def test_no_statement_holds_up_those_who_look_for_a_hint() -> None:
         "is_",
     ):
         sql = (part * 10_000)[:10_000]
-        hints.unknown_value(sql, {"x": sql})
+        caution(sql, {"x": sql})
         hints.hint("near", sql)
-        try:
-            hints.refuse_misleading(sql, {"x": sql})
-        except SqlRejectedError:
-            continue

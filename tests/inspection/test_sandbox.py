@@ -15,6 +15,7 @@ import pytest
 
 from dbos_mcp.errors import QueryError, SqlRejectedError, SqlStoppedError, StoreError
 from dbos_mcp.inspection.examples import EXAMPLES, Example
+from dbos_mcp.inspection.hints import caution
 from dbos_mcp.inspection.sandbox import Parameter, Sandbox, Stop
 from dbos_mcp.inspection.views import VIEWS
 from dbos_mcp.store import projector
@@ -146,6 +147,7 @@ def test_a_statement_in_one_instruction_that_does_not_end_is_ended(cache: Cache)
 def test_a_harmless_statement_is_answered(sandbox: Sandbox) -> None:
     for sql in HARMLESS:
         assert sandbox.run(sql).columns, sql
+        assert caution(sql, {}) is None, sql
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)

@@ -89,6 +89,19 @@ async def test_what_does_not_fit_is_counted(place: Place, format: str) -> None:
         assert endless.startswith("1 of more than ")
 
 
+@pytest.mark.parametrize("format", ["table", "json"])
+async def test_of_a_row_that_alone_is_too_wide_each_value_is_cut(place: Place, format: str) -> None:
+    async with place.asking() as ask:
+        await mirrored(ask)
+        wide = ", ".join(f":x AS column_{number}" for number in range(200))
+        answer = await ask(
+            "query_sql", sql=f"SELECT {wide}", params={"x": "é" * 900}, format=format
+        )
+        assert answer.startswith("1 row, ")
+        assert answer.count("é…") == 200
+        assert len(answer.encode()) <= ANSWER_BYTES
+
+
 async def test_one_long_value_is_cut_and_says_so(place: Place) -> None:
     async with place.asking() as ask:
         await mirrored(ask)
@@ -224,7 +237,7 @@ async def test_a_value_that_nothing_has_is_told(place: Place) -> None:
         await mirrored(ask)
         sql = "SELECT count(*) FROM workflows WHERE status = :status"
         wrong = await ask("query_sql", sql=sql, params={"status": "FAILED"})
-        assert "\nNo status is known as 'FAILED'. Known: ENQUEUED, " in wrong
+        assert "\nMind: No status is known as 'FAILED'. Known: ENQUEUED, " in wrong
         assert "No status" not in await ask("query_sql", sql=sql, params={"status": "ERROR"})
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
@@ -11,7 +12,7 @@ from dbos_mcp.domain import format_duration, format_time, now_ms
 from dbos_mcp.errors import UsageError
 from dbos_mcp.inspection import schema
 from dbos_mcp.inspection.examples import EXAMPLES
-from dbos_mcp.inspection.hints import unknown_value
+from dbos_mcp.inspection.hints import caution
 from dbos_mcp.inspection.sandbox import Found, Parameter
 from dbos_mcp.inspection.schema import ViewInUse
 from dbos_mcp.inspection.views import EVENTS, VIEWS, View, nearest
@@ -32,6 +33,7 @@ _MANY_COLUMNS = 10
 """Of more of them those are left out that say nothing."""
 _CELL_CHARACTERS = 300
 _FULL_CELL_CHARACTERS = 2_000
+_FEWEST_CHARACTERS = 4
 _VALUES_BYTES = 200
 _SURELY_EXACT = 1e6
 _NOW = re.compile(r"'now'|\bcurrent_(?:date|time|timestamp)\b", re.IGNORECASE)
@@ -52,17 +54,14 @@ async def query_sql(
     ends = await now_of(runtime, None)
     cells = _CELL_CHARACTERS if format == "table" else _FULL_CELL_CHARACTERS
     found = await runtime.run_sql(sql, parameters, rows=limit, cell_characters=cells + 1)
-    text, shown = fitting(
-        len(found.rows),
-        _TABLE_BYTES,
-        lambda count: (_table if format == "table" else _json)(found, count),
-    )
+    text, shown = _fitting(found, _table if format == "table" else _json, cells)
+    mind = caution(sql, parameters)
     return render.answer(
         f"{_count(shown, found)}, {format_duration(round(found.ms))}",
+        f"Mind: {plain(mind, limit=1_000)}" if mind else None,
         text if found.rows or format == "json" else None,
         _left_out(shown, limit, found),
         _empty_columns(shown, found) if format == "table" else None,
-        unknown_value(sql, parameters),
         _why_slow(sql, found),
         _DATA_NOTE if _has_text(found) else None,
         _when_is_now(sql, ends),
@@ -116,10 +115,22 @@ def _parameters(params: dict[str, Any] | None) -> dict[str, Parameter]:
     return given
 
 
-def _table(found: Found, count: int) -> str:
+def _fitting(
+    found: Found, written: Callable[[Found, int, int], str], cells: int
+) -> tuple[str, int]:
+    """As many rows as there is room for, and how many they are; of one that alone is too wide, less
+    of each value."""
+    while True:
+        text, shown = fitting(len(found.rows), _TABLE_BYTES, partial(written, found, cells))
+        if len(text.encode()) <= _TABLE_BYTES or cells <= _FEWEST_CHARACTERS:
+            return text, shown
+        cells //= 2
+
+
+def _table(found: Found, cells: int, count: int) -> str:
     kept = _kept(found, count)
     lines = [found.columns, *found.rows[:count]]
-    return "\n".join(" | ".join(_cell(line[index]) for index in kept) for line in lines)
+    return "\n".join(" | ".join(_cell(line[index], cells) for index in kept) for line in lines)
 
 
 def _kept(found: Found, count: int) -> Sequence[int]:
@@ -135,11 +146,11 @@ def _empty_columns(count: int, found: Found) -> str | None:
     return f"{empty} columns are null in these rows, and left out." if empty and count else None
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, characters: int) -> str:
     if value is None:
         return "null"
     text = _number(value) if isinstance(value, float) else value
-    return plain(text, limit=_CELL_CHARACTERS).replace("|", "¦")
+    return plain(text, limit=characters).replace("|", "¦")
 
 
 def _number(value: float) -> str:
@@ -147,14 +158,15 @@ def _number(value: float) -> str:
     return f"{value:.6g}" if abs(value) < _SURELY_EXACT else f"{value:.15g}"
 
 
-def _json(found: Found, count: int) -> str:
+def _json(found: Found, cells: int, count: int) -> str:
     """Columns once; rows as lists, since two columns may have one name."""
-    rows = [[_value(value) for value in row] for row in found.rows[:count]]
-    return compact_json({"columns": [plain(name) for name in found.columns], "rows": rows})
+    rows = [[_value(value, cells) for value in row] for row in found.rows[:count]]
+    names = [plain(name, limit=cells) for name in found.columns]
+    return compact_json({"columns": names, "rows": rows})
 
 
-def _value(value: object) -> object:
-    return plain(value, limit=_FULL_CELL_CHARACTERS) if isinstance(value, str) else value
+def _value(value: object, characters: int) -> object:
+    return plain(value, limit=characters) if isinstance(value, str) else value
 
 
 def _count(shown: int, found: Found) -> str:
