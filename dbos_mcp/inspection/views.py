@@ -22,7 +22,8 @@ class Column:
     """What it is made of."""
     meaning: str
     is_indexed: bool = False
-    """Whether a range of it is found without reading all, within one application."""
+    """Whether one value of it is found without reading all, within one application; of a time, also
+    a range."""
     has_few: bool = False
     """Whether it holds few different values, which are worth being told."""
     is_integer_of_time: bool = False
@@ -105,7 +106,7 @@ _VERSION = Column("application_version", f"{_W}.application_version",
 _EXECUTOR = Column("executor_id", f"{_W}.executor_id", "the process that runs or ran it")
 _IS_DELETED = Column(
     "is_deleted", f"{_W}.deleted_at IS NOT NULL",
-    "1: gone upstream (by somebody or by retention); its last row stays", is_indexed=True,
+    "1: gone upstream (by somebody or by retention); its last row stays",
 )  # fmt: skip
 _ID = Column("workflow_id", f"{_W}.workflow_id", "unique within its application", is_indexed=True)
 _CREATED = _time("created_at", f"{_W}.created_at", "when it was created", is_indexed=True)
@@ -168,12 +169,9 @@ WORKFLOWS = View(
             authenticated_roles="the roles of that user, as JSON",
             owning_application="the application it belongs to, where it is another",
         ),
-        Column(
-            "attributes", f"{_W}.attributes", "custom attributes, as a JSON object",
-            is_indexed=True,
-        ),
         *_plain(
             _W,
+            attributes="custom attributes, as a JSON object",
             input="arguments as text; null unless they were read (DBOS_MCP_PAYLOADS)",
             output="the result as text; null unless it was read",
             error="the error as text",
@@ -219,11 +217,9 @@ EVENTS = View(
         Column("workflow_id", "events.workflow_id", "null for what is about no workflow",
                is_indexed=True),
         Column("kind", "events.kind", "what happened; dbos://schema tells them", has_few=True),
-        *_times(
-            "events",
-            occurred_at="upstream's clock",
-            recorded_at="the mirror's clock; in the order of position",
-        ),
+        *_times("events", occurred_at="upstream's clock"),
+        *_time("recorded_at", "events.recorded_at",
+               "the mirror's clock; in the order of position", is_indexed=True),
         Column("data", "events.data", "all that was said, as a JSON object; nulls left out"),
     ),
     "event AS events",
@@ -386,7 +382,7 @@ FAILURES = View(
             Column("failed_step_id", _failed_step("step_id"), "its last step that failed"),
             Column("failed_step_name", _failed_step("step_name"), "that step's function"),
             Column("failed_step_error", _failed_step("error"), "that step's error as text"),
-            replace(_IS_DELETED, is_indexed=False),
+            _IS_DELETED,
         )
     ),
     f"workflow AS failures WHERE {_HAS_FAILED}",
