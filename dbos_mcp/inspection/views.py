@@ -38,7 +38,9 @@ class View:
     source: str
     """What stands behind FROM."""
     counted: str = ""
-    """What has as many rows, where that is faster to count."""
+    """What says how many rows it has, where that is faster than counting them."""
+    kept: str = ""
+    """The same, of the counts of workflows that are kept; where they are."""
 
     @property
     def sql(self) -> str:
@@ -183,6 +185,7 @@ WORKFLOWS = View(
         ),
     ),
     f"workflow AS {_W}",
+    kept="SELECT ifnull(sum(count), 0) FROM workflow_count",
 )  # fmt: skip
 
 STEPS = View(
@@ -205,7 +208,7 @@ STEPS = View(
         *_times("steps", observed_at="when the mirror read it"),
     ),
     f"step AS steps JOIN workflow AS {_W} ON {_W}.id = steps.workflow_key",
-    "step",
+    "SELECT count(*) FROM step",
 )  # fmt: skip
 
 EVENTS = View(
@@ -303,8 +306,8 @@ QUEUES = View(
         *_time("last_created_at", f"max({_W}.created_at)", "the creation of the newest one"),
     ),
     f"workflow AS {_W} WHERE {_STILL_QUEUED} GROUP BY {_W}.application_name, {_W}.queue_name",
-    "(SELECT DISTINCT application_name, queue_name FROM workflow WHERE queue_name IS NOT NULL"
-    " AND deleted_at IS NULL)",
+    kept="SELECT count(*) FROM (SELECT DISTINCT application_name, queue_name FROM workflow_count"
+    " WHERE queue_name <> x'' AND NOT deleted)",
 )
 
 SCHEDULES = View(
@@ -321,7 +324,7 @@ SCHEDULES = View(
     ),
     f"workflow AS {_W} WHERE {_W}.schedule_name IS NOT NULL"
     f" GROUP BY {_W}.application_name, {_W}.schedule_name",
-    "(SELECT DISTINCT application_name, schedule_name FROM workflow"
+    "SELECT count(*) FROM (SELECT DISTINCT application_name, schedule_name FROM workflow"
     " WHERE schedule_name IS NOT NULL)",
 )
 
@@ -386,6 +389,7 @@ FAILURES = View(
         )
     ),
     f"workflow AS failures WHERE {_HAS_FAILED}",
+    kept=f"SELECT ifnull(sum(count), 0) FROM workflow_count WHERE status IN {_any_of(FAILED)}",
 )
 
 VIEWS: tuple[View, ...] = (

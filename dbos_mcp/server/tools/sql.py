@@ -148,7 +148,7 @@ def overview(views: Sequence[ViewInUse]) -> list[str]:
         parts.append(f"{each.view.name} ({each.rows}): {each.view.meaning}")
         parts.append(f"  {', '.join(_names(each.view))}")
         parts += [f"  {name}: {_listed(values)}" for name, values in each.values.items() if values]
-    parts.append("Statements to begin with, :application_name among their params")
+    parts.append("Statements to begin with; params: :application_name, times as ISO 8601")
     parts += [f"{example.question}\n  {example.sql}" for example in EXAMPLES]
     return parts
 
