@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 from sqlmodel import col
 
 from dbos_mcp.domain import format_time
@@ -47,18 +47,33 @@ class Freshness:
     """What there is of it, where that is not a mirror but an incident file."""
 
 
+# Made once: they are asked for with nearly every answer.
+_OF_ONE = select(
+    col(SyncStateRow.succeeded_at),
+    col(SyncStateRow.covered_since),
+    col(SyncStateRow.history_complete),
+    col(SyncStateRow.offline_since),
+    col(SyncStateRow.last_error),
+    col(SyncStateRow.excerpt),
+).where(col(SyncStateRow.application_name) == bindparam("name"))
+_OF_EACH = (
+    select(
+        col(ApplicationRow.application_name),
+        col(SyncStateRow.succeeded_at),
+        col(SyncStateRow.offline_since),
+        col(SyncStateRow.last_error),
+    )
+    .outerjoin(
+        SyncStateRow,
+        col(SyncStateRow.application_name) == col(ApplicationRow.application_name),
+    )
+    .order_by(col(ApplicationRow.application_name))
+)
+
+
 def freshness(connection: Connection, application_name: str = CONDUCTOR) -> Freshness:
     """Of one application, or of the list of applications."""
-    state = connection.execute(
-        select(
-            col(SyncStateRow.succeeded_at),
-            col(SyncStateRow.covered_since),
-            col(SyncStateRow.history_complete),
-            col(SyncStateRow.offline_since),
-            col(SyncStateRow.last_error),
-            col(SyncStateRow.excerpt),
-        ).where(col(SyncStateRow.application_name) == application_name)
-    ).first()
+    state = connection.execute(_OF_ONE, {"name": application_name}).first()
     if state is None:
         return Freshness(None, None, False, None, None)
     return Freshness(
@@ -73,22 +88,20 @@ def freshness(connection: Connection, application_name: str = CONDUCTOR) -> Fres
 
 def freshness_of_all(connection: Connection) -> Freshness:
     """Of an answer about every application: as old as the oldest of those that are live."""
-    states = sync_state.load_all(connection)
-    names = connection.execute(select(col(ApplicationRow.application_name))).scalars().all()
-    behind, live = [], [freshness(connection).as_of]
-    for name in sorted(names):
-        state = states.get(name)
-        if state is None or state.succeeded_at is None:
+    of_conductor = freshness(connection)
+    behind, live = [], [of_conductor.as_of]
+    for name, succeeded_at, offline_since, last_error in connection.execute(_OF_EACH):
+        if succeeded_at is None:
             behind.append(f"{name} is not looked at yet")
-        elif state.offline_since is not None:
-            behind.append(f"{name} is offline since {format_time(state.offline_since)}")
-        elif state.last_error is not None:
-            behind.append(f"{name} is not read since {format_time(state.succeeded_at)}")
+        elif offline_since is not None:
+            behind.append(f"{name} is offline since {format_time(offline_since)}")
+        elif last_error is not None:
+            behind.append(f"{name} is not read since {format_time(succeeded_at)}")
         else:
-            live.append(state.succeeded_at)
+            live.append(succeeded_at)
     seen = [as_of for as_of in live if as_of is not None]
     as_of = min(seen) if len(seen) == len(live) else None
-    return replace(freshness(connection), as_of=as_of, behind=tuple(behind))
+    return replace(of_conductor, as_of=as_of, behind=tuple(behind))
 
 
 def last_seen(connection: Connection, application_name: str | None = None) -> int | None:
