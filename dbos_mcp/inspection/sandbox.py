@@ -8,15 +8,17 @@ caller waits for it.
 """
 
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import IO, Any
 
 from dbos_mcp.errors import SqlRejectedError, SqlStoppedError, StoreError
@@ -158,6 +160,48 @@ class Sandbox:
                 )
 
 
+class _Deadlines(threading.Thread):
+    """Calls what is due. One thread for all that is waited for: to start one takes longer than most
+    statements do."""
+
+    def __init__(self) -> None:
+        super().__init__(name="deadlines of SQL", daemon=True)
+        self._due: dict[object, tuple[float, Callable[[], None]]] = {}
+        self._wakes_at = math.inf
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def calling(self, late: Callable[[], None], *, after: float) -> Iterator[None]:
+        """Unless the context ends before."""
+        this, at = object(), monotonic() + after
+        with self._changed:
+            self._due[this] = at, late
+            if not self.is_alive():
+                self.start()
+            elif at < self._wakes_at:
+                self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._due.pop(this, None)
+
+    def run(self) -> None:
+        with self._changed:
+            while True:
+                now = monotonic()
+                for this, (at, late) in [*self._due.items()]:
+                    if at <= now:
+                        del self._due[this]
+                        late()
+                self._wakes_at = min((at for at, _ in self._due.values()), default=math.inf)
+                # Not woken when a statement ends, so that many in a row do not wake it each time.
+                self._changed.wait(self._wakes_at - now if self._due else None)
+
+
+_DEADLINES = _Deadlines()
+
+
 class _Worker:
     """One process, which answers one statement after the other."""
 
@@ -200,17 +244,13 @@ class _Worker:
             late.set()
             self._process.kill()
 
-        timer = threading.Timer(seconds, end)
-        timer.daemon = True
-        timer.start()
-        try:
-            self._requests.write(request + "\n")
-            self._requests.flush()
-            line = self._answers.readline()
-        except OSError:  # it is gone
-            line = ""
-        finally:
-            timer.cancel()
+        with _DEADLINES.calling(end, after=seconds):
+            try:
+                self._requests.write(request + "\n")
+                self._requests.flush()
+                line = self._answers.readline()
+            except OSError:  # it is gone
+                line = ""
         answer: dict[str, Any] = {}
         if line.endswith("\n"):
             answer = json.loads(line)
