@@ -43,10 +43,12 @@ EXAMPLES: tuple[Example, ...] = (
     Example(
         "queue_waits",
         "How long did workflows wait in their queues, hour by hour?",
-        "SELECT substr(created_at, 1, 13) AS hour, queue_name, count(*) AS workflows,"
-        " avg(queue_wait_ms) AS mean_ms, max(queue_wait_ms) AS max_ms FROM workflows"
+        "SELECT strftime('%Y-%m-%dT%H', min(created_at_ms) / 1000, 'unixepoch') AS hour,"
+        " queue_name, count(*) AS workflows, avg(queue_wait_ms) AS mean_ms,"
+        " max(queue_wait_ms) AS max_ms FROM workflows"
         f" WHERE application_name = :application_name AND created_at_ms >= {_ms('since')}"
-        " AND queue_name IS NOT NULL GROUP BY hour, queue_name ORDER BY hour DESC",
+        " AND queue_name IS NOT NULL GROUP BY created_at_ms / 3600000, queue_name"
+        " ORDER BY hour DESC",
         _SINCE,
     ),
     Example(
@@ -96,7 +98,9 @@ EXAMPLES: tuple[Example, ...] = (
     Example(
         "changed_today",
         "What changed today (UTC)?",
-        "SELECT kind, count(*) AS events, max(recorded_at) AS last FROM events"
+        "SELECT kind, count(*) AS events,"
+        " strftime('%Y-%m-%dT%H:%M:%SZ', max(recorded_at_ms) / 1000, 'unixepoch') AS last"
+        " FROM events"
         " WHERE application_name = :application_name"
         " AND recorded_at_ms >= strftime('%s', 'now', 'start of day') * 1000"
         " GROUP BY kind ORDER BY events DESC",

@@ -1,13 +1,16 @@
 """The mirror by SQL, as an agent asks for it."""
 
 import json
+from dataclasses import replace
 
 import anyio
 import pytest
 
 from dbos_mcp.domain import now_ms
 from dbos_mcp.inspection.examples import EXAMPLES
+from dbos_mcp.inspection.sandbox import Found
 from dbos_mcp.inspection.views import VIEWS, View
+from dbos_mcp.server.tools import sql as sql_tool
 from dbos_mcp.server.workflow_rows import ANSWER_BYTES
 from tests.server.conftest import Ask, Place, ToolFailedError, mirrored
 from tests.upstream import APP, workflow
@@ -106,6 +109,36 @@ async def test_a_refusal_says_what_to_do(
         with pytest.raises(ToolFailedError) as failure:
             await ask("query_sql", **arguments)
         assert told in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        ("SELECT 1 FROM workflows", ["with application_name = '…'"]),
+        ("SELECT 1 FROM workflows WHERE application_name = 'a'", []),
+        ("SELECT 1 FROM workflows WHERE application_name = 'a' AND created_at_ms > 1", []),
+        (
+            "SELECT 1 FROM workflows WHERE application_name = 'a' AND Created_At >= '2026'",
+            ["an index holds created_at_ms, none created_at"],
+        ),
+        (
+            "SELECT application_name FROM workflows ORDER BY completed_at DESC",
+            ["an index holds completed_at_ms"],
+        ),
+        ("SELECT application_name FROM workflows WHERE updated_at > '2026'", []),
+        (
+            "SELECT 1 FROM workflows WHERE is_failed = 1 AND created_at LIKE '2026-11%'",
+            ["application_name", "holds created_at_ms", "without = 1 is_failed is found by an"],
+        ),
+    ],
+)
+def test_what_would_make_a_slow_statement_faster_is_told(sql: str, told: list[str]) -> None:
+    slow = Found(["1"], [[1]], 0, True, sql_tool.SLOW_MS)
+    answer = sql_tool._why_slow(sql, slow)
+    assert (answer is None) == (told == [])
+    for words in told:
+        assert words in str(answer)
+    assert sql_tool._why_slow(sql, replace(slow, ms=sql_tool.SLOW_MS - 1)) is None
 
 
 async def test_a_long_statement_delays_nothing_and_ends_with_its_call(place: Place) -> None:
