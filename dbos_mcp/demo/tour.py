@@ -33,6 +33,11 @@ START_SECONDS = 60.0
 LOAD_SECONDS = 30.0
 OFFLINE_SECONDS = 30.0
 FAILED_ORDER = "order-1005"
+COSTS_OF_STEPS = (
+    "SELECT step_name, count(*) AS runs, sum(is_failed) AS failed, max(duration_ms) AS longest_ms"
+    " FROM steps WHERE step_name NOT LIKE 'DBOS.%' GROUP BY step_name ORDER BY longest_ms DESC"
+)
+_OF_NO_APPLICATION = ("list_applications", "query_sql")
 
 
 class DemoError(DbosMcpError):
@@ -121,6 +126,9 @@ async def _ask_offline(tour: "_Tour") -> None:
     await _diagnose(tour)
     await tour.ask("list_workflows", status="ERROR", has_parent=False)
     await tour.ask("get_workflow", workflow_id=FAILED_ORDER)
+    tour.title("What no tool answers, SQL does")
+    costs = await tour.ask("query_sql", sql=COSTS_OF_STEPS)
+    require("quote_delivery" in costs, "the steps are not among what SQL reads")
 
 
 class _Tour:
@@ -140,7 +148,7 @@ class _Tour:
         self.console.print(f"   {escape(text)}")
 
     async def ask(self, tool: str, *, quietly: bool = False, **arguments: object) -> str:
-        if tool != "list_applications":
+        if tool not in _OF_NO_APPLICATION:
             arguments = {"application_name": APPLICATION_NAME, **arguments}
         started = perf_counter()
         result = await self.client.call_tool(tool, dict(arguments))

@@ -1,5 +1,6 @@
 """How old, how complete and how live an answer is: it ends every one of them."""
 
+import math
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, bindparam, select
@@ -88,20 +89,21 @@ def freshness(connection: Connection, application_name: str = CONDUCTOR) -> Fres
 
 def freshness_of_all(connection: Connection) -> Freshness:
     """Of an answer about every application: as old as the oldest of those that are live."""
-    of_conductor = freshness(connection)
-    behind, live = [], [of_conductor.as_of]
+    whole = freshness(connection)
+    away = math.inf if whole.offline_since is None else whole.offline_since
+    behind, live = [], [whole.as_of]
     for name, succeeded_at, offline_since, last_error in connection.execute(_OF_EACH):
         if succeeded_at is None:
             behind.append(f"{name} is not looked at yet")
-        elif offline_since is not None:
+        elif offline_since is not None and offline_since < away:
             behind.append(f"{name} is offline since {format_time(offline_since)}")
-        elif last_error is not None:
+        elif last_error is not None and offline_since is None:
             behind.append(f"{name} is not read since {format_time(succeeded_at)}")
         else:
             live.append(succeeded_at)
     seen = [as_of for as_of in live if as_of is not None]
     as_of = min(seen) if len(seen) == len(live) else None
-    return replace(of_conductor, as_of=as_of, behind=tuple(behind))
+    return replace(whole, as_of=as_of, behind=tuple(behind))
 
 
 def last_seen(connection: Connection, application_name: str | None = None) -> int | None:

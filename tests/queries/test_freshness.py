@@ -5,17 +5,23 @@ from pathlib import Path
 import httpx
 import pytest
 
+from dbos_mcp.domain import format_time
 from dbos_mcp.errors import AuthenticationError, NotFoundError, UnavailableError
 from dbos_mcp.queries.applications import list_applications, list_executors, require_application
 from dbos_mcp.queries.freshness import (
     Freshness,
     freshness,
+    freshness_of_all,
     looked_at_applications,
     looked_at_conductor,
 )
 from dbos_mcp.settings import DAY_MS
+from dbos_mcp.store import projector, sync_state
+from dbos_mcp.store.events import ApplicationObserved
 from dbos_mcp.store.sync_state import CONDUCTOR
 from dbos_mcp.sync.worker import EXECUTORS_EVERY_MS
+from tests.store.conftest import opened
+from tests.store.factories import BORN
 from tests.upstream import APP, Site, below, open_site, problem
 
 
@@ -144,3 +150,24 @@ async def test_executors_that_are_gone_come_last(site: Site) -> None:
         ("a", "HEALTHY"),
         ("b", "REMOVED"),
     ]
+
+
+def test_what_conductor_is_itself_is_not_told_of_each_application(cache_path: Path) -> None:
+    with opened(cache_path) as cache, cache.write() as connection:
+        seen = [
+            ApplicationObserved(application_name=name, application_id=name, status="AVAILABLE")
+            for name in ("bank", "shop")
+        ]
+        projector.record(connection, seen, recorded_at=BORN)
+        for name in (CONDUCTOR, "bank", "shop"):
+            sync_state.update(
+                connection,
+                name,
+                {"succeeded_at": BORN, "offline_since": BORN + 10, "last_error": "away"},
+            )
+        sync_state.update(connection, "bank", {"offline_since": BORN + 5})
+        told = freshness_of_all(connection)
+        assert told.behind == (f"bank is offline since {format_time(BORN + 5)}",)
+        assert (told.as_of, told.offline_since) == (BORN, BORN + 10)
+        sync_state.update(connection, CONDUCTOR, {"offline_since": None, "last_error": None})
+        assert len(freshness_of_all(connection).behind) == 2
