@@ -59,6 +59,10 @@ bench-peer *arguments:
 bench-postmortem *arguments:
     uv run python -m benchmarks.postmortem {{ arguments }}
 
+# How fast SQL is answered, refused and stopped, over the same mirror; `--all-bombs`
+bench-sql *arguments:
+    uv run python -m benchmarks.sql {{ arguments }}
+
 # Ten incidents with planted causes: does an agent find them, and in how many calls? `--show`
 evals *arguments:
     uv run python -m evals.run {{ arguments }}

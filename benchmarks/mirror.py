@@ -20,6 +20,7 @@ from dbos_mcp.store.projections import PROJECTIONS
 
 FORMAT = 1
 """Part of the key: raise it when the mirror is made differently."""
+DAYS = 30
 FEWEST_ROWS = 4000
 """With fewer there are not a thousand changes to make."""
 
@@ -34,6 +35,12 @@ async def mirror_of_failures(
 ) -> Path:
     """The same, with these failures in place of the population's own and without the changes."""
     return await _mirror_of(population, f"-{failures.key}", failures.plant, folder, changed=False)
+
+
+async def mirror_of_days_with_failures(rows: int, failures: int) -> Path:
+    """The same, of `DAYS`, a fifth of the failures on the last one."""
+    population = Population(rows=rows, days=DAYS, in_flight=max(20, rows // 2500))
+    return await mirror_of_failures(population, Failures(failures))
 
 
 async def _mirror_of(

@@ -23,9 +23,8 @@ from mcp import Client
 
 from benchmarks import asking
 from benchmarks.asking import Answer
-from benchmarks.failures import Failures
-from benchmarks.generate import ENDS_AT, Population
-from benchmarks.mirror import FEWEST_ROWS, mirror_of_failures, offline, warm
+from benchmarks.generate import ENDS_AT
+from benchmarks.mirror import FEWEST_ROWS, mirror_of_days_with_failures, offline, warm
 from benchmarks.report import Report, machine, milliseconds, out, percentile, show, table, three
 from dbos_mcp.demo.tour import APPLICATION_NAME
 from dbos_mcp.domain import format_time
@@ -33,7 +32,6 @@ from dbos_mcp.postmortem.error_text import kind_of_short
 from dbos_mcp.server.app import build_server
 from dbos_mcp.settings import DAY_MS
 
-DAYS = 30
 WINDOWS = 10
 STEP_MS = 11 * 60_000
 """Between the ends of the windows that are asked for one after the other."""
@@ -177,10 +175,7 @@ async def run(
 ) -> Findings:
     out.print(machine())
     started = perf_counter()
-    if cache is None:
-        population = Population(rows=rows, days=DAYS, in_flight=max(20, rows // 2500))
-        cache = await mirror_of_failures(population, Failures(failures))
-    cache = cache.resolve()
+    cache = (cache or await mirror_of_days_with_failures(rows, failures)).resolve()
     warm(cache)
     out.print(
         f"The mirror, {cache.stat().st_size / 1e6:,.0f} MB, was made, or found, and read in"

@@ -261,6 +261,18 @@ _COLUMNS = {
 }
 """What agents write for a view, and for a column: the first of these that the view has."""
 
+_INDEXED_TIMES = {
+    column.name.removesuffix("_ms")
+    for view in VIEWS
+    for column in view.columns
+    if column.is_indexed and column.is_integer_of_time
+}
+_TIME_AS_TEXT = re.compile(
+    rf"\b({'|'.join(sorted(_INDEXED_TIMES))})\b(?=\s*(?:[<>=]|between\b|like\b|glob\b|asc\b|desc\b))",
+    re.IGNORECASE,
+)
+_FLAG_IS_1 = re.compile(r"\b(is_failed)\s*=\s*1\b", re.IGNORECASE)
+
 _SKIPPED = re.compile(r"""'(?:[^']|'')*(?:'|$)|"[^"]*(?:"|$)|--[^\n]*|/\*.*?(?:\*/|$)""", re.DOTALL)
 _TIME_TEXT = re.compile(r"'(?:%s|(?:%Y-%m-%d|\d{4}-\d\d-\d\d)[\w%:. +-]*)'")
 _WORD_TEXT = re.compile(r"'\w*'")
@@ -317,6 +329,18 @@ def _unknown_value(sql: str, parameters: Mapping[str, object]) -> str | None:
                     told = f"No {name} is known as '{value[:_LONGEST_VALUE]}'."
                     return f"{told} Known: {', '.join(known)}{also}."
     return None
+
+
+def faster(sql: str) -> list[str]:
+    """What would let a statement use an index."""
+    ways = []
+    if "application_name" not in sql.lower():
+        ways.append("with application_name = '…' it can use the indexes")
+    if text := _TIME_AS_TEXT.search(sql):
+        ways.append(f"an index holds {text[1].lower()}_ms, none {text[1].lower()}")
+    if flag := _FLAG_IS_1.search(sql):
+        ways.append(f"without = 1 {flag[1].lower()} is found by an index")
+    return ways
 
 
 def hint(message: str, sql: str) -> str:

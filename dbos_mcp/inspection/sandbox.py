@@ -8,14 +8,17 @@ caller waits for it.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import IO, Any
 
 from dbos_mcp.errors import SqlRejectedError, SqlStoppedError, SqlTimeoutError, StoreError
@@ -171,6 +174,48 @@ class Sandbox:
                 )
 
 
+class _Deadlines(threading.Thread):
+    """Calls what is due. One thread for all that is waited for: to start one takes longer than most
+    statements do."""
+
+    def __init__(self) -> None:
+        super().__init__(name="deadlines of SQL", daemon=True)
+        self._due: dict[object, tuple[float, Callable[[], None]]] = {}
+        self._wakes_at = math.inf
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def calling(self, late: Callable[[], None], *, after: float) -> Iterator[None]:
+        """Unless the context ends before."""
+        this, at = object(), monotonic() + after
+        with self._changed:
+            self._due[this] = at, late
+            if not self.is_alive():
+                self.start()
+            elif at < self._wakes_at:
+                self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._due.pop(this, None)
+
+    def run(self) -> None:
+        with self._changed:
+            while True:
+                now = monotonic()
+                for this, (at, late) in [*self._due.items()]:
+                    if at <= now:
+                        del self._due[this]
+                        late()
+                self._wakes_at = min((at for at, _ in self._due.values()), default=math.inf)
+                # Not woken when a statement ends, so that many in a row do not wake it each time.
+                self._changed.wait(self._wakes_at - now if self._due else None)
+
+
+_DEADLINES = _Deadlines()
+
+
 class _Worker:
     """One process, which answers one statement after the other."""
 
@@ -210,17 +255,13 @@ class _Worker:
         return answer
 
     def _exchange(self, request: str, stop: Stop, seconds: float) -> dict[str, Any]:
-        timer = threading.Timer(seconds, stop.now, ["time"])
-        timer.daemon = True
-        timer.start()
-        try:
-            self._requests.write(request + "\n")
-            self._requests.flush()
-            line = self._answers.readline(_LONGEST_ANSWER)
-        except OSError:  # it is gone
-            line = ""
-        finally:
-            timer.cancel()
+        with _DEADLINES.calling(partial(stop.now, "time"), after=seconds):
+            try:
+                self._requests.write(request + "\n")
+                self._requests.flush()
+                line = self._answers.readline(_LONGEST_ANSWER)
+            except OSError:  # it is gone
+                line = ""
         if line.endswith("\n"):
             answer: dict[str, Any] = json.loads(line)
             return answer

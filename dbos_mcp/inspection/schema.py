@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from dbos_mcp.inspection.views import VIEWS, WORKFLOWS, Column, View
 from dbos_mcp.store.events import KINDS, Event
+from dbos_mcp.store.projections import workflow_counts
 
 MOST_VALUES = 8
 
@@ -34,7 +35,10 @@ def views(connection: Connection) -> list[ViewInUse]:
 
 
 def in_use(connection: Connection, view: View) -> ViewInUse:
-    rows = connection.exec_driver_sql(f"SELECT count(*) FROM {view.counted or view.name}")
+    counted = view.counted or f"SELECT count(*) FROM {view.name}"
+    if view.kept and workflow_counts.are_kept(connection):
+        counted = view.kept
+    rows = connection.exec_driver_sql(counted)
     values = {
         column.name: [*_values(connection, view, column)]
         for column in view.columns

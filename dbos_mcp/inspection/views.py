@@ -22,7 +22,8 @@ class Column:
     """What it is made of."""
     meaning: str
     is_indexed: bool = False
-    """Whether a range of it is found without reading all, within one application."""
+    """Whether one value of it is found without reading all, within one application; of a time, also
+    a range."""
     has_few: bool = False
     """Whether it holds few different values, which are worth being told."""
     is_integer_of_time: bool = False
@@ -37,7 +38,9 @@ class View:
     source: str
     """What stands behind FROM."""
     counted: str = ""
-    """What has as many rows, where that is faster to count."""
+    """What says how many rows it has, where that is faster than counting them."""
+    kept: str = ""
+    """The same, of the counts of workflows that are kept; where they are."""
 
     @property
     def sql(self) -> str:
@@ -105,7 +108,7 @@ _VERSION = Column("application_version", f"{_W}.application_version",
 _EXECUTOR = Column("executor_id", f"{_W}.executor_id", "the process that runs it, or ran it last")
 _IS_DELETED = Column(
     "is_deleted", f"{_W}.deleted_at IS NOT NULL",
-    "1: gone upstream (by somebody or by retention); its last row stays", is_indexed=True,
+    "1: gone upstream (by somebody or by retention); its last row stays",
 )  # fmt: skip
 _ID = Column("workflow_id", f"{_W}.workflow_id", "unique within its application", is_indexed=True)
 _CREATED = _time("created_at", f"{_W}.created_at", "when it was created", is_indexed=True)
@@ -170,12 +173,9 @@ WORKFLOWS = View(
             authenticated_roles="the roles of that user, as JSON",
             owning_application="the application it belongs to, where it is another",
         ),
-        Column(
-            "attributes", f"{_W}.attributes", "custom attributes, as a JSON object",
-            is_indexed=True,
-        ),
         *_plain(
             _W,
+            attributes="custom attributes, as a JSON object",
             input="arguments as text; null unless they were read (DBOS_MCP_PAYLOADS)",
             output="the result as text; null unless it was read",
             error="the error as text",
@@ -187,6 +187,7 @@ WORKFLOWS = View(
         ),
     ),
     f"workflow AS {_W}",
+    kept="SELECT ifnull(sum(count), 0) FROM workflow_count",
 )  # fmt: skip
 
 STEPS = View(
@@ -209,7 +210,7 @@ STEPS = View(
         *_times("steps", observed_at="when the mirror read it"),
     ),
     f"step AS steps JOIN workflow AS {_W} ON {_W}.id = steps.workflow_key",
-    "step",
+    "SELECT count(*) FROM step",
 )  # fmt: skip
 
 EVENTS = View(
@@ -221,11 +222,9 @@ EVENTS = View(
         Column("workflow_id", "events.workflow_id", "null for what is about no workflow",
                is_indexed=True),
         Column("kind", "events.kind", "what happened", has_few=True),
-        *_times(
-            "events",
-            occurred_at="upstream's clock",
-            recorded_at="the mirror's clock; in the order of position",
-        ),
+        *_times("events", occurred_at="upstream's clock"),
+        *_time("recorded_at", "events.recorded_at",
+               "the mirror's clock; in the order of position", is_indexed=True),
         Column(
             "data", "events.data",
             "all that was said, as a JSON object; times in it are epoch milliseconds",
@@ -312,8 +311,8 @@ QUEUES = View(
         *_time("last_created_at", f"max({_W}.created_at)", "the creation of the newest one"),
     ),
     f"workflow AS {_W} WHERE {_STILL_QUEUED} GROUP BY {_W}.application_name, {_W}.queue_name",
-    "(SELECT DISTINCT application_name, queue_name FROM workflow WHERE queue_name IS NOT NULL"
-    " AND deleted_at IS NULL)",
+    kept="SELECT count(*) FROM (SELECT DISTINCT application_name, queue_name FROM workflow_count"
+    " WHERE queue_name <> x'' AND NOT deleted)",
 )
 
 SCHEDULES = View(
@@ -330,7 +329,7 @@ SCHEDULES = View(
     ),
     f"workflow AS {_W} WHERE {_W}.schedule_name IS NOT NULL"
     f" GROUP BY {_W}.application_name, {_W}.schedule_name",
-    "(SELECT DISTINCT application_name, schedule_name FROM workflow"
+    "SELECT count(*) FROM (SELECT DISTINCT application_name, schedule_name FROM workflow"
     " WHERE schedule_name IS NOT NULL)",
 )
 
@@ -398,10 +397,11 @@ FAILURES = View(
             Column("failed_step_id", _failed_step("step_id"), "its last step that failed"),
             Column("failed_step_name", _failed_step("step_name"), "that step's function"),
             Column("failed_step_error", _failed_step("error"), "that step's error as text"),
-            replace(_IS_DELETED, is_indexed=False),
+            _IS_DELETED,
         )
     ),
     f"workflow AS failures WHERE {_HAS_FAILED}",
+    kept=f"SELECT ifnull(sum(count), 0) FROM workflow_count WHERE status IN {_any_of(FAILED)}",
 )
 
 VIEWS: tuple[View, ...] = (

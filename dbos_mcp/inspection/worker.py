@@ -30,7 +30,7 @@ from typing import Any
 LONGEST_SQL = 10_000
 _MEBIBYTE = 1024 * 1024
 _HEAP_BYTES = 128 * _MEBIBYTE
-_ADDRESS_SPACE_BYTES = 256 * _MEBIBYTE
+_ADDRESS_SPACE_BYTES = 256_000_000
 _INSTRUCTIONS = 1_000
 """Of SQLite's machine, between two looks at the clock."""
 _OF_THE_FILE = tuple(

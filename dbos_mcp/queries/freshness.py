@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 from sqlmodel import col
 
 from dbos_mcp.domain import format_time
@@ -48,18 +48,35 @@ class Freshness:
     """What there is of it, where that is not a mirror but an incident file."""
 
 
+# Made once: they are asked for with nearly every answer.
+_OF_ONE = select(
+    col(SyncStateRow.succeeded_at),
+    col(SyncStateRow.covered_since),
+    col(SyncStateRow.history_complete),
+    col(SyncStateRow.offline_since),
+    col(SyncStateRow.last_error),
+    col(SyncStateRow.excerpt),
+).where(col(SyncStateRow.application_name) == bindparam("name"))
+_OF_EACH = (
+    select(
+        col(ApplicationRow.application_name),
+        col(SyncStateRow.succeeded_at),
+        col(SyncStateRow.offline_since),
+        col(SyncStateRow.last_error),
+        col(SyncStateRow.covered_since),
+        col(SyncStateRow.history_complete),
+    )
+    .outerjoin(
+        SyncStateRow,
+        col(SyncStateRow.application_name) == col(ApplicationRow.application_name),
+    )
+    .order_by(col(ApplicationRow.application_name))
+)
+
+
 def freshness(connection: Connection, application_name: str = CONDUCTOR) -> Freshness:
     """Of one application, or of the list of applications."""
-    state = connection.execute(
-        select(
-            col(SyncStateRow.succeeded_at),
-            col(SyncStateRow.covered_since),
-            col(SyncStateRow.history_complete),
-            col(SyncStateRow.offline_since),
-            col(SyncStateRow.last_error),
-            col(SyncStateRow.excerpt),
-        ).where(col(SyncStateRow.application_name) == application_name)
-    ).first()
+    state = connection.execute(_OF_ONE, {"name": application_name}).first()
     if state is None:
         return Freshness(None, None, False, None, None)
     return Freshness(
@@ -75,31 +92,28 @@ def freshness(connection: Connection, application_name: str = CONDUCTOR) -> Fres
 def freshness_of_all(connection: Connection) -> Freshness:
     """Of an answer about every application: as old as the oldest of those that are live, and as
     complete as the least complete of them."""
-    states = sync_state.load_all(connection)
-    names = connection.execute(select(col(ApplicationRow.application_name))).scalars().all()
     whole = freshness(connection)
     away = math.inf if whole.offline_since is None else whole.offline_since
     behind, live = [], [whole.as_of]
-    mirrored = [states[name] for name in names if name in states]
-    since = [state.covered_since for state in mirrored if state.covered_since is not None]
-    all_begun = len(since) == len(names) > 0
-    for name in sorted(names):
-        state = states.get(name)
-        if state is None or state.succeeded_at is None:
+    states = connection.execute(_OF_EACH).all()
+    since = [state.covered_since for state in states if state.covered_since is not None]
+    all_begun = len(since) == len(states) > 0
+    for name, succeeded_at, offline_since, last_error, *_ in states:
+        if succeeded_at is None:
             behind.append(f"{name} is not looked at yet")
-        elif state.offline_since is not None and state.offline_since < away:
-            behind.append(f"{name} is offline since {format_time(state.offline_since)}")
-        elif state.last_error is not None and state.offline_since is None:
-            behind.append(f"{name} is not read since {format_time(state.succeeded_at)}")
+        elif offline_since is not None and offline_since < away:
+            behind.append(f"{name} is offline since {format_time(offline_since)}")
+        elif last_error is not None and offline_since is None:
+            behind.append(f"{name} is not read since {format_time(succeeded_at)}")
         else:
-            live.append(state.succeeded_at)
+            live.append(succeeded_at)
     seen = [as_of for as_of in live if as_of is not None]
     as_of = min(seen) if len(seen) == len(live) else None
     return replace(
         whole,
         as_of=as_of,
         covered_since=max(since) if all_begun else None,
-        history_complete=all_begun and all(state.history_complete for state in mirrored),
+        history_complete=all_begun and all(state.history_complete for state in states),
         behind=tuple(behind),
     )
 

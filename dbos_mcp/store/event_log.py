@@ -31,7 +31,7 @@ class EventRow(SQLModel, table=True):
     workflow_id: str | None = Field(default=None, index=True)
     kind: str
     occurred_at: int | None = None
-    recorded_at: int
+    recorded_at: int = Field(index=True)
     data: str
 
 

@@ -15,6 +15,9 @@ from dbos_mcp.store.tables import table_of
 
 _KEPT = {"ux_workflow", "ix_workflow_created_at"}
 """Rows are found by id when they come, and listed by age also meanwhile."""
+_LAST = "ix_workflow_completed_at"
+"""Where several are as good, SQLite takes the newest: then an application's workflows are read
+nearly in the order in which they are stored, and not three times as long."""
 
 DEFERRED: Sequence[Index] = sorted(
     (
@@ -23,7 +26,7 @@ DEFERRED: Sequence[Index] = sorted(
         for index in table_of(table).indexes
         if index.name not in _KEPT
     ),
-    key=lambda index: str(index.name),
+    key=lambda index: (index.name == _LAST, str(index.name)),
 )
 
 

@@ -1,4 +1,4 @@
-"""The public views"""
+"""The public views, an index of when events were recorded, and one made anew to be the newest"""
 
 from collections.abc import Sequence
 
@@ -187,6 +187,14 @@ FROM workflow AS failures WHERE failures.status IN ('ERROR', 'MAX_RECOVERY_ATTEM
 
 
 def upgrade() -> None:
+    op.create_index("ix_event_recorded_at", "event", ["recorded_at"])
+    # A large load may be under way, which goes without it.
+    op.execute("DROP INDEX IF EXISTS ix_workflow_completed_at")
+    op.create_index(
+        "ix_workflow_completed_at",
+        "workflow",
+        ["application_name", "completed_at", "created_at", "dequeued_at", "deleted_at"],
+    )
     for view in VIEWS:
         op.get_bind().exec_driver_sql(view)  # as it is: a colon in it is no parameter
 

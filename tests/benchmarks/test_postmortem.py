@@ -10,7 +10,7 @@ import pytest
 from benchmarks import postmortem
 from benchmarks.failures import CAUSES, Failures
 from benchmarks.generate import ENDS_AT, Population
-from benchmarks.mirror import FEWEST_ROWS, mirror_of_failures
+from benchmarks.mirror import DAYS, FEWEST_ROWS, mirror_of_failures
 from benchmarks.postmortem import Planted, Span
 from dbos_mcp.domain import FAILED
 from dbos_mcp.settings import DAY_MS
@@ -44,7 +44,7 @@ def planted() -> Iterator[Planted]:
 
 
 async def test_what_was_planted_is_found(tmp_path: Path) -> None:
-    population = Population(rows=FEWEST_ROWS, days=postmortem.DAYS, in_flight=20)
+    population = Population(rows=FEWEST_ROWS, days=DAYS, in_flight=20)
     cache = await mirror_of_failures(population, Failures(FAILED_ROWS), tmp_path)
     findings = await postmortem.run(FEWEST_ROWS, FAILED_ROWS, cache, windows=2, diagnoses=18)
     assert findings.wrong == []

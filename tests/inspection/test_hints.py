@@ -6,7 +6,7 @@ import pytest
 
 from dbos_mcp.errors import SqlRejectedError
 from dbos_mcp.inspection import hints
-from dbos_mcp.inspection.hints import MISREAD, OF_MESSAGES, OF_STATEMENTS, caution
+from dbos_mcp.inspection.hints import MISREAD, OF_MESSAGES, OF_STATEMENTS, caution, faster
 from dbos_mcp.inspection.sandbox import Sandbox
 from dbos_mcp.inspection.views import VIEWS
 from dbos_mcp.store.engine import Cache
@@ -192,3 +192,31 @@ def test_no_statement_holds_up_those_who_look_for_a_hint() -> None:
         sql = (part * 10_000)[:10_000]
         caution(sql, {"x": sql})
         hints.hint("near", sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        ("SELECT 1 FROM workflows", ["with application_name = '…'"]),
+        ("SELECT 1 FROM workflows WHERE application_name = 'a'", []),
+        ("SELECT 1 FROM workflows WHERE application_name = 'a' AND created_at_ms > 1", []),
+        (
+            "SELECT 1 FROM workflows WHERE application_name = 'a' AND Created_At >= '2026'",
+            ["an index holds created_at_ms, none created_at"],
+        ),
+        (
+            "SELECT application_name FROM workflows ORDER BY completed_at DESC",
+            ["an index holds completed_at_ms"],
+        ),
+        ("SELECT application_name FROM workflows WHERE updated_at > '2026'", []),
+        (
+            "SELECT 1 FROM workflows WHERE is_failed = 1 AND created_at LIKE '2026-11%'",
+            ["application_name", "holds created_at_ms", "without = 1 is_failed is found by an"],
+        ),
+    ],
+)
+def test_what_would_make_a_slow_statement_faster_is_told(sql: str, told: list[str]) -> None:
+    ways = "; ".join(faster(sql))
+    assert bool(ways) == bool(told)
+    for words in told:
+        assert words in ways

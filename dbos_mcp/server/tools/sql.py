@@ -12,7 +12,7 @@ from dbos_mcp.domain import format_duration, format_time, now_ms
 from dbos_mcp.errors import UsageError
 from dbos_mcp.inspection import schema
 from dbos_mcp.inspection.examples import EXAMPLES
-from dbos_mcp.inspection.hints import caution
+from dbos_mcp.inspection.hints import caution, faster
 from dbos_mcp.inspection.sandbox import Found, Parameter
 from dbos_mcp.inspection.schema import ViewInUse
 from dbos_mcp.inspection.views import EVENTS, VIEWS, View, nearest
@@ -51,7 +51,6 @@ async def query_sql(
     columns; indexes begin with application_name."""
     parameters = _parameters(params)
     _, freshness = await _found_by(runtime, lambda _connection: None)
-    ends = await now_of(runtime, None)
     cells = _CELL_CHARACTERS if format == "table" else _FULL_CELL_CHARACTERS
     found = await runtime.run_sql(sql, parameters, rows=limit, cell_characters=cells + 1)
     text, shown = _fitting(found, _table if format == "table" else _json, cells)
@@ -64,7 +63,7 @@ async def query_sql(
         _empty_columns(shown, found) if format == "table" else None,
         _why_slow(sql, found),
         _DATA_NOTE if _has_text(found) else None,
-        _when_is_now(sql, ends),
+        await _when_is_now(runtime, sql),
         freshness,
     )
 
@@ -190,14 +189,16 @@ def _left_out(shown: int, limit: int, found: Found) -> str | None:
 
 
 def _why_slow(sql: str, found: Found) -> str | None:
-    if found.ms < SLOW_MS or "application_name" in sql.lower():
-        return None
-    return "It read much: with application_name = '…' it can use the indexes."
+    ways = faster(sql) if found.ms >= SLOW_MS else None
+    return f"It read much: {'; '.join(ways)}." if ways else None
 
 
-def _when_is_now(sql: str, ends: int) -> str | None:
+async def _when_is_now(runtime: Runtime, sql: str) -> str | None:
     """Of a mirror that nobody has looked from for long."""
-    if now_ms() - ends <= LATE_MS or not _NOW.search(sql):
+    if not _NOW.search(sql):
+        return None
+    ends = await now_of(runtime, None)
+    if now_ms() - ends <= LATE_MS:
         return None
     return (
         f"'now' is this machine's clock; this mirror ends at {format_time(ends)}: write that in"
@@ -216,7 +217,7 @@ def overview(views: Sequence[ViewInUse]) -> list[str]:
         parts.append(f"{each.view.name} ({each.rows}): {each.view.meaning}")
         parts.append(f"  {', '.join(_names(each.view))}")
         parts += [f"  {name}: {_listed(values)}" for name, values in each.values.items() if values]
-    parts.append("Statements to begin with, :application_name among their params")
+    parts.append("Statements to begin with; params: :application_name, times as ISO 8601")
     parts += [f"{example.question}\n  {example.sql}" for example in EXAMPLES]
     return parts
 
