@@ -91,5 +91,5 @@ def test_waits_and_shares_of_failures_are_of_what_was_created_since(tmp_path: Pa
     ]  # fmt: skip
     since = format_time(BORN)
     waits = answered(tmp_path, "queue_waits", cache_of, since=since)
-    assert waits == [(hour, "mail", 3, 200.0, 300)]
+    assert waits == [(hour, "mail", 3, 200.0, 300, 1)]
     assert answered(tmp_path, "failures_by_version", since=since) == [("1", None, 2, 1, 50.0)]
