@@ -4,7 +4,6 @@ import gc
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -70,22 +69,30 @@ class Runtime:
         return await anyio.to_thread.run_sync(run)
 
     async def run_sql(
-        self, sql: str, parameters: Mapping[str, Parameter], *, rows: int, cell_characters: int
-    ) -> Found:
-        """Run a statement beside everything else; being cancelled ends it.
+        self,
+        sql: str,
+        parameters: Mapping[str, Parameter],
+        *,
+        rows: int,
+        cell_characters: int,
+        before: Callable[[Connection], T],
+    ) -> tuple[Found, T]:
+        """Run a statement beside everything else, and a query of ours before it, on one thread;
+        being cancelled ends it.
 
         Raises:
             QueryError, StoreError: see `Sandbox.run`.
         """
         stop = Stop()
-        run = partial(
-            self.sandbox.run,
-            sql,
-            parameters,
-            rows=rows,
-            cell_characters=cell_characters,
-            stop=stop,
-        )
+
+        def run() -> tuple[Found, T]:
+            with self.cache.read() as connection:
+                known = before(connection)
+            found = self.sandbox.run(
+                sql, parameters, rows=rows, cell_characters=cell_characters, stop=stop
+            )
+            return found, known
+
         try:
             # Threads of its own: those of all other questions are never all taken by waiting.
             return await anyio.to_thread.run_sync(

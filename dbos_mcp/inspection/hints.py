@@ -303,9 +303,12 @@ def _misread(sql: str, parameters: Mapping[str, object]) -> str | None:
     for advice in MISREAD:
         if re.search(advice.pattern, code, re.IGNORECASE):
             return f"{advice.words} {_try(advice.example)}"
+    quoted = sorted({*_QUOTED.findall(code)})[:_MOST_NAMES]
+    if not quoted:
+        return None
     columns = {column.name for view in _mentioned(code) or VIEWS for column in view.columns}
     named = {*columns, *(view.name for view in VIEWS), *_named(code)}
-    for name in sorted({*_QUOTED.findall(code)})[:_MOST_NAMES]:
+    for name in quoted:
         near = get_close_matches(_snake(name), columns, n=1, cutoff=0.8)
         if near and name.lower() not in named and not name.isupper():
             return (

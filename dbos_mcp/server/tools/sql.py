@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from sqlalchemy import Connection
@@ -16,14 +16,13 @@ from dbos_mcp.inspection.hints import caution, faster
 from dbos_mcp.inspection.sandbox import Found, Parameter
 from dbos_mcp.inspection.schema import ViewInUse
 from dbos_mcp.inspection.views import EVENTS, VIEWS, View, nearest
+from dbos_mcp.queries.freshness import Freshness, freshness_of_all
 from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
 from dbos_mcp.server.budget import fitting, within
 from dbos_mcp.server.context import RuntimeForAll, found_by, now_of
 from dbos_mcp.server.render import LATE_MS, compact_json, freshness_line, plain
 from dbos_mcp.server.workflow_rows import ANSWER_BYTES
-
-T = TypeVar("T")
 
 MOST_ROWS = 500
 SLOW_MS = 500
@@ -50,9 +49,10 @@ async def query_sql(
     """Run one SQLite SELECT over the mirror's views; describe_schema first. Compare times by _ms
     columns; indexes begin with application_name."""
     parameters = _parameters(params)
-    _, freshness = await _found_by(runtime, lambda _connection: None)
     cells = _CELL_CHARACTERS if format == "table" else _FULL_CELL_CHARACTERS
-    found = await runtime.run_sql(sql, parameters, rows=limit, cell_characters=cells + 1)
+    found, state = await runtime.run_sql(
+        sql, parameters, rows=limit, cell_characters=cells + 1, before=freshness_of_all
+    )
     text, shown = _fitting(found, _table if format == "table" else _json, cells)
     mind = caution(sql, parameters)
     return render.answer(
@@ -64,7 +64,7 @@ async def query_sql(
         _why_slow(sql, found),
         _DATA_NOTE if _has_text(found) else None,
         await _when_is_now(runtime, sql),
-        freshness,
+        _freshness_line(runtime, state),
     )
 
 
@@ -72,22 +72,21 @@ async def describe_schema(runtime: RuntimeForAll, view: str | None = None) -> st
     """Tell what query_sql reads: views, columns, rows, frequent values, eight example statements;
     of one view, what each column means."""
     if view is None:
-        views, freshness = await _found_by(runtime, schema.views)
-        return render.answer(*overview(views), freshness)
+        views, state = await found_by(runtime, schema.views, None)
+        return render.answer(*overview(views), _freshness_line(runtime, state))
     asked = view_named(view)
 
     def query(connection: Connection) -> ViewInUse:
         return schema.in_use(connection, asked)
 
-    one, freshness = await _found_by(runtime, query)
-    return render.answer(*detail(one), freshness)
+    one, state = await found_by(runtime, query, None)
+    return render.answer(*detail(one), _freshness_line(runtime, state))
 
 
-async def _found_by(runtime: Runtime, query: Callable[[Connection], T]) -> tuple[T, str]:
+def _freshness_line(runtime: Runtime, state: Freshness) -> str:
     """SQL has a clock of its own: in it no time counts from the last look."""
-    result, state = await found_by(runtime, query, None)
     offline = runtime.live is None
-    return result, freshness_line(state, now=now_ms(), offline=offline, times_from_then=False)
+    return freshness_line(state, now=now_ms(), offline=offline, times_from_then=False)
 
 
 def view_named(name: str) -> View:
