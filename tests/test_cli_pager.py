@@ -28,7 +28,7 @@ from dbos_mcp import cli
 def run(statement, pager):
     importlib.reload(pydoc)  # it remembers its pager
     os.environ["PAGER"] = pager
-    sys.argv[1:] = [*before, "sql", statement]
+    sys.argv[1:] = [*before, "sql", statement, "--timeout", "60"]
     print("begin", flush=True)
     with contextlib.suppress(SystemExit):
         cli.main()
@@ -87,6 +87,7 @@ def test_a_long_result_goes_through_the_pager_and_no_other_does(
         str(tmp_path), LONG, SHORT,
     )  # fmt: skip
     assert code == 0
+    assert "Error" not in shown
     _, long, short, without_less = shown.split("begin\n")
     paged = (tmp_path / "long").read_text()
     assert len(paged.splitlines()) == 2 + ROWS

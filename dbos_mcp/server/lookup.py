@@ -128,15 +128,15 @@ async def why_not(
     session: Session,
     look: Callable[[], Awaitable[object]],
     *,
-    seconds: float = LOOK_SECONDS,
+    seconds: float | None = None,
     slow: str = SLOW,
 ) -> str | None:
-    """Look, for as long as somebody waits; why it came to nothing."""
+    """Look, for as long as somebody waits (none: LOOK_SECONDS); why it came to nothing."""
     scheduler = session.scheduler
     if scheduler is not None and scheduler.refused:
         return REFUSED
     try:
-        with anyio.fail_after(seconds):
+        with anyio.fail_after(LOOK_SECONDS if seconds is None else seconds):
             await look()
     except TimeoutError:
         return slow

@@ -35,8 +35,9 @@ def test_the_demo_shows_what_it_promises_and_leaves_a_cache_behind(tmp_path: Pat
     assert re.search(r"reconcile-1 \| done \| CANCELLED \| (ENQUEUED|PENDING)", said)
     assert "order-1005 | done | ERROR | ERROR | " in said
     killed = said.split("are killed")[1]
-    assert killed.count("offline since") == 4
+    assert killed.count("offline since") == 5
     assert cause in killed
+    assert re.search(r"quote_delivery \| \d+ \| \d+ \| \d+", killed)  # by SQL
 
     last = said.splitlines()[-1]
     assert last.startswith("claude mcp add dbos-demo -- ")
