@@ -55,6 +55,7 @@ from dbos_mcp.login import Account, LoggedIn, LoginFlow, log_out, who_am_i
 from dbos_mcp.queries.freshness import now_offline
 from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus, sync_status
 from dbos_mcp.runtime import Runtime, identity_of, locate_cache, open_runtime
+from dbos_mcp.server import schema as told
 from dbos_mcp.server.found import SqlFormat, written
 from dbos_mcp.server.render import Column, fields, plain
 from dbos_mcp.server.sync_status import columns as status_columns
@@ -761,16 +762,13 @@ def sql(
     _show(written(found, form, terminal=out.width if out.is_terminal else None))
     if mind := caution(text, parameters):
         _print_warning(mind)
-    total = len(found.rows) + found.more
     if found.more:
-        more = "" if found.all_counted else "more than "
         cut = f"cut at {_size(SQL_BYTES)}: select less"
         if len(found.rows) == limit:
             cut = "--limit takes more"
-        _print_warning(f"{len(found.rows)} of {more}{total} rows; {cut}.")
+        _print_warning(f"{len(found.rows)} of {found.counted}; {cut}.")
     elif out.is_terminal and err.is_terminal:
-        rows = "1 row" if total == 1 else f"{total} rows"
-        err.print(f"{rows}, {format_duration(round(found.ms))}")
+        err.print(f"{found.counted}, {format_duration(round(found.ms))}")
 
 
 def _stdin() -> str:
@@ -822,8 +820,6 @@ def schema(
     ] = False,
 ) -> None:
     """Show the views for `dbos-mcp sql`, what they hold, and statements to begin with."""
-    from dbos_mcp.server.tools import sql as told
-
     asked = None if view is None else told.view_named(view)
     path = _existing_cache(context.obj.target())
     if datasette:

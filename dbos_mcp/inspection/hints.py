@@ -177,13 +177,16 @@ OF_MESSAGES = (
     ),
 )
 
-_TIMES = "|".join(
-    column.name.removesuffix("_ms")
-    for column in {
-        column.name: column for view in VIEWS for column in view.columns
-        if column.is_integer_of_time
-    }.values()
-)  # fmt: skip
+
+def _times(*, indexed: bool = False) -> str:
+    """The names of times as text, as a pattern."""
+    columns = [column for view in VIEWS for column in view.columns if column.is_integer_of_time]
+    return "|".join(
+        sorted({c.name.removesuffix("_ms") for c in columns if c.is_indexed or not indexed})
+    )
+
+
+_TIMES = _times()
 
 MISREAD = (
     Advice(
@@ -261,14 +264,8 @@ _COLUMNS = {
 }
 """What agents write for a view, and for a column: the first of these that the view has."""
 
-_INDEXED_TIMES = {
-    column.name.removesuffix("_ms")
-    for view in VIEWS
-    for column in view.columns
-    if column.is_indexed and column.is_integer_of_time
-}
 _TIME_AS_TEXT = re.compile(
-    rf"\b({'|'.join(sorted(_INDEXED_TIMES))})\b(?=\s*(?:[<>=]|between\b|like\b|glob\b|asc\b|desc\b))",
+    rf"\b({_times(indexed=True)})\b(?=\s*(?:[<>=]|between\b|like\b|glob\b|asc\b|desc\b))",
     re.IGNORECASE,
 )
 _FLAG_IS_1 = re.compile(r"\b(is_failed)\s*=\s*1\b", re.IGNORECASE)

@@ -52,6 +52,13 @@ class Found:
     ms: float
     """How long it took."""
 
+    @property
+    def counted(self) -> str:
+        """How many there are, in words."""
+        total = len(self.rows) + self.more
+        rows = "1 row" if total == 1 else f"{total} rows"
+        return rows if self.all_counted else f"more than {rows}"
+
 
 class Stop:
     """Ends the statement that it was given to, from another thread, or before it begins."""

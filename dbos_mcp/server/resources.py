@@ -1,7 +1,7 @@
 """What a client may read, or watch, without calling a tool."""
 
 import functools
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import ParamSpec
 
 from mcp.server.mcpserver import MCPServer
@@ -9,8 +9,7 @@ from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.server.mcpserver.resources import FunctionResource, Resource, ResourceSecurity
 
 from dbos_mcp.errors import DbosMcpError, NotFoundError
-from dbos_mcp.inspection.views import VIEWS
-from dbos_mcp.server import addresses, render
+from dbos_mcp.server import addresses, render, schema
 from dbos_mcp.server.addresses import FAILURE_GROUP, FAILURES, PROFILE, SCHEMA, WORKFLOW
 from dbos_mcp.server.context import (
     Asker,
@@ -23,7 +22,6 @@ from dbos_mcp.server.context import (
 )
 from dbos_mcp.server.icons import LOOK, SYNC
 from dbos_mcp.server.tools.postmortem import tell_failures
-from dbos_mcp.server.tools.sql import event_lines
 from dbos_mcp.server.tools.sync import read_status
 from dbos_mcp.server.tools.workflow import get_workflow
 from dbos_mcp.server.windows import failures_of_a_day, failures_of_a_week
@@ -162,25 +160,10 @@ async def read_schema(session: Session) -> str:
     return render.answer(
         "Views of the mirror (SQLite), for query_sql; each time is ISO 8601 text (UTC), and with"
         " _ms behind its name epoch milliseconds",
-        *_views(),
-        *event_lines(),
+        *schema.view_lines(),
+        *schema.event_lines(),
         freshness,
     )
-
-
-def _views() -> Iterator[str]:
-    """Each with its columns; what was told of one is not told again."""
-    told: set[tuple[str, str]] = set()
-    for view in VIEWS:
-        columns = [(c.name, c.meaning) for c in view.columns if not c.is_integer_of_time]
-        yield f"{view.name}: {view.meaning}"
-        yield from (
-            f"  {name}: {meaning}" for name, meaning in columns if (name, meaning) not in told
-        )
-        before = [name for name, meaning in columns if (name, meaning) in told]
-        if before:
-            yield f"  as above: {', '.join(before)}"
-        told.update(columns)
 
 
 def _sync_status(session: Session, profile: str | None) -> Resource:
