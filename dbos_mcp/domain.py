@@ -1,11 +1,12 @@
 """Words that both sides of the event log use: statuses, and times as epoch milliseconds; and how
 text from elsewhere is made fit to be shown."""
 
+import math
 import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from time import time_ns
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import PlainSerializer
 
@@ -31,6 +32,8 @@ BROKEN_OFF = (WorkflowStatus.CANCELLED, *FAILED)
 TERMINAL = (WorkflowStatus.SUCCESS, *BROKEN_OFF)
 
 CELL_CHARACTERS = 100
+INTEGER_LIMIT = 2**63
+"""Of SQLite's integers."""
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -40,6 +43,7 @@ _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s"))
 
 
@@ -106,6 +110,24 @@ def parse_time(text: str) -> int:
 
 EpochMs = Annotated[int, PlainSerializer(format_time, return_type=str, when_used="json")]
 """Epoch milliseconds in Python, RFC 3339 in a JSON answer."""
+
+
+def storable(value: Any) -> Any:
+    """The nearest value that SQLite and JSON can hold: U+FFFD for half a character, the largest
+    integer for a larger one, null for what is not a number."""
+    match value:
+        case str():
+            return _LONE_SURROGATE.sub("\ufffd", value)
+        case int():
+            return max(-INTEGER_LIMIT, min(value, INTEGER_LIMIT - 1))
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {storable(key): storable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [storable(item) for item in value]
+        case _:
+            return value
 
 
 def one_line(text: str, limit: int = 300) -> str:
