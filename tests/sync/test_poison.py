@@ -14,7 +14,7 @@ import httpx
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dbos_mcp.conductor.client import ConductorClient
 from dbos_mcp.conductor.credentials import Credentials
@@ -187,7 +187,7 @@ def _json(content: bytes) -> Response:
 
 
 @asynccontextmanager
-async def site_of(conductor: Conductor, path: Path, page_limit: int = 1000) -> AsyncIterator[Site]:
+async def site_of(conductor: ASGIApp, path: Path, page_limit: int = 1000) -> AsyncIterator[Site]:
     wire, cache, clock = Wire(httpx.ASGITransport(conductor)), open_cache(path), Clock()
     try:
         async with ConductorClient(
