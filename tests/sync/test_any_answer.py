@@ -114,7 +114,7 @@ conductors = st.builds(
 
 
 @settings(
-    max_examples=EXAMPLES or 25,
+    max_examples=EXAMPLES or 12,
     derandomize=not EXAMPLES,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
