@@ -11,8 +11,8 @@ from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import Connection
 
 from dbos_mcp.conductor.credentials import Credentials
-from dbos_mcp.errors import AuthenticationError, DbosMcpError, StoreError
-from dbos_mcp.store import sync_state
+from dbos_mcp.errors import AuthenticationError, DbosMcpError, SchemaTooNewError, StoreError
+from dbos_mcp.store import damage, sync_state
 from dbos_mcp.store.sync_state import CONDUCTOR, SyncStateRow
 from dbos_mcp.sync import known
 from dbos_mcp.sync.leadership import Leadership
@@ -86,6 +86,9 @@ class SyncScheduler:
         self._refused = False
         self._refused_credentials: Credentials | None = None
         self._woken = False
+        self._is_outdated = False
+        self._has_looked_for_damage = False
+        self._stopped = False
         self._cycle: anyio.CancelScope | None = None
         self._cycle_ended = anyio.Event()
         self._scheduler = AsyncIOScheduler(timezone=UTC, logger=_quiet)
@@ -118,6 +121,7 @@ class SyncScheduler:
 
     async def stop(self) -> None:
         """End the cycle that runs, where it can be left, and let go of the lead."""
+        self._stopped = True
         self._job.remove()
         if self._cycle is not None:
             # A transaction that has begun is ended first: its thread is never left behind.
@@ -159,6 +163,8 @@ class SyncScheduler:
 
     async def _lead_and_run(self) -> None:
         try:
+            if self._may_only_read():
+                return
             await self._save_questions()
             if self.refused:
                 return
@@ -166,11 +172,38 @@ class SyncScheduler:
             if not self.leads:
                 self._paces.clear()
             if self.leadership.take():
+                self._look_for_damage()
                 await self._run_what_is_due()
+        except SchemaTooNewError as error:
+            logger.warning("Syncing ends here: %s", error)
+            self._is_outdated = True
+            self.leadership.release()
         except StoreError as error:
             logger.warning("The cache cannot be used just now: %s", error)
         except Exception:
             logger.exception("This look failed unexpectedly; the next one will be tried.")
+
+    def _may_only_read(self) -> bool:
+        """The cache says so, or a newer version has taken it over, which syncs from now on."""
+        if not self._is_outdated and self.worker.mirror.cache.notice is None:
+            return False
+        self.leadership.release()
+        return True
+
+    def _look_for_damage(self) -> None:
+        """Once, beside everything else."""
+        if not self._has_looked_for_damage:
+            self._has_looked_for_damage = True
+            self._scheduler.add_job(self._check, misfire_grace_time=None)
+
+    async def _check(self) -> None:
+        mirror = self.worker.mirror
+        try:
+            await anyio.to_thread.run_sync(
+                lambda: damage.look(mirror.cache, now=mirror.clock(), stop=lambda: self._stopped)
+            )
+        except StoreError as error:
+            logger.warning("The cache could not be looked through for damage: %s", error)
 
     async def _save_questions(self) -> None:
         """For whichever process leads; with what this one's own requests have cost."""
@@ -192,6 +225,8 @@ class SyncScheduler:
 
     async def _run_what_is_due(self) -> None:
         plan = await self.worker.mirror.read(_plan)
+        if self._may_only_read():
+            return
         now = self.worker.mirror.clock()
         due = {
             name
