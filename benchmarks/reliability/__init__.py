@@ -1,0 +1,1 @@
+"""What must hold however often it is tried, and controls that must not."""
