@@ -106,14 +106,15 @@ def checkpoint(task: Task) -> Did:
 
 def checkpoint_without_the_lock(task: Task) -> Did:
     """As any other tool would."""
-    times = 0
+    done = 0
     try:
         with closing(sqlite3.connect(task.path, isolation_level=None)) as raw:
             for times in task.until_over():
                 raw.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                done = times + 1
     except _FILE_FAULTS as error:
-        return Did("checkpoint", times, str(error))
-    return Did("checkpoint", times)
+        return Did("checkpoint", done, f"checkpoint: {error}")
+    return Did("checkpoint", done)
 
 
 def _repeat(
@@ -142,7 +143,7 @@ def run_round(
         path = Path(name) / "cache.sqlite"
         open_cache(path).close()
         task = Task(path, seconds, pause_seconds)
-        work = [
+        work: list[Callable[[Task], Did]] = [
             *(partial(write, number=number) for number in range(WRITERS)),
             *[checkpoints] * CHECKPOINTERS,
             *[read] * READERS,
@@ -195,9 +196,7 @@ def control(folder: Path, seconds: float) -> bool:
     end, number = monotonic() + seconds, 0
     while (left := end - monotonic()) > 0:
         number += 1
-        done = run_round(
-            folder, min(left, ROUND_SECONDS), checkpoints=checkpoint_without_the_lock
-        )
+        done = run_round(folder, min(left, ROUND_SECONDS), checkpoints=checkpoint_without_the_lock)
         if done.faults:
             out.print(
                 f"Control, without the lock: damaged in round {number} of at most a minute, after"
