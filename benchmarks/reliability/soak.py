@@ -419,8 +419,8 @@ async def run_lines(place: Place, sessions: Sequence[Session], proxy: FaultyProx
         )
 
 
-async def soak(place: Place) -> None:
-    """The hour itself, and what is found afterwards."""
+async def soak(place: Place) -> Report:
+    """The hour itself, and what is found afterwards; what is left over shows only later."""
     seen, port = place.seen, free_port()
     application, proxy = Application(place), FaultyProxy(port)
     with ExitStack() as stack:
@@ -446,8 +446,7 @@ async def soak(place: Place) -> None:
         report_memory(report, seen, f"server {SPARED}", sessions[SPARED].memory)
         report_memory(report, seen, "local Conductor", conductor.samples)
         await report_mirror(report, place, f"http://{HOST}:{port}")
-    report_leftovers(report, place)
-    report.print()
+    return report
 
 
 async def _answers(port: int) -> None:
@@ -589,7 +588,9 @@ def main() -> None:
         place = Place(folder, url, options.minutes, seen)
         place.temporary.mkdir()
         place.cache.parent.mkdir()
-        anyio.run(soak, place)
+        report = anyio.run(soak, place)
+    report_leftovers(report, place)
+    report.print()
     for reason in seen.wrong:
         out.print(f"- {reason[:300]}", soft_wrap=True)
     if not seen.wrong and not options.keep:
