@@ -66,3 +66,11 @@ bench-sql *arguments:
 # Ten incidents with planted causes: does an agent find them, and in how many calls? `--show`
 evals *arguments:
     uv run python -m evals.run {{ arguments }}
+
+# The power goes at any moment; the suite does it 100 times
+power-cuts *arguments:
+    uv run python -m benchmarks.reliability.power_cuts {{ arguments }}
+
+# Each write and sync of the cache fails, and a whole disk is full; `--every 5` is quicker
+file-faults *arguments:
+    uv run python -m benchmarks.reliability.file_faults {{ arguments }}

@@ -1,0 +1,1 @@
+"""What happens to the cache when processes, disks and machines fail, at full size."""
