@@ -74,3 +74,10 @@ soak *arguments:
 # SQLite's WAL-reset bug, provoked by our rule and without our lock; `--seconds 3600`
 wal-reset *arguments:
     uv run python -m benchmarks.reliability.wal_reset {{ arguments }}
+# The power goes at any moment; the suite does it 100 times
+power-cuts *arguments:
+    uv run python -m benchmarks.reliability.power_cuts {{ arguments }}
+
+# Each write and sync of the cache fails, and a whole disk is full; `--every 5` is quicker
+file-faults *arguments:
+    uv run python -m benchmarks.reliability.file_faults {{ arguments }}
