@@ -74,6 +74,7 @@ soak *arguments:
 # SQLite's WAL-reset bug, provoked by our rule and without our lock; `--seconds 3600`
 wal-reset *arguments:
     uv run python -m benchmarks.reliability.wal_reset {{ arguments }}
+
 # The power goes at any moment; the suite does it 100 times
 power-cuts *arguments:
     uv run python -m benchmarks.reliability.power_cuts {{ arguments }}
