@@ -6,6 +6,8 @@ from contextlib import closing
 from pathlib import Path
 from zlib import crc32
 
+from sqlalchemy import Connection
+
 from dbos_mcp.store import projector, sync_state
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.event_log import Recorded
@@ -59,9 +61,13 @@ def log_of(raw: sqlite3.Connection, after: int = 0) -> dict[int, int]:
 def log_in(cache: Cache) -> dict[int, int]:
     """`log_of` what is open."""
     with cache.read() as connection:
-        raw = connection.connection.driver_connection
-        assert isinstance(raw, sqlite3.Connection)
-        return log_of(raw)
+        return log_of(raw_of(connection))
+
+
+def raw_of(connection: Connection) -> sqlite3.Connection:
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)
+    return raw
 
 
 def damage(raw: sqlite3.Connection, acknowledged: Log) -> list[str]:

@@ -10,7 +10,7 @@ from benchmarks.reliability.disk import NoDiskError, watched
 from benchmarks.reliability.file_faults import FAULTS, WORKS, fail_everywhere
 
 CUTS = 100
-CUTS_OF_A_CONTROL = 20
+CUTS_OF_A_CONTROL = 100
 COMMITS = 15
 
 
