@@ -56,6 +56,8 @@ class ApplicationSync(SyncItem):
     """How many changes only audits have found."""
     asked_at: EpochMs | None = None
     """When somebody last asked about it, or about all."""
+    redacted: dict[str, int] = {}
+    """How many secrets of which kind were taken out before anything was stored."""
 
 
 class SyncStatus(BaseModel):
@@ -82,6 +84,7 @@ def sync_status(
     names = connection.execute(select(known).order_by(known)).scalars()
     states = sync_state.load_all(connection)
     questions = sync_state.questions(connection)
+    redactions = sync_state.redactions(connection)
     conductor = states.get(CONDUCTOR) or SyncStateRow(application_name=CONDUCTOR)
     applications = []
     for name in names:
@@ -93,6 +96,7 @@ def sync_status(
                     **_of(state, conductor),
                     steps_pending=steps_pending(connection, name, now=now),
                     asked_at=max(asked, default=None),
+                    redacted=redactions.get(name, {}),
                 )
             )
     return SyncStatus(

@@ -19,8 +19,10 @@ from dbos_mcp.conductor.client import ConductorClient
 from dbos_mcp.conductor.models import Workflow, WorkflowSearch
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import StoreError
+from dbos_mcp.redaction import Redactor
+from dbos_mcp.redaction.rules import NO_RULES, Rules
 from dbos_mcp.settings import Payloads
-from dbos_mcp.store import event_log, indexes, projector
+from dbos_mcp.store import event_log, indexes, projector, sync_state
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.events import (
     Event,
@@ -33,6 +35,7 @@ from dbos_mcp.store.projections import workflow_counts
 from dbos_mcp.sync import diff, due, known
 from dbos_mcp.sync.diff import NO_TEXTS, Texts
 from dbos_mcp.sync.due import State
+from dbos_mcp.sync.redacting import Upstream
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +76,13 @@ class Mirror:
         client: ConductorClient,
         *,
         payloads: Payloads = Payloads.ERRORS,
+        rules: Rules | None = NO_RULES,
         clock: Callable[[], int] = now_ms,
     ) -> None:
+        """With `rules` secrets are taken out of all that is recorded; None: they are not."""
         self.cache = cache
         self.client = client
+        self.upstream = Upstream(client, None if rules is None else Redactor(rules=rules))
         self.payloads = payloads
         self.clock = clock
 
@@ -116,11 +122,12 @@ class Mirror:
 
     def record(self, connection: Connection, events: Sequence[Event]) -> int:
         """Append events in the caller's transaction, stamped with our clock; how many."""
+        sync_state.add_redactions(connection, self.upstream.counted(events))
         return len(projector.record(connection, events, recorded_at=self.clock()))
 
     async def search(self, application_name: str, search: WorkflowSearch) -> Look:
         position = await self.read(event_log.last_position)
-        return Look(await self.client.search_workflows(application_name, search), position)
+        return Look(await self.upstream.search_workflows(application_name, search), position)
 
     async def record_workflows(
         self,
@@ -245,7 +252,7 @@ class Mirror:
         position, workflow, had_steps = await self.read(look)
         if workflow is None:
             return 0
-        seen = await self.client.list_steps(application_name, workflow_id)
+        seen = await self.upstream.list_steps(application_name, workflow_id)
         if had_steps and not seen:
             reread = await self.refresh_workflows(application_name, [workflow_id])
             if workflow_id not in reread.statuses:
@@ -346,7 +353,7 @@ class Mirror:
                     # Upstream has no error text without the output.
                     load_output=bool(texts & {"output", "error"}) or None,
                 )
-                answer = await self.client.search_workflows(application_name, search)
+                answer = await self.upstream.search_workflows(application_name, search)
                 loaded |= {row.workflow_id: row for row in answer}
         rows = [loaded.get(row.workflow_id, row) for row in look.rows]
         asked = {workflow_id: wanted[workflow_id] for workflow_id in loaded}
