@@ -47,7 +47,7 @@ def changed(
     return _Reader(text, names, redact, hide).read()
 
 
-class _Malformed(Exception):
+class _MalformedError(Exception):
     pass
 
 
@@ -66,7 +66,7 @@ class _Reader:
     def read(self) -> str | None:
         try:
             self._document()
-        except _Malformed:
+        except _MalformedError:
             return None
         if not self._parts:
             return self._text
@@ -78,12 +78,12 @@ class _Reader:
             at = self._element(self._next(at))
         space = _SPACE.match(self._text, at)
         if space is None or space.end() != len(self._text):
-            raise _Malformed
+            raise _MalformedError
 
     def _next(self, at: int) -> re.Match[str]:
         token = _TOKEN.match(self._text, at)
         if token is None:
-            raise _Malformed
+            raise _MalformedError
         return token
 
     def _element(self, token: re.Match[str]) -> int:
@@ -97,19 +97,19 @@ class _Reader:
         elif token["mark"] == ",":
             token = self._next(token.end())
         else:
-            raise _Malformed
+            raise _MalformedError
         if container.is_object:
             token = self._key(container, token)
         return self._value(token)
 
     def _key(self, container: _Container, token: re.Match[str]) -> re.Match[str]:
         if token["string"] is None:
-            raise _Malformed
+            raise _MalformedError
         container.name = self._decoded(token)
         self._put(token, container.name, self._redact(container.name))
         colon = self._next(token.end())
         if colon["mark"] != ":":
-            raise _Malformed
+            raise _MalformedError
         return self._next(colon.end())
 
     def _value(self, token: re.Match[str]) -> int:
@@ -117,7 +117,7 @@ class _Reader:
         if mark in ("{", "["):
             self._open(mark == "{")
         elif mark is not None:
-            raise _Malformed
+            raise _MalformedError
         elif token["string"] is not None:
             self._string(token)
         elif token["scalar"] not in _CONSTANTS and self._is_secret(token["scalar"], token):
@@ -126,7 +126,7 @@ class _Reader:
 
     def _open(self, is_object: bool) -> None:
         if len(self._inside) == DEEPEST:
-            raise _Malformed
+            raise _MalformedError
         hidden = False
         if self._inside:
             parent = self._inside[-1]
@@ -173,7 +173,7 @@ class _Reader:
         try:
             return str(json.loads(string))
         except ValueError as error:
-            raise _Malformed from error
+            raise _MalformedError from error
 
     def _put(self, token: re.Match[str], before: str, after: str) -> None:
         if after != before:

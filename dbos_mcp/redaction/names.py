@@ -1,8 +1,8 @@
 """Secrets that are known by the name beside them: `password=…`, `"apiKey": "…"`, `--token …`.
 
 A name may be anywhere in a longer one, so first it is looked for where names begin, and only there
-the rest is read. What such a name stands before may still be no secret: a word about it ("expired"),
-a place to be filled (`${TOKEN}`), or code (`password=settings.password`).
+the rest is read. What such a name stands before may still be no secret: a word about it
+("expired"), a place to be filled (`${TOKEN}`), or code (`password=settings.password`).
 """
 
 import re
@@ -37,71 +37,56 @@ _VALUES = ("inside", "escaped", "double", "single", "bare")
 _LONGEST_NAME = 100
 
 _WORDS = frozenset(
-    [
-        "none",
-        "null",
-        "nil",
-        "true",
-        "false",
-        "undefined",
-        "nan",
-        "***",
-        "...",
-        "required",
-        "missing",
-        "invalid",
-        "incorrect",
-        "wrong",
-        "expired",
-        "must",
-        "should",
-        "is",
-        "are",
-        "was",
-        "not",
-        "no",
-        "too",
-        "cannot",
-        "can't",
-        "may",
-        "field",
-        "empty",
-        "unset",
-        "unknown",
-        "str",
-        "string",
-        "bytes",
-        "text",
-        "secretstr",
-        "optional",
-        "any",
-        "int",
-        "bool",
-        "denied",
-        "failed",
-        "rejected",
-        "revoked",
-        "refused",
-        "needed",
-        "disabled",
-        "enabled",
-        "default",
-        "changed",
-        "yes",
-        "redacted",
-        "hidden",
-        "masked",
-        "authentication",
-        "and",
-        "or",
-        "for",
-        "in",
-        "of",
-        "to",
-        "the",
-        "a",
-        "an",
-    ]
+    {
+        *("none", "null", "nil", "true", "false", "undefined", "nan", "***", "...", "yes", "no"),
+        *(
+            "required",
+            "missing",
+            "invalid",
+            "incorrect",
+            "wrong",
+            "expired",
+            "denied",
+            "failed",
+            "rejected",
+        ),
+        *(
+            "revoked",
+            "refused",
+            "needed",
+            "disabled",
+            "enabled",
+            "changed",
+            "redacted",
+            "hidden",
+            "masked",
+        ),
+        *(
+            "empty",
+            "unset",
+            "unknown",
+            "default",
+            "field",
+            "authentication",
+            "str",
+            "string",
+            "bytes",
+        ),
+        *(
+            "text",
+            "secretstr",
+            "optional",
+            "any",
+            "int",
+            "bool",
+            "must",
+            "should",
+            "may",
+            "cannot",
+            "can't",
+        ),
+        *("is", "are", "was", "not", "too", "and", "or", "for", "in", "of", "to", "the", "a", "an"),
+    }
 )
 """What is told of a secret."""
 _PLACE = re.compile(
@@ -161,7 +146,7 @@ class Names:
 
     def begin_in(self, lowered: str) -> bool:
         """Whether a name may be in the text at all."""
-        return any([beginning in lowered for beginning in self._beginnings])
+        return any(beginning in lowered for beginning in self._beginnings)
 
     def find(self, text: str) -> Iterator[tuple[int, int]]:
         """What is named so, one behind the other."""

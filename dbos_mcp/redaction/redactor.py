@@ -78,10 +78,14 @@ class Redactor:
                 return value
 
     def _named(self, name: str, value: object) -> object:
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            if not MARK.fullmatch(str(value)) and self._names.is_secret(name, str(value)):
-                self.found["password"] += 1
-                return self._mark("password", str(value), numbered=False)
+        if (
+            isinstance(value, str | int | float)
+            and not isinstance(value, bool)
+            and not MARK.fullmatch(str(value))
+            and self._names.is_secret(name, str(value))
+        ):
+            self.found["password"] += 1
+            return self._mark("password", str(value), numbered=False)
         if isinstance(value, Mapping | list | tuple) and self._names.is_strong(name):
             return self._hidden(value)
         return self.value(value)
@@ -168,7 +172,7 @@ class Redactor:
         finders += [(shape.kind, shape.find) for shape in possible_in(text, lowered)]
         if self._names.begin_in(lowered):
             finders += [("password", self._names.find), ("password", self._names.options)]
-        if any([needle in lowered for needle in CREDENTIALS.needles]):
+        if any(needle in lowered for needle in CREDENTIALS.needles):
             finders.append((CREDENTIALS.kind, CREDENTIALS.find))
         if self._users is not None:
             finders += [(EMAIL.kind, EMAIL.find), (self._users.kind, self._users.find)]
@@ -219,7 +223,8 @@ def _apart(text: str, find: Find, replace: Callable[[str], str]) -> str:
 
 
 def _replaced(text: str, find: Find, replace: Callable[[str], str]) -> str:
-    parts, copied = [], 0
+    parts: list[str] = []
+    copied = 0
     for start, end in find(text):
         parts += (text[copied:start], replace(text[start:end]))
         copied = end

@@ -38,13 +38,6 @@ class Shape(NamedTuple):
             if self.is_secret(match):
                 yield match.span(secret)
 
-    def find(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where the secrets are, one behind the other."""
-        secret = "secret" if "secret" in self.pattern.groupindex else 0
-        for match in self.pattern.finditer(text):
-            if self.is_secret(match):
-                yield match.span(secret)
-
     def is_possible_in(self, text: str, lowered: str) -> bool:
         looked_through = lowered if self.pattern.flags & re.IGNORECASE else text
         return any(needle in looked_through for needle in self.needles)
@@ -156,8 +149,8 @@ SHAPES: tuple[Shape, ...] = (
     _starting(
         "token",
         "hf_ shpat_ shpss_ shpca_ shppa_ dop_v1_ doo_v1_ dor_v1_ secret_ ntn_ lin_api_ sbp_"
-        " sb_secret_ glsa_ glc_ sntrys_ sntryu_ r8_ gsk_ pscale_tkn_ pscale_pw_ figd_ bkua_ dckr_pat_"
-        " nfp_ tskey- sq0atp- sq0csp- EAAA",
+        " sb_secret_ glsa_ glc_ sntrys_ sntryu_ r8_ gsk_ pscale_tkn_ pscale_pw_ figd_ bkua_"
+        " dckr_pat_ nfp_ tskey- sq0atp- sq0csp- EAAA",
         r"[A-Za-z0-9][\w-]{20,}+",
         _ALONE,
     ),
@@ -172,8 +165,8 @@ SHAPES: tuple[Shape, ...] = (
     ),
     _shape(  # whose passwords may have anything in them
         "url-password",
-        "postgres mysql mariadb redis valkey amqp mongodb mssql sqlserver oracle cockroach clickhouse"
-        " snowflake neo4j bolt nats ldap smtp imap ftp memcached",
+        "postgres mysql mariadb redis valkey amqp mongodb mssql sqlserver oracle cockroach"
+        " clickhouse snowflake neo4j bolt nats ldap smtp imap ftp memcached",
         rf"(?:{_DATABASES})[+\w]{{0,20}}://[^\s:@'\"<>\\]{{0,100}}:(?P<secret>[^\s'\"<>\\]{{1,200}})@",
         re.IGNORECASE,
     ),
@@ -186,7 +179,8 @@ SHAPES: tuple[Shape, ...] = (
     _shape(
         "url-password",
         "oracle:thin: sqlplus",
-        r"(?:oracle:thin:|sqlplus(?:[ \t]+-\w{1,4}){0,4}[ \t]+)\w{1,60}/(?P<secret>[^\s@'\"]{1,200})@",
+        r"(?:oracle:thin:|sqlplus(?:[ \t]+-\w{1,4}){0,4}[ \t]+)"
+        r"\w{1,60}/(?P<secret>[^\s@'\"]{1,200})@",
         re.IGNORECASE,
     ),
     _shape(
@@ -212,7 +206,8 @@ SHAPES: tuple[Shape, ...] = (
         "password",
         "auth credentials login",
         r"(?:auth|credentials|login)[\"']?[ \t]{0,2}[=:]?[ \t]{0,2}[\[(][ \t]{0,4}"
-        r"[bru]?[\"'][^\"'\n]{0,100}[\"'][ \t]{0,4},[ \t]{0,4}[bru]?[\"'](?P<secret>[^\"'\n]{1,200})[\"']",
+        r"[bru]?[\"'][^\"'\n]{0,100}[\"'][ \t]{0,4},[ \t]{0,4}[bru]?"
+        r"[\"'](?P<secret>[^\"'\n]{1,200})[\"']",
         re.IGNORECASE,
     ),
     _shape(  # .netrc
@@ -223,7 +218,8 @@ SHAPES: tuple[Shape, ...] = (
     _shape(
         "password",
         "identified",
-        r"identified[ \t]{1,4}by[ \t]{1,4}(?:password[ \t]{1,4})?[\"'](?P<secret>[^\"']{1,200})[\"']",
+        r"identified[ \t]{1,4}by[ \t]{1,4}(?:password[ \t]{1,4})?"
+        r"[\"'](?P<secret>[^\"']{1,200})[\"']",
         re.IGNORECASE,
     ),
     _shape(
