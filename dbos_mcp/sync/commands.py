@@ -456,7 +456,7 @@ class Commands:
 
     async def _record(self, event: CommandIssued | CommandSettled) -> None:
         def work(connection: Connection) -> None:
-            self.mirror.record(connection, [event])
+            self.mirror.record(connection, [self.mirror.upstream.without_secrets(event)])
 
         await self.mirror.write(work)
 

@@ -156,8 +156,7 @@ class SyncScheduler:
     def wake(self) -> None:
         """Look now whose turn it is, not at the next interval."""
         self._woken = True
-        if self._scheduler.running:
-            self._job.modify(next_run_time=datetime.now(UTC))
+        self._look_at(datetime.now(UTC))
 
     async def tick(self) -> None:
         """Look once whose turn it is, and run the worker on them."""
@@ -206,9 +205,11 @@ class SyncScheduler:
         if not self._unusable:
             logger.warning("The cache cannot be used just now: %s", error)
         self._unusable = True
-        if self._scheduler.running:
-            soon = datetime.now(UTC) + timedelta(seconds=RETRY_SECONDS)
-            self._job.modify(next_run_time=soon)
+        self._look_at(datetime.now(UTC) + timedelta(seconds=RETRY_SECONDS))
+
+    def _look_at(self, time: datetime) -> None:
+        if self._scheduler.running and not self._stopped:
+            self._job.modify(next_run_time=time)
 
     async def _save_questions(self) -> None:
         """For whichever process leads; with what this one's own requests have cost."""
