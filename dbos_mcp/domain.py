@@ -1,12 +1,13 @@
 """Words that both sides of the event log use: statuses, and times as epoch milliseconds; and how
 text from elsewhere is made fit to be shown."""
 
+import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from time import time_ns
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import PlainSerializer
 
@@ -32,6 +33,8 @@ BROKEN_OFF = (WorkflowStatus.CANCELLED, *FAILED)
 TERMINAL = (WorkflowStatus.SUCCESS, *BROKEN_OFF)
 
 CELL_CHARACTERS = 100
+INTEGER_LIMIT = 2**63
+"""Of SQLite's integers."""
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -43,6 +46,7 @@ _UNSAFE = re.compile(
     "\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s"))
 
 
@@ -109,6 +113,24 @@ def parse_time(text: str) -> int:
 
 EpochMs = Annotated[int, PlainSerializer(format_time, return_type=str, when_used="json")]
 """Epoch milliseconds in Python, RFC 3339 in a JSON answer."""
+
+
+def storable(value: Any) -> Any:
+    """The nearest value that SQLite and JSON can hold: U+FFFD for half a character, the largest
+    integer for a larger one, null for what is not a number."""
+    match value:
+        case str():
+            return _LONE_SURROGATE.sub("\ufffd", value)
+        case int():
+            return max(-INTEGER_LIMIT, min(value, INTEGER_LIMIT - 1))
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {storable(key): storable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [storable(item) for item in value]
+        case _:
+            return value
 
 
 def one_line(text: str, limit: int = 300) -> str:
