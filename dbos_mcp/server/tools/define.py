@@ -63,6 +63,10 @@ def command_tool(function: Handler, *, destructive: bool, idempotent: bool) -> T
     )
 
 
+class LoginTool(Tool):
+    """A tool for the user of this process: over HTTP, nobody whom a token names may call it."""
+
+
 def login_tool(function: Handler) -> Tool:
     """A tool that changes nothing but who we are to Conductor."""
     return _tool(
@@ -72,6 +76,7 @@ def login_tool(function: Handler) -> Tool:
             destructive_hint=False,
             open_world_hint=True,
         ),
+        LoginTool,
         icon=LOG_IN,
     )
 
