@@ -85,7 +85,7 @@ def build_app(
     server = server_of(sessions, [metrics.calls, Turns(who)])
     resource = settings.http_url or place.url
     _add_routes(server, metrics, expected, resource)
-    app: ASGIApp = _mcp_app(server, place)
+    app: ASGIApp = _mcp_app(server)
     app = SessionLimit(app, server.session_manager)
     app = authentication = Authentication(
         Bodies(app),
@@ -108,16 +108,14 @@ def build_app(
     return App(guard, authenticated, authentication.closing.set)
 
 
-def _mcp_app(server: MCPServer[Sessions], place: Place) -> Starlette:
-    """The SDK's, which checks hosts and origins once more."""
+def _mcp_app(server: MCPServer[Sessions]) -> Starlette:
+    """The SDK's. Its own guard would refuse hosts for their case, and is of this path alone."""
     app = server.streamable_http_app(
         streamable_http_path=MCP_PATH,
         max_request_body_size=MOST_BODY_BYTES,
         max_sessions=limits.MOST_SESSIONS,
         session_idle_timeout=limits.SESSION_IDLE_SECONDS,
-        transport_security=TransportSecuritySettings(
-            allowed_hosts=sorted(place.hosts), allowed_origins=[*place.allowed_origins]
-        ),
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
     app.router.redirect_slashes = False
     return app
@@ -236,6 +234,12 @@ def listen(place: Place) -> tuple[Place, socket.socket]:
 def run(app: App, place: Place, listener: socket.socket) -> None:
     """Until a signal comes. What goes wrong is logged."""
     _allow_many_files()
+    # They tell of sessions by their ids, and of what strangers send, more than once a request.
+    logging.getLogger("mcp").setLevel(logging.ERROR)
+    http_server(app, place).run([listener])
+
+
+def http_server(app: App, place: Place) -> uvicorn.Server:
     config = uvicorn.Config(
         app.asgi,
         http=PatientProtocol,
@@ -252,9 +256,7 @@ def run(app: App, place: Place, listener: socket.socket) -> None:
         ssl_certfile=place.tls_certificate,
         ssl_keyfile=place.tls_key,
     )
-    # They tell of sessions by their ids, and of what strangers send, more than once a request.
-    logging.getLogger("mcp").setLevel(logging.ERROR)
-    _Server(config, app.close_streams).run([listener])
+    return _Server(config, app.close_streams)
 
 
 def _allow_many_files() -> None:
