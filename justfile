@@ -39,6 +39,10 @@ fuzz-login rounds="100":
 fuzz-sql examples="10000":
     FUZZ_EXAMPLES={{ examples }} uv run pytest -q tests/inspection/test_fuzzing.py
 
+# Eight processes open one cache at once, again and again, or are killed; the suite does it twice
+starts *arguments:
+    uv run python -m benchmarks.reliability.starts {{ arguments }}
+
 # The demo, as a new user would run it
 demo:
     uv run --extra local dbos-mcp demo
