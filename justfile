@@ -74,3 +74,11 @@ soak *arguments:
 # SQLite's WAL-reset bug, provoked by our rule and without our lock; `--seconds 3600`
 wal-reset *arguments:
     uv run python -m benchmarks.reliability.wal_reset {{ arguments }}
+
+# Two hundred kills of the process that syncs: who takes over, and when; `--kills 200`
+leaders *arguments:
+    uv run python -m benchmarks.reliability.leaders {{ arguments }}
+
+# Eight sessions that ask while one process syncs: nobody hears that the cache is busy; `--seconds`
+contention *arguments:
+    uv run python -m benchmarks.reliability.contention {{ arguments }}
