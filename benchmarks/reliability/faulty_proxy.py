@@ -90,21 +90,22 @@ class FaultyProxy:
 
     async def _connected(self, client: SocketStream) -> None:
         reset = True
-        with anyio.CancelScope() as scope:
-            self._connections.add(scope)
-            try:
+        scope = anyio.CancelScope()
+        self._connections.add(scope)
+        try:
+            with scope:
                 await self._attend(client)
                 reset = self._fault is Fault.RESET
-            except* _GONE:
-                pass
-            finally:
-                self._connections.discard(scope)
-        if reset:
-            client.extra(SocketAttribute.raw_socket).setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE
-            )
-        with anyio.CancelScope(shield=True):
-            await anyio.aclose_forcefully(client)
+        except* _GONE:
+            pass
+        finally:
+            self._connections.discard(scope)
+            if reset:
+                client.extra(SocketAttribute.raw_socket).setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE
+                )
+            with anyio.CancelScope(shield=True):
+                await anyio.aclose_forcefully(client)
 
     async def _attend(self, client: SocketStream) -> None:
         fault = self._fault

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_checkpoints_by_our_rule_leave_a_sound_file(tmp_path: Path) -> None:
-    done = wal_reset.run_round(tmp_path, 1.0)
+    done = wal_reset.run_round(tmp_path, 0.5)
     assert done.faults == []
     assert done.times("write") > 0
     assert done.times("checkpoint") > 0
