@@ -82,3 +82,11 @@ leaders *arguments:
 # Eight sessions that ask while one process syncs: nobody hears that the cache is busy; `--seconds`
 contention *arguments:
     uv run python -m benchmarks.reliability.contention {{ arguments }}
+
+# The power goes at any moment; the suite does it 100 times
+power-cuts *arguments:
+    uv run python -m benchmarks.reliability.power_cuts {{ arguments }}
+
+# Each write and sync of the cache fails, and a whole disk is full; `--every 5` is quicker
+file-faults *arguments:
+    uv run python -m benchmarks.reliability.file_faults {{ arguments }}

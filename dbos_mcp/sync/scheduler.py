@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import anyio
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -34,6 +34,8 @@ TICK_SECONDS = 5.0
 TAKEOVER_SECONDS = 0.5
 """How often a process that does not lead tries to: a fraction of a millisecond each time."""
 NOTE_EVERY_MS = 15_000
+RETRY_SECONDS = 2.0
+"""When a cache that could not be written, of a full disk perhaps, is tried again."""
 
 # A cycle that is longer than the interval is no reason for a warning at each interval.
 _quiet = logger.getChild("apscheduler")
@@ -89,6 +91,7 @@ class SyncScheduler:
         self._refused = False
         self._refused_credentials: Credentials | None = None
         self._woken = False
+        self._unusable = False
         self._stopped = False
         self._cycle: anyio.CancelScope | None = None
         self._cycle_ended = anyio.Event()
@@ -153,8 +156,7 @@ class SyncScheduler:
     def wake(self) -> None:
         """Look now whose turn it is, not at the next interval."""
         self._woken = True
-        if self._scheduler.running:
-            self._job.modify(next_run_time=datetime.now(UTC))
+        self._look_at(datetime.now(UTC))
 
     async def tick(self) -> None:
         """Look once whose turn it is, and run the worker on them."""
@@ -192,9 +194,22 @@ class SyncScheduler:
             if self._lead():
                 await self._run_what_is_due()
         except StoreError as error:
-            logger.warning("The cache cannot be used just now: %s", error)
+            self._retry(error)
         except Exception:
             logger.exception("This look failed unexpectedly; the next one will be tried.")
+        else:
+            self._unusable = False
+
+    def _retry(self, error: StoreError) -> None:
+        """Soon, and told once. What fails first asks nothing of upstream."""
+        if not self._unusable:
+            logger.warning("The cache cannot be used just now: %s", error)
+        self._unusable = True
+        self._look_at(datetime.now(UTC) + timedelta(seconds=RETRY_SECONDS))
+
+    def _look_at(self, time: datetime) -> None:
+        if self._scheduler.running and not self._stopped:
+            self._job.modify(next_run_time=time)
 
     async def _save_questions(self) -> None:
         """For whichever process leads; with what this one's own requests have cost."""
@@ -239,6 +254,9 @@ class SyncScheduler:
             logger.warning("Syncing pauses until somebody logs in: %s", error)
             self._refused, self._refused_credentials = True, credentials
             self._on_cycle(error)
+        except StoreError as error:  # no reason to ask upstream more rarely
+            self._on_cycle(error)
+            raise
         except DbosMcpError as error:
             logger.info("This cycle failed: %s", error)
             self._on_cycle(error)

@@ -11,6 +11,7 @@ import anyio.lowlevel
 import pytest
 from httpx import Response
 
+from benchmarks.reliability.file_faults import limited_size
 from dbos_mcp.conductor.credentials import Credentials
 from dbos_mcp.conductor.identity import FixedIdentity
 from dbos_mcp.domain import now_ms
@@ -488,6 +489,24 @@ async def test_an_application_that_fails_is_asked_ever_less_though_somebody_asks
     assert [number for number, some in enumerate(sent) if some] == [0, 2, 6, 14]
     assert one.site.state().offline_since is not None
     one.site.wire.fault = lambda _request: None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of this kind")
+async def test_a_cache_without_room_is_told_of_once_and_makes_no_look_rarer(
+    one: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    with limited_size(one.site.cache.path):
+        for _ in range(3):
+            one.site.clock.ahead_ms += SHORTEST_MS
+            await one.looked_at()
+    assert [str(outcome) for outcome in one.outcomes[1:]] == [
+        f"The cache {one.site.cache.path} cannot be written: disk I/O error. Nothing was changed."
+        " Check its folder, or name another file with DBOS_MCP_CACHE."
+    ]
+    assert caplog.text.count("The cache cannot be used just now") == 1
+    one.site.clock.ahead_ms -= 2 * SHORTEST_MS  # as if there was room at once
+    assert await one.looked_at() > 0
+    assert isinstance(one.outcomes[-1], list)
 
 
 async def test_a_question_is_noted_every_quarter_of_a_minute_at_the_most(one: Watched) -> None:
