@@ -79,6 +79,14 @@ soak *arguments:
 wal-reset *arguments:
     uv run python -m benchmarks.reliability.wal_reset {{ arguments }}
 
+# Two hundred kills of the process that syncs: who takes over, and when; `--kills 200`
+leaders *arguments:
+    uv run python -m benchmarks.reliability.leaders {{ arguments }}
+
+# Eight sessions that ask while one process syncs: nobody hears that the cache is busy; `--seconds`
+contention *arguments:
+    uv run python -m benchmarks.reliability.contention {{ arguments }}
+
 # The power goes at any moment; the suite does it 100 times
 power-cuts *arguments:
     uv run python -m benchmarks.reliability.power_cuts {{ arguments }}
