@@ -67,6 +67,10 @@ bench-sql *arguments:
 evals *arguments:
     uv run python -m evals.run {{ arguments }}
 
+# A thousand processes are killed at whatever they do; the suite does it twenty times
+kills *arguments:
+    uv run python -m benchmarks.reliability.kills {{ arguments }}
+
 # The power goes at any moment; the suite does it 100 times
 power-cuts *arguments:
     uv run python -m benchmarks.reliability.power_cuts {{ arguments }}
