@@ -71,6 +71,14 @@ evals *arguments:
 kills *arguments:
     uv run python -m benchmarks.reliability.kills {{ arguments }}
 
+# A live application, four servers and the command line under faults and kills; `--minutes 60`
+soak *arguments:
+    uv run --extra local python -m benchmarks.reliability.soak {{ arguments }}
+
+# SQLite's WAL-reset bug, provoked by our rule and without our lock; `--seconds 3600`
+wal-reset *arguments:
+    uv run python -m benchmarks.reliability.wal_reset {{ arguments }}
+
 # The power goes at any moment; the suite does it 100 times
 power-cuts *arguments:
     uv run python -m benchmarks.reliability.power_cuts {{ arguments }}

@@ -1,1 +1,1 @@
-"""What happens to the cache when processes, disks and machines fail, at full size."""
+"""Long runs that try to lose or break something: what was asked for, and what was seen."""

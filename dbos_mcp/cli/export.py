@@ -1,0 +1,98 @@
+"""`export`: incident files."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from dbos_mcp.cli.options import existing_cache
+from dbos_mcp.cli.terminal import err, out, redacted_text, size_text, until_interrupted
+from dbos_mcp.domain import now_ms
+from dbos_mcp.errors import UsageError
+from dbos_mcp.incident import selection
+from dbos_mcp.incident.export import Exported
+from dbos_mcp.incident.export import export as write_export
+from dbos_mcp.queries.freshness import now_offline
+from dbos_mcp.server.render import fields
+from dbos_mcp.store.migrate import open_cache
+
+
+def export(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The file to make.", dir_okay=False)],
+    workflow: Annotated[
+        str | None, typer.Option(metavar="ID", help="It, and what belongs to it.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="What happened since: -24h, or ISO 8601 with a zone."),
+    ] = None,
+    application: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of this application only.")
+    ] = None,
+    with_payloads: Annotated[
+        bool,
+        typer.Option("--with-payloads", help="Also inputs and outputs, where they are mirrored."),
+    ] = False,
+    redact_users: Annotated[
+        bool, typer.Option("--redact-users", help="Without names of users and e-mail addresses.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Workflows at the most.")] = selection.LIMIT,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write an incident file: part of the mirror, without secrets, for a colleague's agent."""
+    if (workflow is None) == (since is None):
+        raise UsageError(
+            "Say what to export.", hint="Either --workflow ID, or --since TIME, as --since -24h."
+        )
+    from dbos_mcp.server.tools import arguments
+
+    now = now_ms()
+    settings = context.obj.target()
+    cache = open_cache(existing_cache(settings), writable=False)
+    try:
+        with (
+            until_interrupted("Nothing was written."),
+            err.status("Exporting…"),
+            cache.read() as connection,
+        ):
+            seen = now_offline(connection, application, now=now) if settings.offline else now
+            began = arguments.time("--since", since, now=seen)
+            if workflow is not None:
+                chosen = selection.select_workflow(connection, application, workflow, limit=limit)
+            else:
+                chosen = selection.select_since(connection, application, began or now, limit=limit)
+            done = write_export(
+                connection,
+                chosen,
+                file,
+                now=now,
+                with_payloads=with_payloads,
+                redact_users=redact_users,
+                force=force,
+            )
+    finally:
+        cache.close()
+    _print_exported(done)
+
+
+def _print_exported(done: Exported) -> None:
+    excerpt = done.excerpt
+    parts = ", ".join(f"{count} {reason}" for reason, count in done.parts.items() if count)
+    redacted = redacted_text(done.redacted)
+    lines = [
+        ("file", f"{done.path}, {size_text(done.bytes)}"),
+        ("holds", excerpt.subject),
+        (
+            "workflows",
+            f"{excerpt.workflows} of {excerpt.of_workflows}: {parts};"
+            f" {done.events} events, {done.steps} steps",
+        ),
+        ("left out", "; ".join(excerpt.left_out)),
+        ("payloads", "inputs and outputs, as far as mirrored" if excerpt.payloads else "none"),
+        ("redacted", redacted or "nothing was found; errors, ids and names are in it as they are"),
+        ("open it", f"dbos-mcp --offline --cache {shlex.quote(str(done.path))}"),
+    ]
+    out.print(escape(fields(lines, limit=2000)))
