@@ -71,6 +71,10 @@ bench-sql *arguments:
 evals *arguments:
     uv run python -m evals.run {{ arguments }}
 
+# A thousand processes are killed at whatever they do; the suite does it twenty times
+kills *arguments:
+    uv run python -m benchmarks.reliability.kills {{ arguments }}
+
 # A live application, four servers and the command line under faults and kills; `--minutes 60`
 soak *arguments:
     uv run --extra local python -m benchmarks.reliability.soak {{ arguments }}
