@@ -287,15 +287,23 @@ class Cache:
 
 
 def copy(cache: Cache, path: Path) -> None:
-    """Copy an incident file to a new one that is an ordinary cache, which can be changed."""
+    """Copy a cache to a new file of its own, as of one moment and without a WAL, while others read
+    and write it."""
     _create_private(path)
     with cache.read() as connection, closing(sqlite3.connect(path)) as target:
+        target.execute("PRAGMA synchronous = OFF")  # whoever needs it to last syncs it once
         _driver_connection(connection).backup(target)
-        triggers = target.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        target.execute("PRAGMA journal_mode = DELETE")
+
+
+def adopt(path: Path) -> None:
+    """Make an ordinary cache, which can be changed, of the copy of an incident file."""
+    with closing(sqlite3.connect(path)) as database:
+        triggers = database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
         for (name,) in triggers.fetchall():  # whoever made it may have made others
             quoted = str(name).replace('"', '""')
-            target.execute(f'DROP TRIGGER "{quoted}"')
-        target.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            database.execute(f'DROP TRIGGER "{quoted}"')
+        database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
 def seal(cache: Cache, path: Path) -> int:

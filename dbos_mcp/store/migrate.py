@@ -116,6 +116,7 @@ def _current_copy(cache: Cache) -> Cache:
         folder = stack.enter_context(TemporaryDirectory(prefix="dbos-mcp-"))
         path = Path(folder) / "copy.sqlite"
         engine.copy(cache, path)
+        engine.adopt(path)
         open_cache(path).close()
         copy = Cache(path, writable=False, shown_as=cache.path)
         copy.cleanup.push(stack.pop_all())
