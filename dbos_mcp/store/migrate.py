@@ -10,7 +10,7 @@ from dbos_mcp.errors import SchemaTooNewError, StoreError
 from dbos_mcp.store import engine, projector
 from dbos_mcp.store.engine import LOCK_TIMEOUT_SECONDS, Cache
 
-HEAD = "0008"
+HEAD = "0011"
 """The newest revision in migrations/; a test holds it there. It saves an import of alembic."""
 
 _migrating = threading.Lock()
