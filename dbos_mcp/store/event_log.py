@@ -399,6 +399,17 @@ def _columns() -> Select[int, str, str | None, str, int | None, int, str]:
     ).order_by(col(EventRow.position))
 
 
+def from_raw(event: RawEvent) -> Recorded:
+    """
+    Raises:
+        UnknownEventError: it holds what this version does not know.
+    """
+    its = from_log(
+        event.kind, event.application_name, event.workflow_id, event.occurred_at, event.data
+    )
+    return Recorded(event.position, event.recorded_at, its)
+
+
 def _recorded(row: Row[int, str, str | None, str, int | None, int, str]) -> Recorded:
     event = from_log(row.kind, row.application_name, row.workflow_id, row.occurred_at, row.data)
     return Recorded(row.position, row.recorded_at, event)

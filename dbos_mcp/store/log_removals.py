@@ -21,7 +21,7 @@ class LogRemovalRow(SQLModel, table=True):
 
     __tablename__ = "log_removal"
 
-    id: int = Field(primary_key=True)
+    id: int | None = Field(default=None, primary_key=True)
     reason: str
     application_name: str
     """Of which application; empty: of all."""

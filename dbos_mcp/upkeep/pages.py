@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from dbos_mcp.errors import UnknownEventError
+from dbos_mcp.store import event_log
 from dbos_mcp.store.event_log import RawEvent
-from dbos_mcp.store.events import KINDS, from_log
+from dbos_mcp.store.events import KINDS
 
 PAGE_SIZE = 4096
 """As SQLite makes files, for one whose header is lost."""
@@ -51,9 +52,7 @@ def _is_whole(event: RawEvent) -> bool:
     if event.is_sound is not None:
         return event.is_sound
     try:  # an older version's, without a checksum: as far as can be seen
-        from_log(
-            event.kind, event.application_name, event.workflow_id, event.occurred_at, event.data
-        )
+        event_log.from_raw(event)
     except UnknownEventError:
         return False
     return True
@@ -119,7 +118,7 @@ def _event(pages: _Pages, page: bytes, offset: int) -> RawEvent | None:
     length, offset = _varint(page, offset)
     position, offset = _varint(page, offset)
     header_end, types_at = _varint(page, offset)
-    types = []
+    types: list[int] = []
     header_end += offset
     while types_at < header_end and len(types) <= _COLUMNS:
         kind, types_at = _varint(page, types_at)
