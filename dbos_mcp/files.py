@@ -9,6 +9,9 @@ from tempfile import TemporaryDirectory
 
 from dbos_mcp.errors import StoreError, UsageError
 
+PREFIX_CHARACTERS = 80
+"""Of a draft's name, which begins with a dot and the name of what it is to be."""
+
 
 def write(path: Path, text: str, *, force: bool = False) -> int:
     """Make a file that its owner alone may read; how many bytes it has.
@@ -37,7 +40,9 @@ def drafted(path: Path, *, force: bool = False) -> Iterator[Path]:
     if not force:
         require_free(path)
     try:
-        with TemporaryDirectory(prefix=f".{path.name[:80]}-", dir=path.parent) as folder:
+        with TemporaryDirectory(
+            prefix=f".{path.name}"[:PREFIX_CHARACTERS] + "-", dir=path.parent
+        ) as folder:
             draft = Path(folder) / "draft"
             yield draft
             with draft.open("rb") as file:

@@ -1,8 +1,11 @@
 """Copies of a cache that are caches themselves, and where those are kept that nobody named."""
 
+import glob
 import os
 import re
+import shutil
 import sqlite3
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +15,10 @@ from dbos_mcp.domain import to_datetime, to_ms
 from dbos_mcp.errors import StoreError
 from dbos_mcp.store import engine
 from dbos_mcp.store.engine import Cache
+from dbos_mcp.store.faults import primary_code
 
+KEPT = 2
+ABANDONED_SECONDS = 24 * 3600
 _TIME = "%Y%m%dT%H%M%S.%f"
 
 
@@ -38,17 +44,24 @@ def backup(cache: Cache, path: Path, *, force: bool = False) -> int:
         StoreError: the cache cannot be read, or the copy not be written there.
     """
     with files.drafted(path, force=force) as draft:
+        with cache.read() as connection:
+            size = engine.size_bytes(connection)
+        if shutil.disk_usage(draft.parent).free < size:  # others need what there is
+            raise _no_room(path)
         try:
             engine.copy(cache, draft)
         except StoreError as error:
-            fault = error.__cause__
-            if getattr(fault, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:
-                raise
-            raise StoreError(
-                f"There is no room for a backup of the cache at {path}.",
-                hint="Free some space and try again; the cache is as it was.",
-            ) from fault
+            if primary_code(error.__cause__) == sqlite3.SQLITE_FULL:
+                raise _no_room(path) from error
+            raise
         return draft.stat().st_size
+
+
+def _no_room(path: Path) -> StoreError:
+    return StoreError(
+        f"There is no room for a backup of the cache ({path}).",
+        hint="Free some space and try again; the cache is as it was.",
+    )
 
 
 def place(cache_path: Path, *, schema: str, now: int, automatic: bool = False) -> Path:
@@ -75,6 +88,18 @@ def backups(cache_path: Path) -> list[Backup]:
 
 def newest_backup(cache_path: Path) -> Backup | None:
     return next(iter(backups(cache_path)), None)
+
+
+def discard_older(cache_path: Path) -> None:
+    """Of those that migrations made, all but the newest; and drafts that a killed one left."""
+    made = [each for each in backups(cache_path) if each.automatic]
+    for each in made[KEPT:]:
+        each.path.unlink(missing_ok=True)
+    cache = _real(cache_path)
+    drafts = glob.escape(f".{cache.name}."[: files.PREFIX_CHARACTERS]) + "*-*"
+    for folder in cache.parent.glob(drafts):
+        if folder.is_dir() and time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _real(path: Path) -> Path:
