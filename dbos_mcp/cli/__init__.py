@@ -106,5 +106,6 @@ for command in (
     sql.schema,
 ):
     app.command()(command)
+app.add_typer(cache.app, name="cache")
 app.command("local-conductor")(local.local_conductor)
 app.command()(local.demo)

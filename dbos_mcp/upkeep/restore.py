@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
-from sqlmodel import col
+from sqlmodel import SQLModel, col
 
 from dbos_mcp.domain import to_datetime
 from dbos_mcp.errors import DbosMcpError, NotFoundError, StoreError, UsageError
@@ -34,13 +34,22 @@ from dbos_mcp.store.events import (
 from dbos_mcp.store.log_removals import LogRemovalRow, Reason
 from dbos_mcp.store.migrate import HEAD, open_cache
 from dbos_mcp.store.projections.applications import ApplicationRow
-from dbos_mcp.store.sync_state import AttentionRow, StepDueRow, StepReadingRow, SyncStateRow
+from dbos_mcp.store.sync_state import (
+    AttentionRow,
+    RedactionRow,
+    StepDueRow,
+    StepReadingRow,
+    SyncStateRow,
+)
 from dbos_mcp.store.tables import batches, table_of
+from dbos_mcp.store.unreadable import UnreadableRow
 from dbos_mcp.upkeep import pages, replace
 from dbos_mcp.upkeep.check import check
 
 AT_ONCE = 5_000
-_SYNC_TABLES = (SyncStateRow, StepReadingRow, StepDueRow, AttentionRow)
+_SYNC_TABLES: Sequence[type[SQLModel]] = (
+    *(SyncStateRow, StepReadingRow, StepDueRow, AttentionRow, RedactionRow, UnreadableRow),
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,7 @@ def restore(path: Path, backup: Path | None = None, *, now: int, force: bool = F
         NotFoundError: there is neither a backup nor a cache to read from.
         StoreError: nothing sound can be made of it; everything is as it was.
     """
+    _refuse_excerpt(path)
     is_sound = path.exists() and check(path, now=now, deep=True).is_sound
     if is_sound and not force:
         raise UsageError(
@@ -88,6 +98,19 @@ def restore(path: Path, backup: Path | None = None, *, now: int, force: bool = F
         aside = _aside(file, now) if file.exists() else None
         replace.put(draft, file, aside)
     return Restored(path, aside, made.source, made.saved, made.filled, made.lost, made.events)
+
+
+def _refuse_excerpt(path: Path) -> None:
+    try:
+        with closing(Cache(path, writable=False)) as cache:
+            is_excerpt = cache.is_excerpt
+    except DbosMcpError:
+        return
+    if is_excerpt:
+        raise UsageError(
+            f"{path} is an incident file: it can only be read.",
+            hint="Ask for it again where it was made.",
+        )
 
 
 @contextmanager
