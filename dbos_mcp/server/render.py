@@ -167,6 +167,13 @@ def gap_line(gap: Gap | None) -> str | None:
             return f"The mirror's log begins at {at}: changes before that were not seen."
         case Missing.STATES:
             return f"It is older than the mirror: its states before {at} were not seen."
+        case Missing.PRUNED:
+            return (
+                f"Older events were pruned before {at}: of what had ended by then, only the last"
+                " known state is left."
+            )
+        case Missing.LOST:
+            return f"Events from before {at} were lost with a damaged file: some may be missing."
 
 
 def answer(*parts: str | None) -> str:

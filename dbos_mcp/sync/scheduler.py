@@ -262,7 +262,7 @@ class SyncScheduler:
 
     async def _run_what_is_due(self) -> None:
         plan = await self.worker.mirror.read(_plan)
-        if self._may_only_read():
+        if self._only_reads:
             return
         now = self.worker.mirror.clock()
         due = {
