@@ -24,7 +24,6 @@ from dbos_mcp.store.events import (
     WorkflowChanged,
 )
 from dbos_mcp.sync import redacting
-from dbos_mcp.sync.mirror import Mirror
 from dbos_mcp.sync.redacting import AS_IT_IS, FREE_TEXT, Upstream
 from tests.upstream import APP, Site, below, open_site, pickled, problem, workflow
 
@@ -85,8 +84,7 @@ async def test_no_secret_of_upstreams_free_text_is_in_the_file(
 
 
 async def test_what_is_switched_off_is_not_redacted(empty_database: Path, cache_path: Path) -> None:
-    async with open_site(empty_database, cache_path, history_ms=None) as site:
-        site.mirror.upstream = Upstream(site.client, None)
+    async with open_site(empty_database, cache_path, history_ms=None, rules=None) as site:
         site.tables.add(failed("w"))
         await site.sync()
         assert CANARY.encode() in stored(site)
@@ -118,14 +116,11 @@ async def test_what_did_not_change_is_neither_recorded_nor_counted_again(
 async def test_a_row_that_was_stored_with_its_secret_is_redacted_at_the_next_look(
     empty_database: Path, cache_path: Path
 ) -> None:
-    async with open_site(empty_database, cache_path, history_ms=None) as site:
+    async with open_site(empty_database, cache_path, history_ms=None, rules=None) as site:
         site.tables.add(failed("w"))
-        redacting_upstream = site.mirror.upstream
-        site.mirror.upstream = Upstream(site.client, None)
         await site.sync()
+    async with open_site(empty_database, cache_path, history_ms=None) as site:
         site.new_events()
-
-        site.mirror.upstream = redacting_upstream
         await site.mirror.refresh_workflows(APP, ["w"])
         (recorded,) = site.new_events()
         assert isinstance(recorded.event, WorkflowChanged)
@@ -147,9 +142,8 @@ async def test_the_status_tells_how_many_of_which_kind(
 
 
 async def test_own_rules_are_applied(empty_database: Path, cache_path: Path) -> None:
-    async with open_site(empty_database, cache_path, history_ms=None) as site:
-        mirror = Mirror(site.cache, site.client, rules=Rules(names=("customer_pin",)))
-        site.worker.mirror = mirror
+    rules = Rules(names=("customer_pin",))
+    async with open_site(empty_database, cache_path, history_ms=None, rules=rules) as site:
         site.tables.add(failed("w", attributes=json.dumps({"customerPin": 1234, "pin": 1})))
         await site.sync()
         assert site.mirrored()["w"]["attributes"] == (
