@@ -102,7 +102,7 @@ async def send(
         else:
             answer.body += event.get("body", b"")
 
-    await app.asgi(scope, receive, heard)  # type: ignore[arg-type] # dicts, as servers make them
+    await app.asgi(scope, receive, heard)
     return answer
 
 
