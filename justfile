@@ -66,3 +66,19 @@ bench-sql *arguments:
 # Ten incidents with planted causes: does an agent find them, and in how many calls? `--show`
 evals *arguments:
     uv run python -m evals.run {{ arguments }}
+
+# A live application, four servers and the command line under faults and kills; `--minutes 60`
+soak *arguments:
+    uv run --extra local python -m benchmarks.reliability.soak {{ arguments }}
+
+# SQLite's WAL-reset bug, provoked by our rule and without our lock; `--seconds 3600`
+wal-reset *arguments:
+    uv run python -m benchmarks.reliability.wal_reset {{ arguments }}
+
+# The power goes at any moment; the suite does it 100 times
+power-cuts *arguments:
+    uv run python -m benchmarks.reliability.power_cuts {{ arguments }}
+
+# Each write and sync of the cache fails, and a whole disk is full; `--every 5` is quicker
+file-faults *arguments:
+    uv run python -m benchmarks.reliability.file_faults {{ arguments }}

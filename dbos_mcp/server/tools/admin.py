@@ -24,6 +24,7 @@ from dbos_mcp.queries import in_use
 from dbos_mcp.queries.in_use import QueueInUse, ScheduleInUse, VersionInUse
 from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import audit, render
+from dbos_mcp.server.budget import listed
 from dbos_mcp.server.consent import Subject, consent
 from dbos_mcp.server.context import (
     Caller,
@@ -354,7 +355,7 @@ def _listed(
     return render.answer(
         f"{len(rows)} {what} of {render.plain(application_name)}"
         + ("" if live else ", as far as mirrored workflows show them"),
-        render.table(columns, rows) if rows else "None." if live else "The mirror knows of none.",
+        listed(columns, rows) if rows else "None." if live else "The mirror knows of none.",
         read,
         freshness and f"What the mirror counts: {freshness}",
     )
