@@ -98,3 +98,7 @@ power-cuts *arguments:
 # Each write and sync of the cache fails, and a whole disk is full; `--every 5` is quicker
 file-faults *arguments:
     uv run python -m benchmarks.reliability.file_faults {{ arguments }}
+
+# Two hundred clients of one server over HTTP, for a minute: errors, times, memory
+http-load *arguments:
+    uv run python -m benchmarks.reliability.http_load {{ arguments }}
