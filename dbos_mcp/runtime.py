@@ -19,7 +19,8 @@ from dbos_mcp.conductor.oauth import IssuerClient
 from dbos_mcp.conductor.traffic import READS_PER_SECOND
 from dbos_mcp.errors import AuthenticationError, StoreError, UsageError
 from dbos_mcp.inspection.sandbox import AT_ONCE, Found, Parameter, Sandbox, Stop
-from dbos_mcp.settings import LOCAL_ORGANIZATION, Settings
+from dbos_mcp.redaction.rules import NO_RULES, Rules, load_rules
+from dbos_mcp.settings import LOCAL_ORGANIZATION, Redact, Settings
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.migrate import open_cache
 from dbos_mcp.sync.commands import Commands
@@ -117,14 +118,14 @@ class Runtime:
             raise UsageError(self.why_not_live, hint="Start it without --offline for that.")
         return self.live
 
-    def require_commands(self) -> Commands:
-        """The only way to them."""
+    def require_commands(self, requested_by: str | None) -> Commands:
+        """The only way to them; None: the user of this process asks."""
         if self.settings.read_only:
             raise UsageError(
                 "This server is read-only: it sends no command.",
                 hint="Only who runs it can change that (--read-only, DBOS_MCP_READ_ONLY).",
             )
-        return Commands(self.require_live().mirror)
+        return Commands(self.require_live().mirror, requested_by)
 
 
 @asynccontextmanager
@@ -140,6 +141,7 @@ async def open_runtime(
         StoreError: the cache cannot be used.
         UsageError: settings that do not go together.
     """
+    rules = await anyio.to_thread.run_sync(rules_of, settings)
     gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
     async with AsyncExitStack() as stack:
         organization = await anyio.to_thread.run_sync(organization_of, settings)
@@ -154,7 +156,7 @@ async def open_runtime(
         if cache.writable:
             identity = identity_of(settings, pinned=organization, transport=transport)
             client = await stack.enter_async_context(open_client(settings, identity, transport))
-            mirror = Mirror(cache, client, payloads=settings.payloads)
+            mirror = Mirror(cache, client, payloads=settings.payloads, rules=rules)
             worker = SyncWorker(mirror, history_ms=settings.history_ms)
             live = Live(client, mirror, worker)
         yield Runtime(settings, organization, cache, sandbox, live)
@@ -184,6 +186,18 @@ async def open_client(
             settings.base_url, identity, transport=transport, reads_per_second=reads_per_second
         )
         yield await stack.enter_async_context(client)
+
+
+def rules_of(settings: Settings) -> Rules | None:
+    """What is taken out of what is stored; None: nothing.
+
+    Raises:
+        UsageError: the file of patterns cannot be used.
+    """
+    if settings.redact is Redact.OFF:
+        return None
+    path = settings.redact_patterns
+    return NO_RULES if path is None else load_rules(path)
 
 
 def locate_cache(settings: Settings) -> Path:

@@ -1,1 +1,1 @@
-"""What must hold however often it is tried, and controls that must not."""
+"""Long runs that try to lose or break something: what was asked for, and what was seen."""

@@ -13,6 +13,7 @@ from dbos_mcp.errors import (
     ConductorError,
     DbosMcpError,
     NotFoundError,
+    ResponseError,
     UsageError,
 )
 from dbos_mcp.queries.applications import is_known
@@ -21,6 +22,7 @@ from dbos_mcp.queries.workflows import holds
 from dbos_mcp.runtime import Live, Runtime
 from dbos_mcp.server.context import Asker, Session
 from dbos_mcp.server.progress import telling
+from dbos_mcp.store import unreadable
 from dbos_mcp.sync.now import Wanted, look_unless_met
 from dbos_mcp.sync.pacing import SHORTEST_MS
 
@@ -104,6 +106,15 @@ async def look_up(
     elif (why := await why_not(session, partial(look, runtime.live))) is not None:
         return _not_as_fresh(why)
     if not was_held and not await runtime.read(held):
+        aside = await runtime.read(
+            partial(unreadable.find, application_name=application_name, workflow_id=workflow_id)
+        )
+        if aside is not None:
+            raise ResponseError(
+                f"Conductor has a workflow {workflow_id!r}, but what it says of it cannot be read:"
+                f" {aside.reason}.",
+                hint="It is tried again; sync_status tells what else could not be read.",
+            )
         raise NotFoundError(
             f"{application_name} has no workflow {workflow_id!r}, here or at Conductor.",
             hint="Look ids up with list_workflows (workflow_id_prefix finds the start of one).",

@@ -110,8 +110,11 @@ def _fitting(
 
 def _table(found: Found, cells: int, count: int) -> str:
     kept = _kept(found, count)
-    lines = [found.columns, *found.rows[:count]]
-    return "\n".join(" | ".join(_cell(line[index], cells) for index in kept) for line in lines)
+    header, *rows = (
+        [_cell(line[index], cells) for index in kept]
+        for line in (found.columns, *found.rows[:count])
+    )
+    return "\n".join([" | ".join(header), *map(render.row_of, rows)])
 
 
 def _kept(found: Found, count: int) -> Sequence[int]:
