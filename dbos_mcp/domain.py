@@ -3,12 +3,21 @@ text from elsewhere is made fit to be shown."""
 
 import math
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from time import time_ns
 from typing import Annotated, Any
 
 from pydantic import PlainSerializer
+
+
+class Rights(StrEnum):
+    """What somebody else may do through a server of ours."""
+
+    READ = "read"
+    FULL = "full"
+    """Commands, too."""
 
 
 class WorkflowStatus(StrEnum):
@@ -37,11 +46,13 @@ INTEGER_LIMIT = 2**63
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-# C0, DEL and C1 controls, soft hyphen, zero-width and bidi marks, line separators, interlinear and
-# tag characters, surrogates.
+# C0, DEL and C1 controls, line separators, surrogates, interlinear marks, and what Unicode calls
+# ignorable: zero-width, bidi and tag characters, fillers, and selectors of variations, in which
+# whole sentences can be hidden; but U+FE0F, which only makes an emoji colourful.
 _UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s"))
@@ -132,7 +143,8 @@ def storable(value: Any) -> Any:
 
 def one_line(text: str, limit: int = 300) -> str:
     """Text from elsewhere, fit for an error: no control or invisible characters, and not long."""
-    printable = "".join(c if c.isprintable() else " " for c in text[:limit])
+    safe = written_out(text[:limit], lambda _: " ")
+    printable = "".join(c if c.isprintable() else " " for c in safe)
     return " ".join(printable.split()) + ("…" if len(text) > limit else "")
 
 
@@ -147,10 +159,18 @@ def plain(value: object, *, limit: int = CELL_CHARACTERS) -> str:
 
 def visible(text: str) -> str:
     """With control, bidirectional and invisible characters written out."""
-    return _UNSAFE.sub(_escape, text)
+    return written_out(text, _escape)
 
 
-def _escape(match: re.Match[str]) -> str:
+def written_out(text: str, write: Callable[[str], str]) -> str:
+    """With something else for each such character: what the place that it goes to can show."""
+    return _UNSAFE.sub(lambda match: write(match[0]), text)
+
+
+def _escape(character: str) -> str:
     named = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
-    code = ord(match[0])
-    return named.get(match[0]) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+    code = ord(character)
+    number = (
+        f"x{code:02x}" if code < 0x100 else f"u{code:04x}" if code < 0x10000 else f"U{code:08x}"
+    )
+    return named.get(character) or f"\\{number}"

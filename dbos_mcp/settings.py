@@ -67,6 +67,13 @@ class Payloads(StrEnum):
     """Of every workflow and every step."""
 
 
+class Redact(StrEnum):
+    """Whether secrets are taken out of what is stored."""
+
+    DEFAULT = "default"
+    OFF = "off"
+
+
 class Toolset(StrEnum):
     """Tools that are switched on together."""
 
@@ -109,10 +116,17 @@ class Settings(BaseModel):
     cache: Path | None = Field(None, description="The cache file")
     history: int | None = Field(30, ge=1, description="Days to mirror; None: all")
     payloads: Payloads = Field(Payloads.ERRORS, description="Display texts that the cache keeps")
+    redact: Redact = Field(Redact.DEFAULT, description="Take secrets out of what is stored")
+    redact_patterns: Path | None = Field(None, description="A file of what else is secret")
     log_level: LogLevel = LogLevel.WARNING
     offline: bool = Field(False, description="Answer from the cache, send nothing")
     toolsets: frozenset[Toolset] = Field(DEFAULT_TOOLSETS, description="Tools to offer")
     read_only: bool = Field(False, description="Offer and send no command")
+    http_issuer: str | None = Field(None, description="OAuth issuer of the server over HTTP")
+    http_audience: str | None = Field(None, description="Audience of its tokens")
+    http_read_scope: str = Field("dbos-mcp:read", description="Scope that may ask")
+    http_full_scope: str = Field("dbos-mcp:full", description="Scope that may command, too")
+    http_url: str | None = Field(None, description="How clients reach the server over HTTP")
 
     @field_validator("history", mode="before")
     @classmethod
@@ -154,6 +168,23 @@ class Settings(BaseModel):
         if _is_managed(value) and parts.scheme != "https":
             raise ValueError("DBOS-managed Conductor is reached by https only")
         return value.rstrip("/")
+
+    @field_validator("redact_patterns")
+    @classmethod
+    def _file(cls, value: Path | None) -> Path | None:
+        if value == Path():
+            raise ValueError("name a file, or unset it")
+        return value
+
+    @model_validator(mode="after")
+    def _patterns_or_nothing(self) -> "Settings":
+        if self.redact is Redact.OFF and self.redact_patterns is not None:
+            raise PydanticCustomError(
+                "redact_patterns",
+                "DBOS_MCP_REDACT=off takes nothing out, so DBOS_MCP_REDACT_PATTERNS cannot be set"
+                " beside it",
+            )
+        return self
 
     @model_validator(mode="after")
     def _issuer_and_client(self) -> "Settings":
@@ -250,6 +281,10 @@ class Settings(BaseModel):
     def credentials_path(self) -> Path:
         return self.folder / "credentials"
 
+    @property
+    def tokens_path(self) -> Path:
+        return self.folder / "tokens.json"
+
     def cache_path(self, organization: str) -> Path:
         """One cache file for each target and organization, unless one is named."""
         if self.cache is not None:
@@ -276,12 +311,19 @@ ENVIRONMENT = {
     "DBOS_MCP_CACHE": "cache",
     "DBOS_MCP_HISTORY": "history",
     "DBOS_MCP_PAYLOADS": "payloads",
+    "DBOS_MCP_REDACT": "redact",
+    "DBOS_MCP_REDACT_PATTERNS": "redact_patterns",
     "DBOS_MCP_LOG_LEVEL": "log_level",
     "DBOS_MCP_TOOLSETS": "toolsets",
     "DBOS_MCP_READ_ONLY": "read_only",
+    "DBOS_MCP_HTTP_ISSUER": "http_issuer",
+    "DBOS_MCP_HTTP_AUDIENCE": "http_audience",
+    "DBOS_MCP_HTTP_READ_SCOPE": "http_read_scope",
+    "DBOS_MCP_HTTP_FULL_SCOPE": "http_full_scope",
+    "DBOS_MCP_HTTP_URL": "http_url",
 }
 
-LIMITS = frozenset({"toolsets", "read_only"})
+LIMITS = frozenset({"toolsets", "read_only", "redact_patterns"})
 """What is set to allow less: a slip there, or nothing in it, must not allow more."""
 
 _TRUE = ("true", "yes", "on", "1")

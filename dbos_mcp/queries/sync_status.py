@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, TERMINAL, EpochMs, now_ms
 from dbos_mcp.queries.applications import require_application
-from dbos_mcp.store import engine, event_log, sync_state, unreadable
+from dbos_mcp.store import engine, event_log, log_removals, sync_state, unreadable
 from dbos_mcp.store.event_log import EventRow
 from dbos_mcp.store.projections.applications import ApplicationRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
@@ -60,6 +60,8 @@ class ApplicationSync(SyncItem):
     """How many changes only audits have found."""
     asked_at: EpochMs | None = None
     """When somebody last asked about it, or about all."""
+    redacted: dict[str, int] = {}
+    """How many secrets of which kind were taken out before anything was stored."""
 
 
 class SyncStatus(BaseModel):
@@ -86,6 +88,7 @@ def sync_status(
     names = connection.execute(select(known).order_by(known)).scalars()
     states = sync_state.load_all(connection)
     questions = sync_state.questions(connection)
+    redactions = sync_state.redactions(connection)
     conductor = states.get(CONDUCTOR) or SyncStateRow(application_name=CONDUCTOR)
     applications = []
     for name in names:
@@ -97,6 +100,7 @@ def sync_status(
                     **_of(connection, state, conductor),
                     steps_pending=steps_pending(connection, name, now=now),
                     asked_at=max(asked, default=None),
+                    redacted=redactions.get(name, {}),
                 )
             )
     return SyncStatus(
@@ -105,7 +109,7 @@ def sync_status(
         events=(
             event_log.count(connection)
             if conductor.excerpt is not None
-            else event_log.last_position(connection)
+            else event_log.last_position(connection) - log_removals.count(connection)
         ),
         bytes=engine.size_bytes(connection),
     )

@@ -9,6 +9,7 @@ from dbos_mcp.queries.sync_status import (
     SyncItem,
     SyncStatus,
 )
+from dbos_mcp.redaction import told
 from dbos_mcp.server import render
 from dbos_mcp.server.render import Column
 from dbos_mcp.sync.leadership import Leadership
@@ -49,6 +50,7 @@ def status_text(status: SyncStatus, *, cache: Path, syncing: str) -> str:
     return render.answer(
         f"{len(status.applications)} applications, synced by {syncing}",
         found if status.applications else "None is registered, or none has been seen yet.",
+        *(redacted_line(item) for item in status.applications),
         f"Besides: {_requests(conductor)} requests, {_kilobytes(conductor)} KB for what concerns no"
         " application.",
         f"Cache: {render.plain(cache, limit=300)}, {status.events} events,"
@@ -70,6 +72,13 @@ def _unreadable(of_what: str, item: SyncItem) -> str | None:
         f"{rows} of {render.plain(of_what)} could not be read, and may be missing or out of date"
         f" here; for example {example}. All else is read, and these are tried again."
     )
+
+
+def redacted_line(item: ApplicationSync) -> str | None:
+    """What was taken out of what is stored of an application."""
+    if not item.redacted:
+        return None
+    return f"{render.plain(item.application_name)}: redacted before storing: {told(item.redacted)}."
 
 
 def coverage(covered_since: int | None, history_complete: bool) -> str | None:

@@ -141,6 +141,16 @@ class AttentionRow(SQLModel, table=True):
     asked_at: int
 
 
+class RedactionRow(SQLModel, table=True):
+    """How many secrets of a kind were taken out of what was recorded of an application."""
+
+    __tablename__ = "redaction"
+
+    application_name: str = Field(primary_key=True)
+    kind: str = Field(primary_key=True)
+    count: int
+
+
 def load(connection: Connection, application_name: str) -> SyncStateRow:
     """The state of an application, a blank one when nothing is known yet."""
     row = connection.execute(
@@ -195,3 +205,30 @@ def questions(connection: Connection) -> dict[str, int]:
     """When somebody last asked, by application name."""
     rows = connection.execute(select(table_of(AttentionRow)))
     return {row.application_name: row.asked_at for row in rows}
+
+
+def add_redactions(connection: Connection, counts: Mapping[str, Mapping[str, int]]) -> None:
+    """Of each application, so many more of each kind."""
+    rows = [
+        {"application_name": name, "kind": kind, "count": count}
+        for name, kinds in counts.items()
+        for kind, count in kinds.items()
+    ]
+    if rows:
+        table = table_of(RedactionRow)
+        statement = insert(table)
+        more = table.c["count"] + statement.excluded["count"]
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["application_name", "kind"], set_={"count": more}
+            ),
+            rows,
+        )
+
+
+def redactions(connection: Connection) -> dict[str, dict[str, int]]:
+    """How many of each kind, by application name."""
+    found: dict[str, dict[str, int]] = {}
+    for name, kind, count in connection.execute(select(table_of(RedactionRow))):
+        found.setdefault(name, {})[kind] = count
+    return found

@@ -21,8 +21,10 @@ from dbos_mcp.conductor.decoding import Rows, Unreadable
 from dbos_mcp.conductor.models import Step, Workflow, WorkflowSearch
 from dbos_mcp.domain import now_ms, one_line
 from dbos_mcp.errors import ResponseError, StoreError
+from dbos_mcp.redaction import Redactor
+from dbos_mcp.redaction.rules import NO_RULES, Rules
 from dbos_mcp.settings import Payloads
-from dbos_mcp.store import event_log, indexes, projector, unreadable
+from dbos_mcp.store import event_log, indexes, projector, sync_state, unreadable
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.events import (
     Event,
@@ -36,6 +38,7 @@ from dbos_mcp.store.unreadable import STEP, UnreadableRow
 from dbos_mcp.sync import aside, diff, due, known
 from dbos_mcp.sync.diff import NO_TEXTS, Texts
 from dbos_mcp.sync.due import State
+from dbos_mcp.sync.redacting import Upstream
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +101,13 @@ class Mirror:
         client: ConductorClient,
         *,
         payloads: Payloads = Payloads.ERRORS,
+        rules: Rules | None = NO_RULES,
         clock: Callable[[], int] = now_ms,
     ) -> None:
+        """With `rules` secrets are taken out of all that is recorded; None: they are not."""
         self.cache = cache
         self.client = client
+        self.upstream = Upstream(client, None if rules is None else Redactor(rules=rules))
         self.payloads = payloads
         self.clock = clock
 
@@ -141,11 +147,12 @@ class Mirror:
 
     def record(self, connection: Connection, events: Sequence[Event]) -> int:
         """Append events in the caller's transaction, stamped with our clock; how many."""
+        sync_state.add_redactions(connection, self.upstream.counted(events))
         return len(projector.record(connection, events, recorded_at=self.clock()))
 
     async def search(self, application_name: str, search: WorkflowSearch) -> Look:
         position = await self.read(event_log.last_position)
-        seen = await self.client.search_workflows(application_name, search, salvage=True)
+        seen = await self.upstream.search_workflows(application_name, search)
         unreadable = aside.workflows(application_name, seen, now=self.clock())
         return Look(seen, position, unreadable=unreadable, is_cut=seen.is_cut)
 
@@ -347,8 +354,8 @@ class Mirror:
         not_read: dict[str, Unreadable] = {}
         while True:
             found = len(steps) + len(not_read)
-            answer = await self.client.list_steps(
-                application_name, workflow_id, offset=found or None, salvage=True
+            answer = await self.upstream.list_steps(
+                application_name, workflow_id, offset=found or None
             )
             steps |= {step.step_id: diff.clipped(step, kept) for step in answer}
             not_read |= {row.digest: row for row in answer.unreadable}

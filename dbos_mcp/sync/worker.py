@@ -91,7 +91,7 @@ class SyncWorker:
                 return []
             await self.mirror.build_indexes()
             try:
-                applications = await self.mirror.client.list_applications()
+                applications = await self.mirror.upstream.list_applications()
             except (ConductorError, NotFoundError) as error:
                 await self.mirror.write(partial(self._mark_all_away, error=error))
                 raise
@@ -179,7 +179,7 @@ class SyncWorker:
             visit.report.error = error
             now = self.mirror.clock()
             await self.mirror.write(
-                partial(_note_failure, application_name=visit.name, error=error, now=now)
+                partial(self._note_failure, application_name=visit.name, error=error, now=now)
             )
         else:
             visit.memory.came_to_its_end = True
@@ -204,7 +204,7 @@ class SyncWorker:
             )
         ):
             return False
-        seen = await self.mirror.client.list_executors(visit.name)
+        seen = await self.mirror.upstream.list_executors(visit.name)
 
         def work(connection: Connection) -> int:
             held = known.executors(connection, visit.name)
@@ -238,7 +238,7 @@ class SyncWorker:
         now = self.mirror.clock()
         for name in held.keys() - {application.name for application in seen} - spared:
             gone = NotFoundError(f"Conductor no longer lists {name}.")
-            _note_failure(connection, name, gone, now)
+            self._note_failure(connection, name, gone, now)
         sync_state.update(
             connection,
             CONDUCTOR,
@@ -254,25 +254,24 @@ class SyncWorker:
     def _mark_all_away(self, connection: Connection, error: DbosMcpError) -> None:
         now = self.mirror.clock()
         for name in (CONDUCTOR, *known.applications(connection)):
-            _note_failure(connection, name, error, now)
+            self._note_failure(connection, name, error, now)
+
+    def _note_failure(
+        self, connection: Connection, application_name: str, error: DbosMcpError, now: int
+    ) -> None:
+        """Away is not empty: only the times and the reason change."""
+        changes: dict[str, int | bool | str | None] = {
+            "attempted_at": now,
+            "last_error": self.mirror.upstream.text(str(error)),
+            "login_needed": isinstance(error, AuthenticationError),
+        }
+        if isinstance(error, UnavailableError | NotFoundError):
+            before = sync_state.load(connection, application_name)
+            changes["offline_since"] = before.offline_since or now
+        sync_state.update(connection, application_name, changes)
 
 
 def _is_loaded(state: SyncStateRow) -> bool:
     """Whether what changed is all that a look has to read. Without a watermark nothing was ever
     there, and only the history's first page shows what is."""
     return state.history_complete and state.watermark is not None
-
-
-def _note_failure(
-    connection: Connection, application_name: str, error: DbosMcpError, now: int
-) -> None:
-    """Away is not empty: only the times and the reason change."""
-    changes: dict[str, int | bool | str | None] = {
-        "attempted_at": now,
-        "last_error": str(error),
-        "login_needed": isinstance(error, AuthenticationError),
-    }
-    if isinstance(error, UnavailableError | NotFoundError):
-        before = sync_state.load(connection, application_name)
-        changes["offline_since"] = before.offline_since or now
-    sync_state.update(connection, application_name, changes)
