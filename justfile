@@ -102,3 +102,15 @@ file-faults *arguments:
 # Two hundred clients of one server over HTTP, for a minute: errors, times, memory
 http-load *arguments:
     uv run python -m benchmarks.reliability.http_load {{ arguments }}
+
+# A thousand commands through a way that fails: what is done twice, and what is told; `--rounds`
+commands-once *arguments:
+    uv run python -m benchmarks.reliability.commands_once {{ arguments }}
+
+# Ids that no path should hold, against the client's paths; the suite tries a few hundred
+fuzz-ids examples="10000":
+    FUZZ_EXAMPLES={{ examples }} uv run pytest -q tests/conductor/test_paths.py
+
+# Whatever JSON a Conductor might say, against sync; the suite tries a few
+fuzz-answers examples="1000":
+    FUZZ_EXAMPLES={{ examples }} uv run pytest -q tests/sync/test_any_answer.py

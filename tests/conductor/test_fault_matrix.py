@@ -6,18 +6,19 @@ The operations are the client's own methods, so that a new one is tried as well.
 
 import asyncio
 import gzip
-import inspect
 import json
 import logging
 import socket
 import ssl
+import tracemalloc
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import anyio
 import httpx
@@ -31,7 +32,7 @@ from dbos_mcp.conductor import client as client_module
 from dbos_mcp.conductor.client import REQUEST_SECONDS, ConductorClient
 from dbos_mcp.conductor.credentials import Credentials
 from dbos_mcp.conductor.identity import FixedIdentity
-from dbos_mcp.conductor.models import Body
+from dbos_mcp.conductor.models import WorkflowSearch
 from dbos_mcp.conductor.oauth import Endpoints, IssuerClient
 from dbos_mcp.conductor.traffic import Traffic
 from dbos_mcp.errors import (
@@ -48,6 +49,7 @@ from dbos_mcp.errors import (
     UsageError,
 )
 from dbos_mcp.settings import Issuer
+from tests.conductor.operations import OPERATIONS, says_nothing
 from tests.faulty_server import (
     Fault,
     FaultyServer,
@@ -72,36 +74,6 @@ Call = Callable[[], Awaitable[object]]
 def nothing_is_repeated() -> Iterator[None]:
     with stamina.set_testing(True, attempts=1):
         yield
-
-
-def operations() -> dict[str, Callable[[ConductorClient], Awaitable[object]]]:
-    """All public methods, with made-up arguments."""
-    methods = inspect.getmembers(ConductorClient, inspect.iscoroutinefunction)
-    return {
-        name: partial(_call, method)
-        for name, method in methods
-        if not name.startswith("_") and name != "aclose"
-    }
-
-
-def _call(method: Callable[..., Awaitable[object]], client: ConductorClient) -> Awaitable[object]:
-    required = {
-        name: _made_up(hint)
-        for name, hint in get_type_hints(method).items()
-        if name != "return" and inspect.signature(method).parameters[name].default is inspect._empty
-    }
-    return method(client, **required)
-
-
-def _made_up(hint: Any) -> object:
-    if inspect.isclass(hint) and issubclass(hint, Body):
-        fields = hint.model_fields.items()
-        given = {key: _made_up(each.annotation) for key, each in fields if each.is_required()}
-        return hint(**given, **({"limit": 5} if "limit" in hint.model_fields else {}))
-    return {str: "x", int: 5}.get(hint, ["x"])
-
-
-OPERATIONS = operations()
 
 
 @dataclass(frozen=True)
@@ -264,7 +236,7 @@ async def test_each_operation_makes_of_a_fault_the_right_error_and_tells_no_secr
         tried = [
             operation
             for operation in OPERATIONS
-            if not (name == "another document" and _says_nothing(operation))
+            if not (name == "another document" and says_nothing(operation))
         ]
         for operation in tried:
             asking.start_soon(one, operation, OPERATIONS[operation])
@@ -272,10 +244,72 @@ async def test_each_operation_makes_of_a_fault_the_right_error_and_tells_no_secr
     assert TOKEN not in caplog.text
 
 
-def _says_nothing(operation: str) -> bool:
-    """Any JSON is a success of a command that has nothing to tell."""
-    returned: object = get_type_hints(getattr(ConductorClient, operation))["return"]
-    return returned is type(None)
+LIMIT = 8_000_000
+
+
+def endless(start: bytes, part: bytes, *, packed: bool = False) -> Fault:
+    """A body that begins with `start` and goes on with `part`, over and over."""
+
+    async def fault(writer: asyncio.StreamWriter) -> None:
+        packer = zlib.compressobj(wbits=31)
+        encoding = b"content-encoding: gzip\r\n" if packed else b""
+        writer.write(b"HTTP/1.1 200 OK\r\n" + encoding + b"transfer-encoding: chunked\r\n\r\n")
+        text = start
+        while True:
+            sent = packer.compress(text) if packed else text
+            if sent:
+                writer.write(b"%x\r\n%b\r\n" % (len(sent), sent))
+            await writer.drain()
+            await asyncio.sleep(0)
+            text = part
+
+    return fault
+
+
+BAD_ROW = b'{"workflowId": "w-1", "input": "'
+GOOD_ROW = json.dumps(
+    {
+        "workflowId": "w",
+        "status": "ERROR",
+        "createdAt": "2026-11-20T10:00:00Z",
+        "updatedAt": "2026-11-20T10:00:00Z",
+        "error": "x" * 100_000,
+    }
+).encode()
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize(
+    ("start", "part", "rows", "unreadable"),
+    [
+        (b"[" + GOOD_ROW, b"," + GOOD_ROW, 79, []),
+        (b"[" + BAD_ROW, b"x" * 100_000, 0, ["w-1"]),
+        (b"[" + GOOD_ROW + b"," + BAD_ROW, b"x" * 100_000, 1, []),
+    ],
+    ids=["rows", "one row", "a second row"],
+)
+async def test_of_a_body_without_end_only_so_much_is_held(
+    monkeypatch: pytest.MonkeyPatch,
+    start: bytes,
+    part: bytes,
+    rows: int,
+    unreadable: list[str],
+    packed: bool,
+) -> None:
+    monkeypatch.setattr(client_module, "MAX_ANSWER_BYTES", LIMIT)
+    server = FaultyServer(fault=endless(start, part, packed=packed))
+    async with serving(server), client_of(server.url) as client:
+        search = WorkflowSearch(limit=1000)
+        tracemalloc.start()
+        found = await client.search_workflows("shop", search, salvage=True)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert found.is_cut
+        assert len(found) == rows
+        assert [row.row_id for row in found.unreadable] == unreadable
+        assert peak < 6 * LIMIT
+        with pytest.raises(ResponseError, match="too large"):
+            await client.search_workflows("shop", search)
 
 
 # Who is asked

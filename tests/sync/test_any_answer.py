@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from dbos_mcp.errors import DbosMcpError
 from dbos_mcp.store import projector
-from tests.sync.test_poison import APPLICATION, row, site_of
+from tests.sync.poison import APPLICATION, row, site_of
 from tests.upstream import APP
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
