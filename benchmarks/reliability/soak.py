@@ -584,6 +584,7 @@ def main() -> None:
     options = parser.parse_args()
     random.seed(options.seed)
     adopt_orphans()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by way of all that is to be ended
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     out.print(f"{machine()}; seed {options.seed}; {folder}", soft_wrap=True)
     seen = Seen()
