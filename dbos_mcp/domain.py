@@ -1,13 +1,23 @@
 """Words that both sides of the event log use: statuses, and times as epoch milliseconds; and how
 text from elsewhere is made fit to be shown."""
 
+import math
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from time import time_ns
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import PlainSerializer
+
+
+class Rights(StrEnum):
+    """What somebody else may do through a server of ours."""
+
+    READ = "read"
+    FULL = "full"
+    """Commands, too."""
 
 
 class WorkflowStatus(StrEnum):
@@ -31,15 +41,20 @@ BROKEN_OFF = (WorkflowStatus.CANCELLED, *FAILED)
 TERMINAL = (WorkflowStatus.SUCCESS, *BROKEN_OFF)
 
 CELL_CHARACTERS = 100
+INTEGER_LIMIT = 2**63
+"""Of SQLite's integers."""
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-# C0, DEL and C1 controls, soft hyphen, zero-width and bidi marks, line separators, interlinear and
-# tag characters, surrogates.
+# C0, DEL and C1 controls, line separators, surrogates, interlinear marks, and what Unicode calls
+# ignorable: zero-width, bidi and tag characters, fillers, and selectors of variations, in which
+# whole sentences can be hidden; but U+FE0F, which only makes an emoji colourful.
 _UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s"))
 
 
@@ -108,9 +123,28 @@ EpochMs = Annotated[int, PlainSerializer(format_time, return_type=str, when_used
 """Epoch milliseconds in Python, RFC 3339 in a JSON answer."""
 
 
+def storable(value: Any) -> Any:
+    """The nearest value that SQLite and JSON can hold: U+FFFD for half a character, the largest
+    integer for a larger one, null for what is not a number."""
+    match value:
+        case str():
+            return _LONE_SURROGATE.sub("\ufffd", value)
+        case int():
+            return max(-INTEGER_LIMIT, min(value, INTEGER_LIMIT - 1))
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {storable(key): storable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [storable(item) for item in value]
+        case _:
+            return value
+
+
 def one_line(text: str, limit: int = 300) -> str:
     """Text from elsewhere, fit for an error: no control or invisible characters, and not long."""
-    printable = "".join(c if c.isprintable() else " " for c in text[:limit])
+    safe = written_out(text[:limit], lambda _: " ")
+    printable = "".join(c if c.isprintable() else " " for c in safe)
     return " ".join(printable.split()) + ("…" if len(text) > limit else "")
 
 
@@ -125,10 +159,18 @@ def plain(value: object, *, limit: int = CELL_CHARACTERS) -> str:
 
 def visible(text: str) -> str:
     """With control, bidirectional and invisible characters written out."""
-    return _UNSAFE.sub(_escape, text)
+    return written_out(text, _escape)
 
 
-def _escape(match: re.Match[str]) -> str:
+def written_out(text: str, write: Callable[[str], str]) -> str:
+    """With something else for each such character: what the place that it goes to can show."""
+    return _UNSAFE.sub(lambda match: write(match[0]), text)
+
+
+def _escape(character: str) -> str:
     named = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
-    code = ord(match[0])
-    return named.get(match[0]) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+    code = ord(character)
+    number = (
+        f"x{code:02x}" if code < 0x100 else f"u{code:04x}" if code < 0x10000 else f"U{code:08x}"
+    )
+    return named.get(character) or f"\\{number}"

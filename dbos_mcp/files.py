@@ -2,10 +2,15 @@
 accident."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dbos_mcp.errors import StoreError, UsageError
+
+PREFIX_CHARACTERS = 80
+"""Of a draft's name, which begins with a dot and the name of what it is to be."""
 
 
 def write(path: Path, text: str, *, force: bool = False) -> int:
@@ -15,22 +20,36 @@ def write(path: Path, text: str, *, force: bool = False) -> int:
         UsageError: there is a file of that name, and it was not to be replaced.
         StoreError: it cannot be written there.
     """
+    content = text.encode()
+    with drafted(path, force=force) as draft:
+        descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+    return len(content)
+
+
+@contextmanager
+def drafted(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """The name of a draft to write; it becomes the file afterwards, or nothing of it stays.
+
+    Raises:
+        UsageError: there is a file of that name, and it was not to be replaced.
+        StoreError: it cannot be written there.
+    """
     path = path.absolute()
     if not force:
         require_free(path)
-    content = text.encode()
     try:
-        with TemporaryDirectory(prefix=f".{path.name[:80]}-", dir=path.parent) as folder:
+        with TemporaryDirectory(
+            prefix=f".{path.name}"[:PREFIX_CHARACTERS] + "-", dir=path.parent
+        ) as folder:
             draft = Path(folder) / "draft"
-            descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(descriptor)
+            yield draft
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())
             publish(draft, path, force=force)
     except OSError as error:
         raise not_to_be_written(path, error) from error
-    return len(content)
 
 
 def require_free(path: Path) -> None:

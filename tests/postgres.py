@@ -1,58 +1,20 @@
 """A PostgreSQL server of the tests' own, where the machine has the programs for one."""
 
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
-SUPERUSER = "postgres"
+from benchmarks import postgres
+from benchmarks.postgres import NoPostgresError
 
 
 @contextmanager
 def running_postgres() -> Iterator[str]:
-    """A fresh server, which listens on a socket in its own directory only: the URL to put a
-    database's name into with `str.format`. Skips the test where there can be none."""
-    programs = _programs()
-    as_user = _as_another_user() if os.geteuid() == 0 else []
-    with tempfile.TemporaryDirectory(prefix="postgres-") as directory:
-        if as_user:  # the server refuses to run as root
-            shutil.chown(directory, SUPERUSER)
-        data = f"{directory}/data"
-
-        def run(program: str, *arguments: str) -> None:
-            command = [*as_user, str(programs / program), "--pgdata", data, *arguments]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=directory)
-
-        run("initdb", "--auth=trust", f"--username={SUPERUSER}", "--encoding=UTF8", "--no-sync")
-        options = f"-c listen_addresses='' -c unix_socket_directories={directory} -c fsync=off"
-        run("pg_ctl", "start", "--wait", f"--log={directory}/log", f"--options={options}")
+    """As `benchmarks.postgres`. Skips the test where there can be none."""
+    with ExitStack() as stack:
         try:
-            yield f"postgresql://{SUPERUSER}@/{{}}?host={directory}"
-        finally:
-            run("pg_ctl", "stop", "--mode=immediate")
-
-
-def _programs() -> Path:
-    found = [*Path("/usr/lib/postgresql").glob("*/bin"), *_on_path()]
-    for programs in sorted(found, reverse=True):
-        if (programs / "initdb").exists() and (programs / "pg_ctl").exists():
-            return programs
-    pytest.skip("PostgreSQL is not installed here: nothing was tested on it")
-
-
-def _on_path() -> Iterator[Path]:
-    if initdb := shutil.which("initdb"):
-        yield Path(initdb).parent
-
-
-def _as_another_user() -> list[str]:
-    runuser = shutil.which("runuser")
-    passwd = Path("/etc/passwd").read_text()
-    if runuser is None or f"\n{SUPERUSER}:" not in passwd:
-        pytest.skip("PostgreSQL does not run as root, and there is no user for it here")
-    return [runuser, "-u", SUPERUSER, "--"]
+            url = stack.enter_context(postgres.running_postgres())
+        except NoPostgresError as reason:
+            pytest.skip(f"{reason}: nothing was tested on it")
+        yield url

@@ -135,13 +135,20 @@ class Tables:
         started_at: int = 1000,
         completed_at: int = 2000,
     ) -> None:
-        self.change(
+        output = None if output is None else pickled(output)
+        error = error and pickled(RuntimeError(error))
+        row = (workflow_id, step_id, name, output, error, child, started_at, completed_at)
+        self.add_steps((*row, "py_pickle"))
+
+    def add_steps(self, *steps: tuple[object, ...]) -> None:
+        """Rows as they are stored."""
+        statement = (
             "INSERT INTO operation_outputs (workflow_uuid, function_id, function_name, output,"
             " error, child_workflow_id, started_at_epoch_ms, completed_at_epoch_ms, serialization)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'py_pickle')",
-            *(workflow_id, step_id, name, None if output is None else pickled(output)),
-            *(error and pickled(RuntimeError(error)), child, started_at, completed_at),
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         )
+        with self._cursor() as cursor:
+            cursor.executemany(self._marked(statement), steps)
 
     def update(self, workflow_id: str, **columns: object) -> None:
         """Change columns of one row."""

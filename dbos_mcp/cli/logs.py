@@ -8,7 +8,7 @@ from typing import Any
 from dbos_mcp.settings import LogLevel
 
 
-class _JsonLines(logging.Formatter):
+class JsonLines(logging.Formatter):
     """One JSON object a line, so that no message can pose as another."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -18,6 +18,7 @@ class _JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        entry |= getattr(record, "fields", {})
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry, ensure_ascii=True)
@@ -25,7 +26,7 @@ class _JsonLines(logging.Formatter):
 
 def log_to_stderr(level: LogLevel) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines())
+    handler.setFormatter(JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("httpx", "httpcore", "apscheduler", "alembic", "filelock", "dbos"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))

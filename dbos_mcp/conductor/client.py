@@ -13,18 +13,18 @@ import re
 import unicodedata
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from functools import cache, partial
+from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 from urllib.parse import quote
 
+import anyio
 import httpx
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from dbos_mcp.conductor.credentials import API_KEY_PREFIX, Credentials
+from dbos_mcp.conductor.decoding import Read, Rows, UnfitError, rows, whole
 from dbos_mcp.conductor.identity import Identity
 from dbos_mcp.conductor.models import (
     Application,
@@ -52,6 +52,7 @@ from dbos_mcp.conductor.models import (
     StreamEntry,
     TriggerResult,
     UserProfile,
+    Wire,
     Workflow,
     WorkflowAggregate,
     WorkflowAggregateQuery,
@@ -59,6 +60,7 @@ from dbos_mcp.conductor.models import (
     WorkflowSearch,
 )
 from dbos_mcp.conductor.traffic import PATIENCE_SECONDS, READS_PER_SECOND, Traffic
+from dbos_mcp.conductor.wire import body_of, deadline, http_client, proxy_of, retry_after
 from dbos_mcp.domain import one_line
 from dbos_mcp.errors import (
     AuthenticationError,
@@ -74,6 +76,12 @@ from dbos_mcp.errors import (
 from dbos_mcp.settings import MANAGED_URL
 
 T = TypeVar("T")
+Row = TypeVar("Row", bound=Wire)
+
+MAX_ANSWER_BYTES = 64_000_000
+"""Unpacked: what comes beyond it is not read."""
+REQUEST_SECONDS = 120.0
+"""For a whole request, however it drips."""
 
 _ORGANIZATION = "/v2/orgs/{organization}"
 _APPLICATION = _ORGANIZATION + "/apps/{application}"
@@ -127,17 +135,19 @@ class ConductorClient:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
+        request_seconds: float = REQUEST_SECONDS,
         reads_per_second: float = READS_PER_SECOND,
     ) -> None:
         self.traffic = Traffic(patience_seconds=patience_seconds, reads_per_second=reads_per_second)
         url = _parse_base_url(base_url)
         self.identity = identity
-        self._http = httpx.AsyncClient(
+        self._request_seconds = request_seconds
+        self._proxy = proxy_of(url) if transport is None else None
+        self._http = http_client(
             # httpx logs URLs in full, so a password must not stay in one.
             base_url=url.copy_with(userinfo=b""),
             auth=httpx.BasicAuth(url.username, url.password) if url.userinfo else None,
             timeout=httpx.Timeout(30.0, connect=5.0),
-            follow_redirects=False,
             transport=transport,
         )
 
@@ -157,23 +167,23 @@ class ConductorClient:
 
     # Applications
 
-    async def list_applications(self) -> list[Application]:
-        return await self._get(list[Application], _ORGANIZATION + "/apps")
+    async def list_applications(self) -> Rows[Application]:
+        return await self._get(rows(Application), _ORGANIZATION + "/apps")
 
     async def get_application(self, application_name: str) -> Application:
-        return await self._get(Application, _APPLICATION, application=application_name)
+        return await self._get(whole(Application), _APPLICATION, application=application_name)
 
-    async def list_executors(self, application_name: str) -> list[Executor]:
+    async def list_executors(self, application_name: str) -> Rows[Executor]:
         path = _APPLICATION + "/executors"
-        return await self._get(list[Executor], path, application=application_name)
+        return await self._get(rows(Executor), path, application=application_name)
 
     async def list_application_versions(self, application_name: str) -> list[ApplicationVersion]:
         path = _APPLICATION + "/versions"
-        return await self._get(list[ApplicationVersion], path, application=application_name)
+        return await self._get(whole(list[ApplicationVersion]), path, application=application_name)
 
     async def get_current_user(self) -> UserProfile:
         """Of a login; an API key has no user."""
-        return await self._get(UserProfile, "/v2/users/me")
+        return await self._get(whole(UserProfile), "/v2/users/me")
 
     # Workflows
 
@@ -201,19 +211,21 @@ class ConductorClient:
             "loadOutput": load_output,
         }
         return await self._get(
-            list[Workflow], _WORKFLOWS, params=params, application=application_name
+            whole(list[Workflow]), _WORKFLOWS, params=params, application=application_name
         )
 
     async def search_workflows(
-        self, application_name: str, search: WorkflowSearch
-    ) -> list[Workflow]:
+        self, application_name: str, search: WorkflowSearch, *, salvage: bool = False
+    ) -> Rows[Workflow]:
+        """`salvage`: what can be read will do, be there unreadable rows or too many."""
         _require_limit(search.limit)
         path = _WORKFLOWS + "/search"
-        return await self._query(list[Workflow], path, search, application=application_name)
+        answer = rows(Workflow, in_part=True) if salvage else _all(Workflow)
+        return await self._query(answer, path, search, application=application_name)
 
     async def get_workflow(self, application_name: str, workflow_id: str) -> Workflow:
         return await self._get(
-            Workflow, _WORKFLOW, application=application_name, workflow=workflow_id
+            whole(Workflow), _WORKFLOW, application=application_name, workflow=workflow_id
         )
 
     async def list_steps(
@@ -223,12 +235,15 @@ class ConductorClient:
         *,
         limit: int | None = None,
         offset: int | None = None,
-    ) -> list[Step]:
-        """With outputs. An unknown workflow has an empty list, here and in the next three."""
+        salvage: bool = False,
+    ) -> Rows[Step]:
+        """With outputs. An unknown workflow has an empty list, here and in the next three.
+
+        `salvage`: what can be read will do, be there unreadable steps or too many."""
         if limit is not None:
             _require_limit(limit)
         return await self._get(
-            list[Step],
+            rows(Step, in_part=True) if salvage else _all(Step),
             _WORKFLOW + "/steps",
             params={"limit": limit, "offset": offset},
             application=application_name,
@@ -238,7 +253,7 @@ class ConductorClient:
     async def list_events(self, application_name: str, workflow_id: str) -> list[Event]:
         path = _WORKFLOW + "/events"
         return await self._get(
-            list[Event], path, application=application_name, workflow=workflow_id
+            whole(list[Event]), path, application=application_name, workflow=workflow_id
         )
 
     async def list_notifications(
@@ -246,35 +261,37 @@ class ConductorClient:
     ) -> list[Notification]:
         path = _WORKFLOW + "/notifications"
         return await self._get(
-            list[Notification], path, application=application_name, workflow=workflow_id
+            whole(list[Notification]), path, application=application_name, workflow=workflow_id
         )
 
     async def list_streams(self, application_name: str, workflow_id: str) -> list[StreamEntry]:
         path = _WORKFLOW + "/streams"
         return await self._get(
-            list[StreamEntry], path, application=application_name, workflow=workflow_id
+            whole(list[StreamEntry]), path, application=application_name, workflow=workflow_id
         )
 
     async def get_workflow_aggregates(
         self, application_name: str, query: WorkflowAggregateQuery
     ) -> list[WorkflowAggregate]:
         path = _WORKFLOWS + "/aggregates"
-        return await self._query(list[WorkflowAggregate], path, query, application=application_name)
+        answer = whole(list[WorkflowAggregate])
+        return await self._query(answer, path, query, application=application_name)
 
     async def get_step_aggregates(
         self, application_name: str, query: StepAggregateQuery
     ) -> list[StepAggregate]:
         path = _APPLICATION + "/steps/aggregates"
-        return await self._query(list[StepAggregate], path, query, application=application_name)
+        answer = whole(list[StepAggregate])
+        return await self._query(answer, path, query, application=application_name)
 
     # Queues and schedules
 
     async def list_queues(self, application_name: str) -> list[Queue]:
-        return await self._get(list[Queue], _QUEUES, application=application_name)
+        return await self._get(whole(list[Queue]), _QUEUES, application=application_name)
 
     async def get_queue(self, application_name: str, queue_name: str) -> Queue:
         path = _QUEUES + "/{queue}"
-        return await self._get(Queue, path, application=application_name, queue=queue_name)
+        return await self._get(whole(Queue), path, application=application_name, queue=queue_name)
 
     async def list_schedules(
         self,
@@ -292,12 +309,12 @@ class ConductorClient:
             "loadContext": load_context,
         }
         return await self._get(
-            list[Schedule], _SCHEDULES, params=params, application=application_name
+            whole(list[Schedule]), _SCHEDULES, params=params, application=application_name
         )
 
     async def get_schedule(self, application_name: str, schedule_name: str) -> Schedule:
         return await self._get(
-            Schedule, _SCHEDULE, application=application_name, schedule=schedule_name
+            whole(Schedule), _SCHEDULE, application=application_name, schedule=schedule_name
         )
 
     # Commands: sent once, never repeated here
@@ -306,7 +323,7 @@ class ConductorClient:
         self, application_name: str, workflow_id: str, *, cancel_children: bool = False
     ) -> None:
         await self._post(
-            object,
+            whole(object),
             _WORKFLOW + "/cancel",
             CancelRequest(cancel_children=cancel_children or None),
             application=application_name,
@@ -318,7 +335,7 @@ class ConductorClient:
     ) -> None:
         """Enqueues the workflow again, a running one included."""
         await self._post(
-            object,
+            whole(object),
             _WORKFLOW + "/resume",
             ResumeRequest(queue_name=queue_name),
             application=application_name,
@@ -330,7 +347,7 @@ class ConductorClient:
     ) -> str:
         """The new workflow's id. With `new_workflow_id` set, a repeat cannot make a second fork."""
         result = await self._post(
-            ForkResult,
+            whole(ForkResult),
             _WORKFLOW + "/fork",
             request,
             application=application_name,
@@ -345,7 +362,7 @@ class ConductorClient:
             "DELETE",
             _WORKFLOW,
             {"application": application_name, "workflow": workflow_id},
-            object,
+            whole(object),
             params={"deleteChildren": delete_children or None},
             command=True,
         )
@@ -354,40 +371,40 @@ class ConductorClient:
         self, application_name: str, request: BulkCancelRequest
     ) -> None:
         path = _WORKFLOWS + "/bulk-cancel"
-        await self._post(object, path, request, application=application_name)
+        await self._post(whole(object), path, request, application=application_name)
 
     async def bulk_resume_workflows(
         self, application_name: str, request: BulkResumeRequest
     ) -> None:
         path = _WORKFLOWS + "/bulk-resume"
-        await self._post(object, path, request, application=application_name)
+        await self._post(whole(object), path, request, application=application_name)
 
     async def bulk_delete_workflows(
         self, application_name: str, request: BulkDeleteRequest
     ) -> None:
         path = _WORKFLOWS + "/bulk-delete"
-        await self._post(object, path, request, application=application_name)
+        await self._post(whole(object), path, request, application=application_name)
 
     async def bulk_fork_from_failure(
         self, application_name: str, request: BulkForkFromFailureRequest
     ) -> list[str]:
         """The new workflows' ids."""
         path = _WORKFLOWS + "/bulk-fork-from-failure"
-        result = await self._post(WorkflowIds, path, request, application=application_name)
+        result = await self._post(whole(WorkflowIds), path, request, application=application_name)
         return result.workflow_ids
 
     async def pause_schedule(self, application_name: str, schedule_name: str) -> None:
         path = _SCHEDULE + "/pause"
-        await self._post(object, path, application=application_name, schedule=schedule_name)
+        await self._post(whole(object), path, application=application_name, schedule=schedule_name)
 
     async def resume_schedule(self, application_name: str, schedule_name: str) -> None:
         path = _SCHEDULE + "/resume"
-        await self._post(object, path, application=application_name, schedule=schedule_name)
+        await self._post(whole(object), path, application=application_name, schedule=schedule_name)
 
     async def trigger_schedule(self, application_name: str, schedule_name: str) -> str:
         """The id of the workflow it started."""
         result = await self._post(
-            TriggerResult,
+            whole(TriggerResult),
             _SCHEDULE + "/trigger",
             application=application_name,
             schedule=schedule_name,
@@ -399,7 +416,7 @@ class ConductorClient:
     ) -> list[str]:
         """The ids of the workflows it started."""
         result = await self._post(
-            WorkflowIds,
+            whole(WorkflowIds),
             _SCHEDULE + "/backfill",
             request,
             application=application_name,
@@ -414,7 +431,7 @@ class ConductorClient:
             "PATCH",
             _APPLICATION + "/versions/latest",
             {"application": application_name},
-            object,
+            whole(object),
             body=LatestVersionRequest(version_name=version_name),
             command=True,
         )
@@ -423,7 +440,7 @@ class ConductorClient:
 
     async def _get(
         self,
-        answer: type[T],
+        answer: Read[T],
         template: str,
         *,
         params: Mapping[str, str | int | None] | None = None,
@@ -431,12 +448,12 @@ class ConductorClient:
     ) -> T:
         return await self._request("GET", template, names, answer, params=params)
 
-    async def _query(self, answer: type[T], template: str, body: Body, **names: str) -> T:
+    async def _query(self, answer: Read[T], template: str, body: Body, **names: str) -> T:
         """A read whose filters do not fit into a query string."""
         return await self._request("POST", template, names, answer, body=body)
 
     async def _post(
-        self, answer: type[T], template: str, body: Body | None = None, **names: str
+        self, answer: Read[T], template: str, body: Body | None = None, **names: str
     ) -> T:
         return await self._request("POST", template, names, answer, body=body, command=True)
 
@@ -445,13 +462,13 @@ class ConductorClient:
         method: str,
         template: str,
         names: Mapping[str, str],
-        answer: type[T],
+        answer: Read[T],
         *,
         params: Mapping[str, str | int | None] | None = None,
         body: Body | None = None,
         command: bool = False,
     ) -> T:
-        """`answer` is the shape of a success; `object` where it says nothing."""
+        """`answer` reads what a success says."""
         ask_as = partial(
             self._request_as, method, template, names, answer, params, body, command=command
         )
@@ -470,7 +487,7 @@ class ConductorClient:
         method: str,
         template: str,
         names: Mapping[str, str],
-        answer: type[T],
+        answer: Read[T],
         params: Mapping[str, str | int | None] | None,
         body: Body | None,
         credentials: Credentials,
@@ -484,6 +501,7 @@ class ConductorClient:
             command,
             self.identity.how_to_log_in,
             credentials.token,
+            self._proxy,
         )
         request = self._build(method, asked, params, body)
         auth = _Bearer(credentials.token, asked.how_to_log_in) if credentials.token else None
@@ -491,40 +509,43 @@ class ConductorClient:
 
         async def ask() -> T:
             try:
-                response = await self._send(request, auth, application_name)
+                response, content, is_cut = await self._send(request, auth, application_name)
             except httpx.HTTPError as error:
                 raise asked.failure(error) from error
             if not response.is_success:
-                raise asked.refusal(response)
+                raise asked.refusal(response, content)
             try:
-                return _parse(answer, response.content)
-            except ValidationError as error:
-                fault = error.errors(include_url=False, include_context=False, include_input=False)
-            # Outside the handler: the validation error holds the answer's text.
-            raise asked.unreadable(
-                response, ".".join([fault[0]["type"], *map(str, fault[0]["loc"])])
-            )
+                return answer(content, is_cut)
+            except UnfitError as error:
+                fault = str(error)
+            raise asked.unreadable(response, fault)
 
         in_its_way = self.traffic.command if command else self.traffic.read
         return await in_its_way(application_name, ask)
 
     async def _send(
         self, request: httpx.Request, auth: "_Bearer | None", application_name: str | None
-    ) -> httpx.Response:
-        """Streamed, so that what came of an answer that broke off is counted too."""
+    ) -> tuple[httpx.Response, bytes, bool]:
+        """An answer, its body unpacked, and whether that is only the beginning of a too large one.
+
+        Streamed, so that what came of an answer that broke off is counted too.
+        """
         self.traffic.transferred(application_name, bytes_sent=len(request.content))
-        response = await self._http.send(
-            request, auth=auth or httpx.USE_CLIENT_DEFAULT, stream=True
-        )
         received = 0
-        try:
-            received = len(await response.aread())
-        finally:
-            # 0 for a transport that hands over a body as a whole: then there is no wire.
-            received = response.num_bytes_downloaded or received
-            self.traffic.transferred(application_name, bytes_received=received)
-            await response.aclose()
-        return response
+        with deadline(self._request_seconds):
+            response = await self._http.send(
+                request, auth=auth or httpx.USE_CLIENT_DEFAULT, stream=True
+            )
+            try:
+                content, is_cut = await body_of(response, MAX_ANSWER_BYTES)
+                received = len(content)
+            finally:
+                # 0 for a transport that hands over a body as a whole: then there is no wire.
+                received = response.num_bytes_downloaded or received
+                self.traffic.transferred(application_name, bytes_received=received)
+                with anyio.CancelScope(shield=True):
+                    await response.aclose()
+        return response, content, is_cut
 
     def _build(
         self,
@@ -565,6 +586,8 @@ class _Asked:
     command: bool
     how_to_log_in: str
     token: str | None = field(repr=False)
+    proxy: str | None = None
+    """In words, where there is one in between."""
 
     def path(self) -> str:
         return _FIELD.sub(lambda match: self._segment(match[1]), self.template)
@@ -580,20 +603,21 @@ class _Asked:
                 outcome_unknown=unknown,
             )
         reason = "timed out" if isinstance(error, httpx.TimeoutException) else str(error)
+        through = f" through the proxy {self.proxy}," if self.proxy else ""
         return UnavailableError(
             f"Conductor at {self._host} {'gave no answer' if sent else 'cannot be reached'}"
-            f"{self._because(reason or type(error).__name__)}.",
-            hint=_MAY_HAVE_RUN if unknown else "Check DBOS_URL and the network, then try again.",
+            f"{through}{self._because(reason or type(error).__name__)}.",
+            hint=_MAY_HAVE_RUN if unknown else _check(error),
             outcome_unknown=unknown,
             passing=not isinstance(error, _OUR_FAULT),
         )
 
-    def refusal(self, response: httpx.Response) -> DbosMcpError:
+    def refusal(self, response: httpx.Response, content: bytes) -> DbosMcpError:
         """An answer that is not a success."""
         status = response.status_code
         phrase = f"{status} {httpx.codes.get_reason_phrase(status)}".rstrip()
         answered = f"Conductor at {self._host} answered {phrase}"
-        because = self._because(*_explain(_problem(response)))
+        because = self._because(*_explain(_problem(response, content)))
         # 501 and 503 say that nothing was tried.
         unknown = self.command and status >= 500 and status not in (501, 503)
         hint = _MAY_HAVE_RUN if unknown else ""
@@ -617,32 +641,38 @@ class _Asked:
             return RateLimitError(
                 f"Conductor at {self._host} has had too many requests{because}.",
                 hint="Wait before the next one.",
-                retry_after_seconds=_retry_after(response),
+                retry_after_seconds=retry_after(response),
             )
         if status == 503 and "{application}" in self.template:
             return UnavailableError(
                 f"Application {_quoted(self.names['application'])} has no healthy executor "
                 f"connected{because}.",
                 hint="Conductor asks the application itself: start it, or use the cache.",
-                passing=_retry_after(response) is not None,
-                retry_after_seconds=_retry_after(response),
+                passing=retry_after(response) is not None,
+                retry_after_seconds=retry_after(response),
             )
         if status in (502, 503, 504):
             return UnavailableError(
                 f"{answered}{because}.",
                 hint=hint or "An executor, or a proxy, did not answer: try again later.",
                 outcome_unknown=unknown,
-                passing=status != 503 or _retry_after(response) is not None,
-                retry_after_seconds=_retry_after(response) if status == 503 else None,
+                passing=status != 503 or retry_after(response) is not None,
+                retry_after_seconds=retry_after(response) if status == 503 else None,
             )
         if 400 <= status < 500:
-            return RejectedError(f"{answered}{because}.")
+            return RejectedError(
+                f"{answered}{because}.", hint="The same again would be refused again."
+            )
         if response.next_request is not None:
             return ResponseError(
                 f"{answered}, to {self._shown(response.next_request.url.host)}.",
                 hint="Redirects are not followed: set DBOS_URL to where Conductor is.",
             )
-        return ResponseError(f"{answered}{because}.", hint=hint, outcome_unknown=unknown)
+        return ResponseError(
+            f"{answered}{because}.",
+            hint=hint or "Try again later; Conductor's log tells more.",
+            outcome_unknown=unknown,
+        )
 
     def unreadable(self, response: httpx.Response, fault: str) -> ResponseError:
         """A success that is not one of API v2."""
@@ -716,6 +746,15 @@ class _Asked:
         return one_line(text)
 
 
+def _check(error: httpx.HTTPError) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return (
+            "Its certificate is not trusted here: check DBOS_URL, or name the authority's"
+            " certificate with SSL_CERT_FILE. Checks cannot be turned off."
+        )
+    return "Check DBOS_URL and the network, then try again."
+
+
 class _Bearer(httpx.Auth):
     def __init__(self, token: str, how_to_log_in: str) -> None:
         # httpx and h11 would quote it in their errors.
@@ -755,15 +794,10 @@ def _require_limit(limit: int | None) -> None:
         )
 
 
-@cache
-def _adapter(answer: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(answer)
-
-
-def _parse(answer: type[T], content: bytes) -> T:
-    shape: Any = answer
-    parsed: T = _adapter(shape).validate_json(content or b"null")
-    return parsed
+def _all(shape: type[Row]) -> Read[Rows[Row]]:
+    """Of a list, or it is no answer."""
+    read: Read[list[Row]] = whole(list[shape])  # type: ignore[valid-type]
+    return lambda content, is_cut: Rows(read(content, is_cut))
 
 
 def _media_type(response: httpx.Response) -> str:
@@ -771,10 +805,10 @@ def _media_type(response: httpx.Response) -> str:
     return one_line(content_type.partition(";")[0].lower(), 100) or "no content type"
 
 
-def _problem(response: httpx.Response) -> Problem:
+def _problem(response: httpx.Response, content: bytes) -> Problem:
     if _media_type(response) in ("application/problem+json", "application/json"):
         try:
-            return Problem.model_validate_json(response.content)
+            return Problem.model_validate_json(content)
         except ValidationError:
             pass
     return Problem()
@@ -784,17 +818,3 @@ def _explain(problem: Problem) -> tuple[str, str]:
     """The problem's detail, and the places it names; never the values."""
     places = (f"{error.get('location')}: {error.get('message')}" for error in problem.errors or ())
     return problem.detail or problem.title or "", ", ".join(islice(places, 10))
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """RFC 9110, section 10.2.3: seconds, or a date."""
-    value = response.headers.get("Retry-After", "")
-    if re.fullmatch(r"[0-9]{1,9}", value):
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

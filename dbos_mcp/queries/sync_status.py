@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, TERMINAL, EpochMs, now_ms
 from dbos_mcp.queries.applications import require_application
-from dbos_mcp.store import engine, event_log, sync_state
+from dbos_mcp.store import engine, event_log, log_removals, sync_state, unreadable
 from dbos_mcp.store.event_log import EventRow
 from dbos_mcp.store.projections.applications import ApplicationRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
@@ -37,6 +37,10 @@ class SyncItem(BaseModel):
     attempted_at: EpochMs | None = None
     offline_since: EpochMs | None = None
     last_error: str | None = None
+    unreadable: int = 0
+    """How many rows of upstream's could not be read, and are missing here or not up to date."""
+    unreadable_example: str | None = None
+    """One of them, and why."""
     next_at: EpochMs | None = None
     """None: once somebody asks."""
     requests: int
@@ -93,7 +97,7 @@ def sync_status(
             asked = [questions[key] for key in (name, CONDUCTOR) if key in questions]
             applications.append(
                 ApplicationSync(
-                    **_of(state, conductor),
+                    **_of(connection, state, conductor),
                     steps_pending=steps_pending(connection, name, now=now),
                     asked_at=max(asked, default=None),
                     redacted=redactions.get(name, {}),
@@ -101,11 +105,11 @@ def sync_status(
             )
     return SyncStatus(
         applications=applications,
-        conductor=SyncItem(**_of(conductor, conductor)),
+        conductor=SyncItem(**_of(connection, conductor, conductor)),
         events=(
             event_log.count(connection)
             if conductor.excerpt is not None
-            else event_log.last_position(connection)
+            else event_log.last_position(connection) - log_removals.count(connection)
         ),
         bytes=engine.size_bytes(connection),
     )
@@ -138,9 +142,12 @@ def events_since(connection: Connection, application_name: str, position: int) -
     ).scalar_one()
 
 
-def _of(state: SyncStateRow, conductor: SyncStateRow) -> dict[str, Any]:
+def _of(connection: Connection, state: SyncStateRow, conductor: SyncStateRow) -> dict[str, Any]:
+    count, example = unreadable.summary(connection, state.application_name)
     return {
         **state.model_dump(),
+        "unreadable": count,
+        "unreadable_example": example and f"{example.subject} ({example.reason})",
         "as_of": state.succeeded_at,
         "condition": _condition(state, conductor),
     }

@@ -16,8 +16,9 @@ TEXT_CHARACTERS = 4_000
 
 _SPECIAL = re.compile(r"[\\`*_\[\]<>|~&!#$]")
 _AT_THE_START = re.compile(r"^(\d*)([-+=:.)])")
-_ADDRESS = re.compile(r"\S*(?:://|www\.|@|mailto:)\S*", re.IGNORECASE)
-"""What readers make a link of, or call somebody by, whatever is escaped in it."""
+_WORD = re.compile(r"\S+")
+_ADDRESS = re.compile(r"://|www\.|@|mailto:", re.IGNORECASE)
+"""What is in a word that readers make a link of, or call somebody by, whatever is escaped in it."""
 
 
 def markdown(report: WorkflowReport | FailuresReport) -> str:
@@ -30,7 +31,9 @@ def text(value: object, limit: int = NAME_CHARACTERS) -> Markup:
     """In a line of prose, or in a cell."""
     line = _clipped(value, limit)
     parts, place = [], 0
-    for match in _ADDRESS.finditer(line):
+    for match in _WORD.finditer(line):
+        if not _ADDRESS.search(match[0]):
+            continue
         parts += [_escaped(line[place : match.start()]), code(match[0])]
         place = match.end()
     parts.append(_escaped(line[place:]))

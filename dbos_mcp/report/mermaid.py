@@ -6,7 +6,7 @@ times there, and durations are written beside the names.
 
 from collections.abc import Iterator, Sequence
 
-from dbos_mcp.domain import format_duration
+from dbos_mcp.domain import format_duration, written_out
 from dbos_mcp.postmortem.timeline import IDLE, Lane, Span, Timeline
 from dbos_mcp.report.axis import Axis, axis_of
 from dbos_mcp.report.waterfall import WORDS
@@ -28,7 +28,8 @@ def gantt(timeline: Timeline, *, most: int = MOST_ROWS) -> str:
 
 def words(text: str) -> str:
     """No character that means anything to Mermaid, to Markdown or to HTML."""
-    harmless = "".join(c if c.isalnum() or c in _HARMLESS else "·" for c in text)
+    safe = written_out(text, lambda _: "·")
+    harmless = "".join(c if c.isalnum() or c in _HARMLESS else "·" for c in safe)
     return " ".join(harmless.split())[:NAME_CHARACTERS].strip() or "·"
 
 

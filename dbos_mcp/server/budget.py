@@ -7,6 +7,8 @@ from dbos_mcp.server.render import CELL_CHARACTERS, Column, plain, table
 
 T = TypeVar("T")
 
+LIST_BYTES = 24_000
+
 
 def fitting(count: int, budget: int, render: Callable[[int], str]) -> tuple[str, int]:
     """The first rows of `count` that fit into so many bytes, and how many they are; one at least,
@@ -30,6 +32,12 @@ def table_within(
 ) -> tuple[str, int]:
     """A table of as many rows as fit into so many bytes, but at least one; and how many it has."""
     return fitting(len(rows), budget, lambda shown: table(columns, rows[:shown], limit=limit))
+
+
+def listed(columns: Sequence[Column[T]], rows: Sequence[T]) -> str:
+    """A list without pages, which is long only where somebody means harm."""
+    text, shown = table_within(LIST_BYTES, columns, rows)
+    return text if shown == len(rows) else f"{text}\n{len(rows) - shown} more are not shown."
 
 
 def within(text: str, budget: int) -> str:

@@ -1,13 +1,12 @@
 """What SQL found, as text for people and for programs."""
 
-import json
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 from rich.cells import cell_len
 
 from dbos_mcp.inspection.sandbox import Found
-from dbos_mcp.server.render import compact_json, plain
+from dbos_mcp.server.render import plain, printable_json
 
 WIDEST = 60
 LONGEST = 2_000
@@ -39,8 +38,7 @@ def written(found: Found, form: SqlFormat, *, terminal: int | None = None) -> st
 
 def _object(columns: Sequence[str], row: Sequence[object]) -> str:
     """Of columns with one name the last one counts, as everywhere in JSON."""
-    text = compact_json(dict(zip(columns, row, strict=True)))
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+    return printable_json(dict(zip(columns, row, strict=True)))
 
 
 def _csv(value: object) -> str:

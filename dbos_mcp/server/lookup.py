@@ -13,6 +13,7 @@ from dbos_mcp.errors import (
     ConductorError,
     DbosMcpError,
     NotFoundError,
+    ResponseError,
     UsageError,
 )
 from dbos_mcp.queries.applications import is_known
@@ -21,6 +22,7 @@ from dbos_mcp.queries.workflows import holds
 from dbos_mcp.runtime import Live, Runtime
 from dbos_mcp.server.context import Asker, Session
 from dbos_mcp.server.progress import telling
+from dbos_mcp.store import unreadable
 from dbos_mcp.sync.now import Wanted, look_unless_met
 from dbos_mcp.sync.pacing import SHORTEST_MS
 
@@ -42,7 +44,9 @@ async def look_at(
         return NOTHING_LOOKED_AT
     now = now_ms()
     since = now - max_age_seconds * 1000
-    wanted = Wanted(application_name, since, failed_since=max(since, now - SHORTEST_MS))
+    wanted = Wanted(
+        application_name, since, failed_since=max(since, now - SHORTEST_MS), asked_at=now
+    )
     if not await runtime.read(wanted.unseen):
         return NOTHING_LOOKED_AT
     why: str | None = OFFLINE
@@ -76,10 +80,11 @@ async def look_up(
         await look_at(asker, runtime, application_name, max_age_seconds)
     held = partial(holds, application_name=application_name, workflow_id=workflow_id)
     was_held = await runtime.read(held)
-    since = now_ms() - (max_age_seconds or 0) * 1000
+    now = now_ms()
+    since = now - (max_age_seconds or 0) * 1000
     if was_held and (
         max_age_seconds is None
-        or not await runtime.read(Wanted(application_name, since, since).unseen)
+        or not await runtime.read(Wanted(application_name, since, since, now).unseen)
     ):
         return NOTHING_LOOKED_AT
     if runtime.live is None:
@@ -101,6 +106,15 @@ async def look_up(
     elif (why := await why_not(session, partial(look, runtime.live))) is not None:
         return _not_as_fresh(why)
     if not was_held and not await runtime.read(held):
+        aside = await runtime.read(
+            partial(unreadable.find, application_name=application_name, workflow_id=workflow_id)
+        )
+        if aside is not None:
+            raise ResponseError(
+                f"Conductor has a workflow {workflow_id!r}, but what it says of it cannot be read:"
+                f" {aside.reason}.",
+                hint="It is tried again; sync_status tells what else could not be read.",
+            )
         raise NotFoundError(
             f"{application_name} has no workflow {workflow_id!r}, here or at Conductor.",
             hint="Look ids up with list_workflows (workflow_id_prefix finds the start of one).",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from dbos_mcp.domain import CELL_CHARACTERS as CELL_CHARACTERS
-from dbos_mcp.domain import format_duration, format_time
+from dbos_mcp.domain import format_duration, format_time, written_out
 from dbos_mcp.domain import plain as plain
 from dbos_mcp.queries.coverage import Gap, Missing
 from dbos_mcp.queries.freshness import Freshness
@@ -31,20 +31,30 @@ def table(columns: Sequence[Column[T]], rows: Sequence[T], *, limit: int = CELL_
         [plain(read(row), limit=limit).replace("|", "¦") for _, read in columns] for row in rows
     ]
     kept = [index for index in range(len(columns)) if any(row[index] for row in cells)]
-    lines = [[columns[index][0] for index in kept]]
-    lines += [[row[index] for index in kept] for row in cells]
-    return "\n".join(_line(line) for line in lines)
+    header = " | ".join(columns[index][0] for index in kept)
+    return "\n".join([header, *(row_of(_trimmed([row[i] for i in kept])) for row in cells)])
 
 
-def _line(cells: list[str]) -> str:
+def _trimmed(cells: list[str]) -> list[str]:
     """Empty cells at the end cost bytes and say nothing."""
     while cells and not cells[-1]:
         cells = cells[:-1]
-    return " | ".join(cells)
+    return cells
+
+
+def row_of(cells: Sequence[str]) -> str:
+    """No cell is alone in its line: there it could pose as one of ours, such as that on
+    freshness."""
+    return f"{cells[0]} |" if len(cells) == 1 else " | ".join(cells)
 
 
 def compact_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def printable_json(value: object) -> str:
+    """For programs, and whole: what a terminal would act upon, or not show, as JSON's escapes."""
+    return written_out(compact_json(value), lambda character: json.dumps(character)[1:-1])
 
 
 def fields(pairs: Sequence[tuple[str, object]], *, limit: int = 400) -> str:
@@ -65,9 +75,14 @@ def duration(ms: int | None) -> str | None:
 
 
 def freshness_line(
-    freshness: Freshness, *, now: int, offline: bool = False, times_from_then: bool = True
+    freshness: Freshness,
+    *,
+    now: int,
+    offline: bool = False,
+    times_from_then: bool = True,
+    notice: str | None = None,
 ) -> str:
-    """As of when, how complete, live or offline."""
+    """As of when, how complete, live or offline; `notice` is why it can only be read."""
     parts = []
     looked = freshness.looked
     if looked.read_at is not None:
@@ -110,6 +125,8 @@ def freshness_line(
         line += f" {plain(looked.why_not, limit=WHY_CHARACTERS)}"
     elif freshness.reason is not None:
         line += f"{LAST_ERROR}{plain(freshness.reason, limit=300)}"
+    if notice is not None:
+        line += f" {plain(notice, limit=WHY_CHARACTERS)}"
     return line
 
 
@@ -150,6 +167,13 @@ def gap_line(gap: Gap | None) -> str | None:
             return f"The mirror's log begins at {at}: changes before that were not seen."
         case Missing.STATES:
             return f"It is older than the mirror: its states before {at} were not seen."
+        case Missing.PRUNED:
+            return (
+                f"Older events were pruned before {at}: of what had ended by then, only the last"
+                " known state is left."
+            )
+        case Missing.LOST:
+            return f"Events from before {at} were lost with a damaged file: some may be missing."
 
 
 def answer(*parts: str | None) -> str:

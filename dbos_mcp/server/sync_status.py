@@ -55,9 +55,22 @@ def status_text(status: SyncStatus, *, cache: Path, syncing: str) -> str:
         " application.",
         f"Cache: {render.plain(cache, limit=300)}, {status.events} events,"
         f" {status.bytes / 1_000_000:.1f} MB.",
+        *(_unreadable(item.application_name, item) for item in status.applications),
+        _unreadable("the list of applications", conductor),
         "Call login: what is mirrored is still answered, but nothing new is seen."
         if conductor.condition is SyncCondition.LOGIN_NEEDED
         else None,
+    )
+
+
+def _unreadable(of_what: str, item: SyncItem) -> str | None:
+    if not item.unreadable:
+        return None
+    rows = "1 row" if item.unreadable == 1 else f"{item.unreadable} rows"
+    example = render.plain(item.unreadable_example, limit=ERROR_CHARACTERS)
+    return (
+        f"{rows} of {render.plain(of_what)} could not be read, and may be missing or out of date"
+        f" here; for example {example}. All else is read, and these are tried again."
     )
 
 

@@ -2,9 +2,10 @@
 
 SQLite from 3.7.0 to 3.51.2 can damage a file when several processes checkpoint at once
 (https://sqlite.org/wal.html#walresetbug), and Debian 12 ships 3.40.1. So whoever writes holds a
-file lock around the whole transaction, connections never checkpoint by themselves, and
-`checkpoint()` runs under the same lock. Nothing here ever open()s the database, its -wal or its
--shm: closing such a file handle would drop the locks of every connection of this process.
+file lock around the whole transaction, connections never checkpoint by themselves, and a checkpoint
+is made under the same lock: by the process that syncs, and by whoever else writes only where the
+WAL has become twice as long as that one lets it. Nothing here ever open()s the database, its -wal
+or its -shm: closing such a file handle would drop the locks of every connection of this process.
 """
 
 import logging
@@ -12,46 +13,41 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
-from sqlalchemy.exc import DatabaseError, IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import QueuePool
+from sqlalchemy import Connection, Engine
 from sqlmodel import SQLModel
 
 from dbos_mcp.domain import one_line
 from dbos_mcp.errors import NotFoundError, NotOurFileError, StoreError
+from dbos_mcp.store import filesystems, schema
+from dbos_mcp.store.connections import (
+    EVERY_CONNECTION,
+    WAL_LIMIT_BYTES,
+    driver_connection,
+    engine_of,
+    uri_of,
+)
+from dbos_mcp.store.faults import RESTORE, faults_as_errors, primary_code
+from dbos_mcp.store.wal import UNLED_LIMIT_BYTES, Wal
 
 logger = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x64626D63  # "dbmc", in the header of every cache file
 EXCERPT_ID = 0x64626D69  # "dbmi": an incident file, which nobody writes to
-WAL_LIMIT_BYTES = 16 * 1024 * 1024
 SMALL_BYTES = 4 * 1024 * 1024
-WRITER_CACHE_KIB = 8 * 1024
-"""Workflow ids come in no order: the pages of their index are better not read again each time."""
 LOCK_TIMEOUT_SECONDS = 30.0
-BUSY_TIMEOUT_MS = 5000
 CHECKED_BYTES = 256 * 1024 * 1024
 """An incident file that is no larger is looked through for damage when it is opened."""
-LONGEST_VALUE = 128 * 1024 * 1024
 CUT_OFF = "It may have been cut off on its way: ask for it again."
 _FIXED_IN = (3, 51, 3)
 _BACKPORTS = ((3, 44, 6), (3, 50, 7))
 
-_EVERY_CONNECTION = (
-    f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}",
-    "PRAGMA foreign_keys = ON",
-    "PRAGMA trusted_schema = OFF",
-    "PRAGMA cell_size_check = ON",
-    "PRAGMA mmap_size = 0",
-)
 _opening = threading.Lock()
 
 
@@ -62,7 +58,11 @@ def has_wal_reset_bug(version: tuple[int, ...] = sqlite3.sqlite_version_info) ->
 
 
 class Cache:
-    """One open cache file: `read()` and `write()` give a connection in a transaction."""
+    """One open cache file: `read()` and `write()` give a connection in a transaction.
+
+    Each of them first looks whether it is still the same file, and of the same schema: that costs
+    microseconds, and what other programs do to a file in use is never answered with damage.
+    """
 
     def __init__(
         self,
@@ -71,6 +71,7 @@ class Cache:
         writable: bool = True,
         lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
         shown_as: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open `path`; a writable one is created when it is missing.
 
@@ -83,31 +84,34 @@ class Cache:
         self.writable = writable
         self.is_excerpt = False
         """Whether it is an incident file: part of a mirror, made once and never changed."""
+        self.revision: str | None = None
+        """The schema that its user knows; None: whatever it finds, to bring it to that schema."""
+        self.notice: str | None = None
+        """What whoever asks should know of it: why it can only be read, say."""
         self._lock_timeout_seconds = lock_timeout_seconds
         # SQLite follows symbolic links; two names of one file must share one lock.
         self._file = Path(os.path.realpath(path))
         self._lock_path = self._beside(".lock")
+        self._wal = Wal(self._beside("-wal"), clock)
         self._turn = threading.Lock()
+        self._reopening = threading.Lock()
+        self._identity: _Identity | None = None
+        self._wal_identity: _Identity | None = None
+        self._schema_version: int | None = None
+        self._is_newer = False
+        self._is_set_up = False
         self.cleanup = ExitStack()
         """What `close()` does besides."""
         # Such a file in WAL mode can be opened in no other way, and hardly be written to.
-        sealed_in = not writable and not os.access(self._file.parent, os.W_OK)
-        immutable = sealed_in and not self._beside("-wal").exists()
-        self.read_uri = _uri(self._file, "ro") + ("&immutable=1" if immutable else "")
+        sealed_in = not writable and not _may_write_to(self._file.parent)
+        immutable = sealed_in and not self._wal.path.exists()
+        self.read_uri = uri_of(self._file, "ro") + ("&immutable=1" if immutable else "")
         """How a connection that only reads is opened, by any process."""
-        self._reader = _engine(self.read_uri, read_only=True)
-        self._writer = _engine(_uri(self._file, "rw"), read_only=False) if writable else None
+        self._reader = engine_of(self.read_uri, read_only=True)
+        self._writer = engine_of(uri_of(self._file, "rw"), read_only=False) if writable else None
         try:
             with _opening, self._faults_as_errors("opened", OSError):
-                if not self._file.exists() and not writable:
-                    raise NotFoundError(
-                        f"There is no cache at {path}.",
-                        hint="`dbos-mcp sync` makes one; DBOS_MCP_CACHE names another file.",
-                    )
-                if not (writable and _create_private(self._file)):
-                    self._refuse_foreign_file()
-                if self._writer is not None:
-                    self._prepare(self._writer)
+                self._open()
         except BaseException:
             self.close()
             raise
@@ -118,16 +122,53 @@ class Cache:
                 sqlite3.sqlite_version,
             )
 
-    def _refuse_foreign_file(self) -> None:
+    def _open(self) -> None:
+        if self.writable:
+            filesystems.require_local(self._file)
+            self._refuse_a_wal_without_its_file()
+        elif not self._file.exists():
+            raise NotFoundError(
+                f"There is no cache at {self.path}.",
+                hint="`dbos-mcp sync` makes one; DBOS_MCP_CACHE names another file.",
+            )
+        if not (self.writable and _create_private(self._file)):
+            self._look_at_the_file()
+        self._identity = _identity_of(self._file)
+        if self._writer is not None:
+            with self._locked():
+                self._set_up(self._writer)
+
+    def _look_at_the_file(self) -> None:
+        try:
+            self._refuse_foreign_file()
+        except (NotOurFileError, sqlite3.DatabaseError):
+            if not (self.writable and self._lock_path.exists()):
+                raise
+            with self._locked():  # perhaps another process was about to make it, or to close it
+                self._refuse_foreign_file()
+
+    def _refuse_a_wal_without_its_file(self) -> None:
+        """SQLite would remove it, with all that had not come into the file yet."""
+        size = self._file.stat().st_size if self._file.exists() else 0
+        if size == 0 and self._wal.size_bytes() > 0:
+            raise StoreError(
+                f"The cache {self.path} is gone, while {self._wal.path.name} beside it still holds"
+                " changes to it.",
+                hint="Put the file back, or restore a backup with `dbos-mcp cache restore`; to"
+                " begin anew, move that one away.",
+            )
+
+    def _refuse_foreign_file(self, *, may_be_blank: bool = True) -> None:
+        if_it_was = f" If it was one: {RESTORE}" if self._lock_path.exists() else ""
         not_ours = NotOurFileError(
             f"{self.path} is not a dbos-mcp cache; it was left as it is.",
-            hint="Name another file with DBOS_MCP_CACHE, or move this one away.",
+            hint=f"Name another file with DBOS_MCP_CACHE, or move this one away.{if_it_was}",
         )
         if not self._file.is_file():
             raise not_ours
         # A look at a file in WAL mode leaves a -wal and a -shm behind, unless the file is called
         # immutable. Without a -wal nobody writes to it, nor does this process hold locks on it.
-        immutable = "" if self._beside("-wal").exists() else "&immutable=1"
+        immutable = "" if self._wal.path.exists() else "&immutable=1"
         uri = f"{self._file.as_uri()}?mode=ro{immutable}"
         try:
             with closing(sqlite3.connect(uri, uri=True)) as raw:
@@ -135,11 +176,16 @@ class Cache:
                 (tables,) = raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 strange = None if self.writable else _strange_object(raw)
         except sqlite3.DatabaseError as error:
-            if _primary_code(error) == sqlite3.SQLITE_NOTADB:
+            if primary_code(error) == sqlite3.SQLITE_NOTADB:
                 raise not_ours from error
             raise
         # Pages are whole multiples of 512 bytes; SQLite takes a few bytes of text for a blank file.
-        blank = application_id == 0 and tables == 0 and self._file.stat().st_size % 512 == 0
+        blank = (
+            may_be_blank
+            and application_id == 0
+            and tables == 0
+            and self._file.stat().st_size % 512 == 0
+        )
         if application_id == EXCERPT_ID:
             self.is_excerpt = True
             if self.writable:
@@ -163,7 +209,7 @@ class Cache:
     def _require_sound(self, uri: str) -> None:
         """It came from elsewhere, and may be cut off."""
         with closing(sqlite3.connect(uri, uri=True)) as raw:
-            for pragma in _EVERY_CONNECTION:
+            for pragma in EVERY_CONNECTION:
                 raw.execute(pragma)
             (found,) = raw.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
@@ -172,9 +218,11 @@ class Cache:
                 hint=CUT_OFF,
             )
 
-    def _prepare(self, writer: Engine) -> None:
-        with self._locked(), writer.connect() as connection:
-            raw = _driver_connection(connection)
+    def _set_up(self, writer: Engine) -> None:
+        """Under the write lock. Its connection stays open, and with it the -shm that readers in
+        other processes need."""
+        with writer.connect() as connection:
+            raw = driver_connection(connection)
             (mode,) = raw.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise StoreError(
@@ -183,6 +231,7 @@ class Cache:
                 )
             if raw.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
                 raw.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        self._is_set_up = True
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -191,8 +240,11 @@ class Cache:
         Raises:
             StoreError: the file is damaged, or out of reach.
         """
-        with self._faults_as_errors("read"), self._reader.begin() as connection:
-            yield connection
+        with self._faults_as_errors("read"):
+            self._require_same_file()
+            with self._reader.begin() as connection:
+                self._require_known_schema(connection, writing=False)
+                yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -201,17 +253,89 @@ class Cache:
         Raises:
             StoreError: nothing of the transaction was stored.
         """
+        writer = self._require_writer()
+        with self._locked():
+            with self._faults_as_errors("written"):
+                self._require_same_file()
+                if self.notice is not None and not self._is_newer:
+                    raise StoreError(self.notice)
+                if not self._is_set_up:
+                    self._set_up(writer)
+                with writer.begin() as connection:
+                    self._require_known_schema(connection, writing=True)
+                    yield connection
+            if self._wal.is_due(UNLED_LIMIT_BYTES):
+                self._fold_back_if_possible(writer)
+
+    def _require_writer(self) -> Engine:
         if self._writer is None:
             raise StoreError(
-                f"The cache {self.path} is open for reading only.",
-                hint="Start without --offline for that.",
+                self.notice or f"The cache {self.path} is open for reading only.",
+                hint="" if self.notice else "Start without --offline for that.",
             )
-        with (
-            self._locked(),
-            self._faults_as_errors("written"),
-            self._writer.begin() as connection,
-        ):
-            yield connection
+        return self._writer
+
+    def _require_same_file(self) -> None:
+        """Or else another one that is a cache, as after a restore."""
+        found = _identity_of(self._file)
+        if found == self._identity:
+            self._require_same_wal()
+            return
+        with self._reopening:
+            if found is None:
+                raise StoreError(
+                    f"The cache {self.path} was deleted, or moved away, while it was in use.",
+                    hint="Put it back, or restore a backup with `dbos-mcp cache restore`; a restart"
+                    " begins a new one.",
+                )
+            if found != self._identity:
+                self._refuse_foreign_file(may_be_blank=False)
+                # SQLite sees that the old one has moved, and leaves the new one's -wal alone.
+                self._dispose()
+                self._identity, self._wal_identity, self._schema_version = found, None, None
+                self._is_set_up = False
+                if self.writable:  # what was to be said was of the other file
+                    self._is_newer, self.notice = False, None
+                logger.info(
+                    "The cache %s was replaced; the new file is read from now on.", self.path
+                )
+
+    def _require_same_wal(self) -> None:
+        """As long as one connection is open, nobody has any business to remove it."""
+        if self._writer is None:
+            return
+        found = _identity_of(self._wal.path)
+        if self._wal_identity is None:
+            self._wal_identity = found
+        elif found != self._wal_identity:
+            raise StoreError(
+                f"{self._wal.path.name} of the cache {self.path} was deleted while it was in use.",
+                hint="Stop every dbos-mcp process that uses it, and start again: whoever stops last"
+                " saves what that file held.",
+            )
+
+    def _require_known_schema(self, connection: Connection, *, writing: bool) -> None:
+        """A newer program may have migrated the file since it was opened."""
+        if self.revision is None:
+            return
+        (version,) = driver_connection(connection).execute("PRAGMA schema_version").fetchone()
+        if version != self._schema_version:
+            found = schema.revision_of(connection)
+            if found is None or found < self.revision:
+                raise StoreError(
+                    f"The cache {self.path} was replaced by one of an older version.",
+                    hint="Restart: opening it makes it current.",
+                )
+            self._is_newer = found > self.revision
+            if self._is_newer:
+                if not schema.readable_by(connection, self.revision):
+                    raise schema.too_new(self.path, found, self.revision)
+                if self.notice is None:
+                    self.notice = schema.only_read(self.path, found, self.revision)
+                    logger.warning("%s", self.notice)
+            self._schema_version = version
+        if writing and self._is_newer:
+            raise schema.too_new(self.path, schema.revision_of(connection), self.revision)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -233,69 +357,72 @@ class Cache:
                     ) from error
             yield
 
-    @contextmanager
-    def _faults_as_errors(self, what: str, *others: type[Exception]) -> Iterator[None]:
-        """Faults of the file, and `others`, as StoreError. A broken constraint is a fault of ours,
-        and rises as it is."""
-        faults: tuple[type[Exception], ...] = (
-            DatabaseError,
-            sqlite3.DatabaseError,
-            PoolTimeout,
-            *others,
-        )
-        try:
-            yield
-        except (IntegrityError, sqlite3.IntegrityError):
-            raise
-        except faults as error:
-            reason, hint = _explain(error)
-            if self.is_excerpt:
-                hint = CUT_OFF
-            raise StoreError(
-                f"The cache {self.path} cannot be {what}: {reason}.", hint=hint
-            ) from error
+    def _faults_as_errors(
+        self, what: str, *others: type[Exception]
+    ) -> AbstractContextManager[None]:
+        hint = CUT_OFF if self.is_excerpt else None
+        return faults_as_errors(self.path, what, *others, hint=hint)
 
     def checkpoint(self, *, wal_limit_bytes: int = WAL_LIMIT_BYTES) -> bool:
         """Fold a WAL beyond the limit back into the file; whether that was done. Only the syncing
         process calls this."""
-        wal = self._beside("-wal")
-        if self._writer is None or not wal.exists() or wal.stat().st_size <= wal_limit_bytes:
+        if self._writer is None or not self._wal.is_due(wal_limit_bytes):
             return False
-        with (
-            self._locked(),
-            self._faults_as_errors("written"),
-            self._writer.connect() as connection,
-        ):
-            raw = _driver_connection(connection)
-            raw.execute("PRAGMA busy_timeout = 200")
-            try:
-                (busy, *_) = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            finally:
-                raw.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-        if busy:
-            logger.info("A reader keeps the WAL from being folded back; the next cycle tries.")
-        return not busy
+        with self._locked(), self._faults_as_errors("written"):
+            return self._fold_back(self._writer)
+
+    def _fold_back(self, writer: Engine) -> bool:
+        self._require_same_file()
+        with writer.connect() as connection:
+            return self._wal.fold_back(driver_connection(connection))
+
+    def _fold_back_if_possible(self, writer: Engine) -> None:
+        """What was written before is stored all the same."""
+        try:
+            with self._faults_as_errors("written"):
+                self._fold_back(writer)
+        except StoreError as error:
+            logger.warning("The WAL could not be folded back: %s", error)
 
     def close(self) -> None:
+        """Whoever closes a file as the last one folds its WAL back: SQLite does, and holds the
+        whole file meanwhile. Readers leave it as it is."""
+        with ExitStack() as held:
+            # Nobody waits for that: where another process writes, this one is not the last.
+            with suppress(Timeout, OSError):
+                if self._writer is not None and self._lock_path.exists():
+                    lock = FileLock(self._lock_path, timeout=0, mode=0o600)
+                    held.enter_context(lock.acquire())
+            self._dispose()
+        self.cleanup.close()
+
+    def _dispose(self) -> None:
         self._reader.dispose()
         if self._writer is not None:
             self._writer.dispose()
-        self.cleanup.close()
 
     def _beside(self, suffix: str) -> Path:
         return self._file.with_name(self._file.name + suffix)
 
 
 def copy(cache: Cache, path: Path) -> None:
-    """Copy an incident file to a new one that is an ordinary cache, which can be changed."""
+    """Copy a cache to a new file of its own, as of one moment and without a WAL, while others read
+    and write it."""
     _create_private(path)
     with cache.read() as connection, closing(sqlite3.connect(path)) as target:
-        _driver_connection(connection).backup(target)
-        triggers = target.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        target.execute("PRAGMA synchronous = OFF")  # whoever needs it to last syncs it once
+        driver_connection(connection).backup(target)
+        target.execute("PRAGMA journal_mode = DELETE")
+
+
+def adopt(path: Path) -> None:
+    """Make an ordinary cache, which can be changed, of the copy of an incident file."""
+    with closing(sqlite3.connect(path)) as database:
+        triggers = database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
         for (name,) in triggers.fetchall():  # whoever made it may have made others
             quoted = str(name).replace('"', '""')
-            target.execute(f'DROP TRIGGER "{quoted}"')
-        target.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            database.execute(f'DROP TRIGGER "{quoted}"')
+        database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
 def seal(cache: Cache, path: Path) -> int:
@@ -321,61 +448,40 @@ def seal(cache: Cache, path: Path) -> int:
     return path.stat().st_size
 
 
+def unwritable(path: Path) -> str | None:
+    """Why a file that is there can only be read; None: it can be written to, or is not there."""
+    file = Path(os.path.realpath(path))
+    if not file.is_file() or all(map(_may_write_to, (file, file.parent))):
+        return None
+    return (
+        f"The cache {path} cannot be written to (a read-only file system, or no permission): it is"
+        " only read, and nothing is synced. Make it writable and restart, or name another file with"
+        " DBOS_MCP_CACHE."
+    )
+
+
+def _may_write_to(path: Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
 def size_bytes(connection: Connection) -> int:
     """Of the whole cache, what is still in its WAL included."""
     pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
     return int(pages * connection.exec_driver_sql("PRAGMA page_size").scalar_one())
 
 
-class _Compiler(SQLiteCompiler):
-    """Knows `with_hint`, for SQLite's INDEXED BY."""
-
-    def get_from_hint_text(self, table: object, text: str | None) -> str | None:
-        return text
+class _Identity(NamedTuple):
+    device: int
+    inode: int
 
 
-def _uri(path: Path, mode: str) -> str:
-    return f"{path.as_uri()}?mode={mode}"
-
-
-def _engine(uri: str, *, read_only: bool) -> Engine:
-    def connect() -> sqlite3.Connection:  # a URL for SQLAlchemy would be unquoted once too often
-        return sqlite3.connect(uri, uri=True, check_same_thread=False)
-
-    engine = create_engine(
-        "sqlite://",
-        creator=connect,
-        poolclass=QueuePool,
-        pool_size=8 if read_only else 1,
-        max_overflow=0,
-        pool_timeout=LOCK_TIMEOUT_SECONDS,
-        hide_parameters=True,  # in errors and logs: they are the application's data
-    )
-    engine.dialect.statement_compiler = _Compiler
-    own = (
-        ("PRAGMA query_only = ON",)
-        if read_only
-        else (
-            "PRAGMA synchronous = FULL",
-            "PRAGMA wal_autocheckpoint = 0",
-            f"PRAGMA cache_size = -{WRITER_CACHE_KIB}",
-            f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}",
-        )
-    )
-
-    @event.listens_for(engine, "connect")
-    def configure(raw: sqlite3.Connection, _record: Any) -> None:
-        if read_only:
-            raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
-        raw.isolation_level = None  # transactions begin below, not where the driver guesses
-        for pragma in (*_EVERY_CONNECTION, *own):
-            raw.execute(pragma)
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-
-    return engine
+def _identity_of(path: Path) -> _Identity | None:
+    """What the name leads to, without opening it; None: nowhere."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return _Identity(found.st_dev, found.st_ino)
 
 
 _COMPUTES = re.compile(r"\b(?:CHECK|GENERATED|AS)\b|\bDEFAULT\s*\(", re.IGNORECASE)
@@ -419,36 +525,3 @@ def _create_private(path: Path) -> bool:
         return False
     os.close(handle)
     return True
-
-
-def _driver_connection(connection: Connection) -> sqlite3.Connection:
-    raw = connection.connection.driver_connection
-    assert isinstance(raw, sqlite3.Connection)
-    return raw
-
-
-def _primary_code(error: BaseException | None) -> int | None:
-    code = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF
-
-
-def _explain(error: Exception) -> tuple[str, str]:
-    """What is wrong, and what to do next."""
-    cause = getattr(error, "orig", None) or error
-    detail = getattr(cause, "strerror", None) or str(cause)
-    match _primary_code(cause):
-        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return (
-                f"it is damaged ({detail})",
-                "Move it away together with its -wal file, and keep both: the next sync fills a"
-                " new cache.",
-            )
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return detail, "Close the other program that has it open, and try again."
-        case sqlite3.SQLITE_FULL:
-            return detail, "Free some space and try again; nothing of this change was stored."
-        case _:
-            return (
-                detail,
-                "Nothing was changed. Check its folder, or name another file with DBOS_MCP_CACHE.",
-            )

@@ -6,8 +6,6 @@ all other fields are its JSON `data`, defaults left out.
 """
 
 import json
-import math
-import re
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
@@ -24,34 +22,14 @@ from pydantic import (
     model_validator,
 )
 
+from dbos_mcp.domain import INTEGER_LIMIT, storable
 from dbos_mcp.errors import UnknownEventError
 
 ENVELOPE = {"application_name", "workflow_id", "occurred_at"}
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_INTEGER_LIMIT = 2**63
-
-
-def storable(value: Any) -> Any:
-    """The nearest value that SQLite and JSON can hold: U+FFFD for half a character, the largest
-    integer for a larger one, null for what is not a number."""
-    match value:
-        case str():
-            return _LONE_SURROGATE.sub("\ufffd", value)
-        case int():
-            return max(-_INTEGER_LIMIT, min(value, _INTEGER_LIMIT - 1))
-        case float():
-            return value if math.isfinite(value) else None
-        case dict():
-            return {storable(key): storable(item) for key, item in value.items()}
-        case list() | tuple():
-            return [storable(item) for item in value]
-        case _:
-            return value
-
 
 Text = Annotated[str, StringConstraints(min_length=0)]
 """Any constraint makes pydantic refuse lone surrogates."""
-Integer = Annotated[int, Field(ge=-_INTEGER_LIMIT, lt=_INTEGER_LIMIT)]
+Integer = Annotated[int, Field(ge=-INTEGER_LIMIT, lt=INTEGER_LIMIT)]
 
 
 class Stored(BaseModel):
@@ -226,6 +204,8 @@ class CommandIssued(Event):
     command_id: Text
     command: CommandName
     arguments: Annotated[dict[str, JsonValue], BeforeValidator(storable)] = {}
+    requested_by: Text | None = None
+    """The token or user of a shared server; None: whoever runs this one."""
 
 
 class CommandSettled(Event):

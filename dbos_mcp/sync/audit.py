@@ -22,6 +22,7 @@ from typing import NamedTuple
 from dbos_mcp.conductor.models import WorkflowSearch
 from dbos_mcp.domain import IN_FLIGHT
 from dbos_mcp.settings import DAY_MS
+from dbos_mcp.store import unreadable
 from dbos_mcp.sync import known
 from dbos_mcp.sync.aggregates import count_created
 from dbos_mcp.sync.known import Counts, Ended, Span
@@ -33,6 +34,7 @@ from dbos_mcp.sync.visit import OVERLAP_MS, Visit
 AUDIT_EVERY_MS = 600_000
 WALK_EVERY_MS = DAY_MS
 REREAD_EVERY_MS = DAY_MS
+UNREADABLE_AGAIN_MS = 3_600_000
 AUDIT_REQUESTS_PER_CYCLE = 40
 WALK_PAGES_PER_CYCLE = 2
 """Not less: the first page may hold nothing but ties with the end of the last walk's."""
@@ -55,6 +57,7 @@ async def audit(visit: Visit) -> None:
         await under_way.compare()
     if _is_due(visit, state.reread_at, AUDIT_EVERY_MS):
         await under_way.reread_share()
+    await under_way.try_again()
     await reread_forked(visit)
     await under_way.note()
 
@@ -159,6 +162,19 @@ class _Audit:
         if len(share) < limit:
             await self.note(reread_position=None, **places)
 
+    async def try_again(self) -> None:
+        """What could not be read a while ago: by its id, or else by no longer counting it, so that
+        it is missed and its range is listed again."""
+        visit = self._visit
+        before = visit.started_at - UNREADABLE_AGAIN_MS
+        overdue = partial(
+            unreadable.overdue, application_name=visit.name, before=before, limit=IDS_PER_REQUEST
+        )
+        if await visit.mirror.read(
+            partial(unreadable.is_any_overdue, application_name=visit.name, before=before)
+        ):
+            await visit.reread(await visit.mirror.write(overdue))
+
     async def note(self, **changes: int | None) -> None:
         events = self._visit.report.events - self._events_before
         await self._visit.move_on(audit_found=self._found_before + events, **changes)
@@ -219,7 +235,7 @@ class _Audit:
         async def handle(page: Look) -> None:
             nonlocal upper
             await visit.record(page, "audit")
-            seen.update(row.workflow_id for row in page.rows)
+            seen.update(page.ids)
             lower = max(page.rows[-1].created_at + 1, span.start)  # ties may be on the next page
             if lower < upper:
                 await self._confirm(Span(lower, upper), seen)

@@ -28,11 +28,12 @@ from dbos_mcp.errors import (
     PermissionDeniedError,
     RateLimitError,
     RejectedError,
+    ResponseError,
     UsageError,
 )
 from dbos_mcp.store.events import CommandIssued, CommandName, CommandOutcome, CommandSettled
 from dbos_mcp.sync import known
-from dbos_mcp.sync.mirror import Mirror
+from dbos_mcp.sync.mirror import Mirror, Reread
 
 BATCH = 20
 FAILURES_TO_STOP = 3
@@ -133,8 +134,9 @@ async def _tell_nobody(_done: int, _total: int) -> None:
 
 
 class Commands:
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: Mirror, requested_by: str | None = None) -> None:
         self.mirror = mirror
+        self.requested_by = requested_by
 
     async def cancel(
         self,
@@ -356,21 +358,23 @@ class Commands:
         self, application_name: str, orders: Mapping[str, _Order], run: "_Run"
     ) -> list[CommandResult]:
         ids = list(orders)
-        before: Mapping[str, str] = {}
+        before = Reread({}, 0)
         children: Sequence[str] = []
         if run.stopped_by is None:
             try:
-                before = (await self.mirror.refresh_workflows(application_name, ids)).statuses
+                before = await self.mirror.refresh_workflows(application_name, ids)
             except (ConductorError, NotFoundError) as error:
                 run.stopped_by = error
             if run.with_children:
                 children = await self.descendants(application_name, ids)
         results: list[CommandResult] = []
         for workflow_id, order in orders.items():
-            status = before.get(workflow_id)
+            status = before.statuses.get(workflow_id)
             refusal = run.stopped_by or _refusal(
                 order.command, application_name, workflow_id, status, run.with_children
             )
+            if status is None and workflow_id in before.unreadable:
+                refusal = run.stopped_by or _unreadable(workflow_id, before.unreadable[workflow_id])
             if refusal is not None:
                 result = CommandResult(workflow_id, "not sent", status, status, error=refusal)
             else:
@@ -417,6 +421,7 @@ class Commands:
             command_id=str(uuid4()),
             command=order.command,
             arguments=order.arguments,
+            requested_by=self.requested_by,
         )
         await self._record(issued)
         ours = (order.new_workflow_id,) if order.new_workflow_id is not None else ()
@@ -508,6 +513,14 @@ def _refusal(
         hint="fork_workflow runs it again from a step, under a new id."
         if status in _ENDED_FOR_GOOD
         else "resume_workflow lets it go on from its last completed step.",
+    )
+
+
+def _unreadable(workflow_id: str, reason: str) -> ResponseError:
+    return ResponseError(
+        f"What Conductor says of {workflow_id} cannot be read ({reason}); nothing was sent, since"
+        " its status is unknown.",
+        hint="sync_status tells what else could not be read.",
     )
 
 

@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from dbos_mcp.conductor.models import Application, Executor, Step, Workflow
 from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus
@@ -21,6 +22,8 @@ from dbos_mcp.store.events import (
     WorkflowState,
 )
 
+Row = TypeVar("Row", Workflow, Step)
+
 MAX_PAYLOAD_CHARACTERS = 16_000
 REMOVED = "REMOVED"
 """Our word for an application or executor that Conductor no longer lists."""
@@ -31,8 +34,10 @@ NO_TEXTS: Texts = frozenset()
 _INPUT: Texts = frozenset({"input"})
 _ERROR: Texts = frozenset({"error"})
 _OUTCOME: Texts = frozenset({"output", "error"})
+_PAYLOADS = _INPUT | _OUTCOME
 
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
+_CUT = re.compile(r"… \[cut: [0-9]+ characters in all\]$")
 _CUT_ADDRESS = re.compile(r"0x[0-9a-fA-F]*$")
 
 
@@ -51,9 +56,11 @@ class KnownWorkflow:
 
 
 def diff_applications(
-    known: Mapping[str, ApplicationObserved], seen: Iterable[Application]
+    known: Mapping[str, ApplicationObserved],
+    seen: Iterable[Application],
+    spared: Collection[str] = (),
 ) -> list[Event]:
-    """Applications that are no longer listed are observed as REMOVED, once."""
+    """Applications that are no longer listed are observed as REMOVED, once; not the `spared`."""
     now = {
         application.name: ApplicationObserved(
             application_name=application.name,
@@ -69,15 +76,16 @@ def diff_applications(
         )
         for application in seen
     }
-    return _changed_and_removed(known, now)
+    return _changed_and_removed(known, now, spared)
 
 
 def diff_executors(
     application_name: str,
     known: Mapping[str, ExecutorObserved],
     seen: Iterable[Executor],
+    spared: Collection[str] = (),
 ) -> list[Event]:
-    """Executors that are no longer listed are observed as REMOVED, once."""
+    """Executors that are no longer listed are observed as REMOVED, once; not the `spared`."""
     now = {
         executor.executor_id: ExecutorObserved(
             application_name=application_name,
@@ -99,18 +107,19 @@ def diff_executors(
         )
         for executor in seen
     }
-    return _changed_and_removed(known, now)
+    return _changed_and_removed(known, now, spared)
 
 
 def _changed_and_removed(
     known: Mapping[str, ApplicationObserved] | Mapping[str, ExecutorObserved],
     now: Mapping[str, ApplicationObserved] | Mapping[str, ExecutorObserved],
+    spared: Collection[str],
 ) -> list[Event]:
     changed = [event for key, event in now.items() if event != known.get(key)]
     removed = [
         event.model_copy(update={"status": REMOVED})
         for key, event in known.items()
-        if key not in now and event.status != REMOVED
+        if key not in now and key not in spared and event.status != REMOVED
     ]
     return [*changed, *removed]
 
@@ -183,16 +192,17 @@ def diff_steps(
     seen: Iterable[Step],
     *,
     kept: Texts,
+    spared: Collection[str] = (),
 ) -> list[Event]:
-    """The whole new list when anything differs; steps that are gone are discarded first.
+    """The whole new list when anything differs; steps that are gone are discarded first. Those of
+    the `spared` numbers may be there although they do not show: they stay as they are.
 
     Texts that are not `kept` are not looked at: those of a step that we know stay as they are.
     """
     before = {step.step_id: step for step in known}
-    now = tuple(
-        _step(step, before.get(step.step_id), kept)
-        for step in sorted(seen, key=lambda step: step.step_id)
-    )
+    shown = {step.step_id: _step(step, before.get(step.step_id), kept) for step in seen}
+    stay = {key: step for key, step in before.items() if str(key) in spared}
+    now = tuple(step for _, step in sorted((stay | shown).items()))
     if [_comparable(step) for step in now] == [_comparable(step) for step in known]:
         return []
     events: list[Event] = []
@@ -223,13 +233,28 @@ def without_noise(payload: str | None) -> str | None:
     return payload and _ADDRESS.sub("0x…", payload)
 
 
+def clipped(seen: Row, texts: Texts) -> Row:
+    """With no more of its payloads than the cache keeps."""
+    kept = {name: clip(getattr(seen, name)) for name in texts}
+    return seen.model_copy(update=dict.fromkeys(_PAYLOADS & vars(seen).keys()) | kept)
+
+
+def without(seen: Row, texts: Texts, reason: str) -> Row:
+    """With a word in the place of payloads that could not be read."""
+    return seen.model_copy(update=dict.fromkeys(texts, f"… [not read: {reason}]"))
+
+
 def clip(payload: str | None) -> str | None:
     """A payload bounded to what the cache keeps, the cut marked."""
-    if payload is None or len(payload) <= MAX_PAYLOAD_CHARACTERS:
+    if payload is None or len(payload) <= MAX_PAYLOAD_CHARACTERS or _is_clipped(payload):
         return payload
     # Half an address would no longer be known as noise.
     kept = _CUT_ADDRESS.sub("", payload[:MAX_PAYLOAD_CHARACTERS])
     return f"{kept}… [cut: {len(payload)} characters in all]"
+
+
+def _is_clipped(payload: str) -> bool:
+    return len(payload) < MAX_PAYLOAD_CHARACTERS + 100 and _CUT.search(payload) is not None
 
 
 def _step(seen: Step, known: StepState | None, kept: Texts) -> StepState:

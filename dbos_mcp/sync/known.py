@@ -1,5 +1,6 @@
 """What the cache holds, in the shape in which `diff` compares it with what is seen."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Row, func, select
 from sqlmodel import col
 
 from dbos_mcp.domain import IN_FLIGHT
+from dbos_mcp.store import unreadable
 from dbos_mcp.store.event_log import EventRow
 from dbos_mcp.store.events import (
     ApplicationObserved,
@@ -122,13 +124,14 @@ def _by_id(
 def in_flight_ids(
     connection: Connection, application_name: str, statuses: Sequence[str]
 ) -> list[str]:
-    return list(
-        connection.execute(
-            select(col(WorkflowRow.workflow_id)).where(
-                *_held(application_name), col(WorkflowRow.status).in_(statuses)
-            )
-        ).scalars()
-    )
+    """Those that could not be read included."""
+    held = connection.execute(
+        select(col(WorkflowRow.workflow_id)).where(
+            *_held(application_name), col(WorkflowRow.status).in_(statuses)
+        )
+    ).scalars()
+    aside = [row for row in unreadable.workflows(connection, application_name) if row.workflow_id]
+    return [*held, *(row.workflow_id or "" for row in aside if row.status in statuses)]
 
 
 def in_flight_counts(connection: Connection, application_name: str) -> dict[str, int]:
@@ -138,7 +141,11 @@ def in_flight_counts(connection: Connection, application_name: str) -> dict[str,
         .where(*_listed(application_name), col(WorkflowRow.status).in_(IN_FLIGHT))
         .group_by(col(WorkflowRow.status))
     )
-    return {row[0]: row[1] for row in rows}
+    counts = Counter({row[0]: row[1] for row in rows})
+    for _, status, number in _differently_counted(connection, application_name):
+        if status in IN_FLIGHT:
+            counts[status] += number
+    return {status: count for status, count in counts.items() if count}
 
 
 class Span(NamedTuple):
@@ -162,7 +169,29 @@ def created_counts(
         .where(*_listed(application_name), *_created_in(span))
         .group_by(bucket, status)
     )
-    return {(row[0], row[1]): row[2] for row in rows}
+    counts = Counter({(row[0], row[1]): row[2] for row in rows})
+    for created_at_, status_, number in _differently_counted(connection, application_name):
+        if span.start <= created_at_ < span.end:
+            counts[created_at_ - created_at_ % bucket_ms, status_] += number
+    return {key: count for key, count in counts.items() if count}
+
+
+def _differently_counted(
+    connection: Connection, application_name: str
+) -> Iterator[tuple[int, str, int]]:
+    """Of what could not be read: upstream counts it, as it is there and not as it is held here."""
+    aside = [
+        row
+        for row in unreadable.workflows(connection, application_name)
+        if row.created_at is not None and row.status is not None
+    ]
+    ids = [row.workflow_id for row in aside if row.workflow_id is not None]
+    columns = ("created_at", "status", "deleted_at", "owning_application")
+    for held in _by_id(connection, application_name, ids, *columns):
+        if held.deleted_at is None and held.owning_application is None:
+            yield held.created_at, held.status, -1
+    for row in aside:
+        yield row.created_at or 0, row.status or "", 1
 
 
 class Ended(NamedTuple):

@@ -1,8 +1,12 @@
 """All pages of a search, by keyset on `createdAt`, which has no tie-breaker.
 
-Rows change while they are read, so pages are never asked for by offset. Each begins at the last
+Rows change while they are read, so pages are not asked for by offset. Each begins at the last
 one's end, ties included; a full page of nothing but ties with that end is asked for again, twice
 as long, until something else comes into sight.
+
+Only where that is of no use, the next ones are asked for by offset from that end: rows that cannot
+be read have no time to go on from, and an answer that was cut because it is too large would only
+be cut again. What that lets slip by is found as what slips by here is, by the audits.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -12,7 +16,7 @@ from typing import Literal
 import anyio
 
 from dbos_mcp.conductor.models import WorkflowSearch
-from dbos_mcp.sync.mirror import Look, Mirror
+from dbos_mcp.sync.mirror import Look, Mirror, shown_again
 
 Order = Literal["ascending", "descending"]
 
@@ -44,24 +48,34 @@ async def each_page(
         nonlocal is_all
         cursor_field = "start_time" if order == "ascending" else "end_time"
         rows, asked, cursor, turned = limit, limit, None, 0
+        offset = 0
+        before: set[str] = set()
         while True:
-            update = {"limit": asked, "sort_desc": order == "descending"}
+            update = {"limit": asked, "sort_desc": order == "descending", "offset": offset or None}
             if cursor is not None:
                 update[cursor_field] = cursor
             page = await mirror.search(application_name, search.model_copy(update=update))
+            shown = page.ids | {row.subject for row in page.unreadable}
+            if offset and shown == before:
+                raise shown_again(f"the workflows of {application_name}")
+            before = shown
             if page.rows:
                 yield page
-            if len(page.rows) < asked:
+            elif page.unreadable:
+                await mirror.record_workflows(application_name, page)
+            if len(page) < asked and not page.is_cut:
                 is_all = True
                 return
-            if page.rows[-1].created_at == cursor:
+            if page.rows and page.rows[-1].created_at != cursor:
+                turned += 1
+                if turned == most:
+                    return
+                rows = asked = min(2 * rows, largest or limit)
+                cursor, offset = page.rows[-1].created_at, 0
+            elif offset or page.is_cut or not page.rows:
+                offset += len(page)
+            else:
                 asked *= 2
-                continue
-            turned += 1
-            if turned == most:
-                return
-            rows = asked = min(2 * rows, largest or limit)
-            cursor = page.rows[-1].created_at
 
     async def fetch() -> None:
         async with send, aclosing(pages()) as fetched:

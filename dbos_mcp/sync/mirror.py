@@ -6,7 +6,8 @@ look that finds nothing new writes nothing. The network is async, SQLite is not;
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -16,13 +17,14 @@ import anyio.to_thread
 from sqlalchemy import Connection
 
 from dbos_mcp.conductor.client import ConductorClient
-from dbos_mcp.conductor.models import Workflow, WorkflowSearch
-from dbos_mcp.domain import now_ms
-from dbos_mcp.errors import StoreError
+from dbos_mcp.conductor.decoding import Rows, Unreadable
+from dbos_mcp.conductor.models import Step, Workflow, WorkflowSearch
+from dbos_mcp.domain import now_ms, one_line
+from dbos_mcp.errors import ResponseError, StoreError
 from dbos_mcp.redaction import Redactor
 from dbos_mcp.redaction.rules import NO_RULES, Rules
 from dbos_mcp.settings import Payloads
-from dbos_mcp.store import event_log, indexes, projector, sync_state
+from dbos_mcp.store import event_log, indexes, projector, sync_state, unreadable
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.events import (
     Event,
@@ -32,7 +34,8 @@ from dbos_mcp.store.events import (
     WorkflowObserved,
 )
 from dbos_mcp.store.projections import workflow_counts
-from dbos_mcp.sync import diff, due, known
+from dbos_mcp.store.unreadable import STEP, UnreadableRow
+from dbos_mcp.sync import aside, diff, due, known
 from dbos_mcp.sync.diff import NO_TEXTS, Texts
 from dbos_mcp.sync.due import State
 from dbos_mcp.sync.redacting import Upstream
@@ -59,6 +62,26 @@ class Look:
     position: int
     loaded: Mapping[str, Texts] = field(default_factory=dict)
     """The texts that were asked for as well, by id."""
+    unreadable: Sequence[UnreadableRow] = ()
+    """What else there was."""
+    is_cut: bool = False
+    """There is more: the answer was too large."""
+
+    @property
+    def statuses(self) -> dict[str, str]:
+        """By id; of what cannot be read, where that much can be."""
+        aside = {row.workflow_id: row.status for row in self.unreadable}
+        known = {key: status for key, status in aside.items() if key and status}
+        return known | {row.workflow_id: row.status for row in self.rows}
+
+    @property
+    def ids(self) -> set[str]:
+        """Of everything that was there, and that has one."""
+        aside = {row.workflow_id for row in self.unreadable if row.workflow_id is not None}
+        return aside | {row.workflow_id for row in self.rows}
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.unreadable)
 
 
 @dataclass(frozen=True)
@@ -67,6 +90,8 @@ class Reread:
 
     statuses: Mapping[str, str]
     events: int
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Why, of those that exist and cannot be read; the status of some is known."""
 
 
 class Mirror:
@@ -127,7 +152,35 @@ class Mirror:
 
     async def search(self, application_name: str, search: WorkflowSearch) -> Look:
         position = await self.read(event_log.last_position)
-        return Look(await self.upstream.search_workflows(application_name, search), position)
+        seen = await self.upstream.search_workflows(application_name, search)
+        unreadable = aside.workflows(application_name, seen, now=self.clock())
+        return Look(seen, position, unreadable=unreadable, is_cut=seen.is_cut)
+
+    async def _by_id(
+        self, application_name: str, workflow_ids: Sequence[str], texts: Texts = NO_TEXTS
+    ) -> AsyncGenerator[Look]:
+        """Each of them, if it is there: in as many looks as it takes, were it for their size."""
+        waiting = [list(workflow_ids)]
+        while waiting:
+            asked = waiting.pop()
+            search = WorkflowSearch(
+                workflow_ids=asked,
+                limit=len(asked),
+                load_input="input" in texts or None,
+                # Upstream has no error text without the output.
+                load_output=bool(texts & {"output", "error"}) or None,
+            )
+            look = await self.search(application_name, search)
+            left = [each for each in asked if each not in look.ids] if look.is_cut else []
+            if left != asked:
+                if left:
+                    waiting.append(left)
+                yield look
+            elif len(asked) > 1:  # the first is too large, and does not even begin with its id
+                half = len(asked) // 2
+                waiting += [asked[half:], asked[:half]]
+            else:
+                yield replace(look, unreadable=[aside.called(asked[0], look.unreadable[0])])
 
     async def record_workflows(
         self,
@@ -150,7 +203,8 @@ class Mirror:
         # One part at a time is held in memory with its payloads; each is a transaction.
         *parts, last = _split(look.rows, wanted, self._payloads_per_request)
         for rows in parts:
-            part = await self._load(application_name, replace(look, rows=rows), wanted)
+            part = replace(look, rows=rows, unreadable=())
+            part = await self._load(application_name, part, wanted)
             events += await self._record(application_name, part)
         part = await self._load(application_name, replace(look, rows=last), wanted)
         return events + await self._record(application_name, part, missing=missing, also=also)
@@ -194,6 +248,8 @@ class Mirror:
                 )
                 events += [event for event in doubtful if event.workflow_id not in overtaken]
             self.record(connection, events)
+            unreadable.clear(connection, application_name, ids)
+            unreadable.clear(connection, application_name, missing, STEP)
             due.follow(connection, application_name, held, events, now=self.clock())
             return events
 
@@ -203,6 +259,7 @@ class Mirror:
                 events += record(connection, look.rows[start : start + ROWS_AT_ONCE])
             if missing:
                 events += record(connection, (), missing)
+            unreadable.note(connection, look.unreadable)
             if also is not None:
                 also(connection)
             return events
@@ -218,18 +275,23 @@ class Mirror:
             ConductorError, NotFoundError: nothing more was learnt, nothing more was recorded.
         """
         found: dict[str, str] = {}
+        reasons: dict[str, str] = {}
         events = 0
         wanted = list(dict.fromkeys(workflow_ids))
         for start in range(0, len(wanted), IDS_PER_REQUEST):
             chunk = wanted[start : start + IDS_PER_REQUEST]
-            look = await self.search(
-                application_name, WorkflowSearch(workflow_ids=chunk, limit=len(chunk))
-            )
-            here = {row.workflow_id: row.status for row in look.rows}
-            missing = [i for i in chunk if i not in here]
-            events += len(await self.record_workflows(application_name, look, missing=missing))
-            found |= here
-        return Reread(found, events)
+            position = await self.read(event_log.last_position)
+            async with aclosing(self._by_id(application_name, chunk)) as answers:
+                async for look in answers:
+                    events += len(await self.record_workflows(application_name, look))
+                    found |= look.statuses
+                    reasons |= {row.workflow_id or "": row.reason for row in look.unreadable}
+            # A row without an id may be any of those that did not show.
+            missing = [each for each in chunk if each not in found | reasons]
+            if missing and "" not in reasons:
+                gone = Look((), position)
+                events += len(await self.record_workflows(application_name, gone, missing=missing))
+        return Reread(found, events, reasons)
 
     async def refresh_steps(self, application_name: str, workflow_id: str) -> int:
         """Read the steps of a workflow that the mirror holds; how many events that made.
@@ -252,12 +314,13 @@ class Mirror:
         position, workflow, had_steps = await self.read(look)
         if workflow is None:
             return 0
-        seen = await self.upstream.list_steps(application_name, workflow_id)
+        kept = diff.kept_step_texts(self.payloads, workflow.status)
+        seen = await self._steps(application_name, workflow_id, kept)
         if had_steps and not seen:
             reread = await self.refresh_workflows(application_name, [workflow_id])
             if workflow_id not in reread.statuses:
                 return 0
-        kept = diff.kept_step_texts(self.payloads, workflow.status)
+        not_read = aside.steps(application_name, workflow_id, seen.unreadable, now=self.clock())
 
         def work(connection: Connection) -> int:
             if workflow_id in known.recorded_since(
@@ -265,9 +328,13 @@ class Mirror:
             ):
                 return 0  # somebody who asked at the same time was faster
             held = known.steps(connection, application_name, workflow_id)
-            count = self.record(
-                connection, diff.diff_steps(application_name, workflow_id, held, seen, kept=kept)
+            spared = aside.spared(seen.unreadable, [str(step.step_id) for step in held])
+            events = diff.diff_steps(
+                application_name, workflow_id, held, seen, kept=kept, spared=spared
             )
+            count = self.record(connection, events)
+            unreadable.clear(connection, application_name, [workflow_id], STEP)
+            unreadable.note(connection, not_read)
             due.note_reading(
                 connection,
                 application_name,
@@ -280,6 +347,22 @@ class Mirror:
             return count
 
         return await self.write(work)
+
+    async def _steps(self, application_name: str, workflow_id: str, kept: Texts) -> Rows[Step]:
+        """However large they are: in as many requests as it takes."""
+        steps: dict[int, Step] = {}
+        not_read: dict[str, Unreadable] = {}
+        while True:
+            found = len(steps) + len(not_read)
+            answer = await self.upstream.list_steps(
+                application_name, workflow_id, offset=found or None
+            )
+            steps |= {step.step_id: diff.clipped(step, kept) for step in answer}
+            not_read |= {row.digest: row for row in answer.unreadable}
+            if not answer.is_cut:
+                return Rows(steps.values(), list(not_read.values()))
+            if len(steps) + len(not_read) == found:
+                raise shown_again(f"the steps of {one_line(workflow_id)}")
 
     async def want_steps(self, application_name: str, workflow_id: str) -> None:
         """Somebody looks at a workflow: have its steps read soon, unless they just were.
@@ -342,22 +425,30 @@ class Mirror:
         for row in look.rows:
             if row.workflow_id in wanted:
                 groups[wanted[row.workflow_id]].append(row.workflow_id)
+        bare = {row.workflow_id: row for row in look.rows}
         loaded: dict[str, Workflow] = {}
         for texts, ids in groups.items():
             for start in range(0, len(ids), self._payloads_per_request):
                 chunk = ids[start : start + self._payloads_per_request]
-                search = WorkflowSearch(
-                    workflow_ids=chunk,
-                    limit=len(chunk),
-                    load_input="input" in texts or None,
-                    # Upstream has no error text without the output.
-                    load_output=bool(texts & {"output", "error"}) or None,
-                )
-                answer = await self.upstream.search_workflows(application_name, search)
-                loaded |= {row.workflow_id: row for row in answer}
+                async with aclosing(self._by_id(application_name, chunk, texts)) as answers:
+                    async for answer in answers:
+                        for row in answer.rows:
+                            loaded[row.workflow_id] = diff.clipped(row, texts)
+                        for unread in answer.unreadable:
+                            if (known_as := unread.workflow_id or "") in bare:
+                                row = diff.without(bare[known_as], texts, unread.reason)
+                                loaded[known_as] = row
         rows = [loaded.get(row.workflow_id, row) for row in look.rows]
         asked = {workflow_id: wanted[workflow_id] for workflow_id in loaded}
         return replace(look, rows=rows, loaded=asked)
+
+
+def shown_again(what: str) -> ResponseError:
+    """Where an answer holds a part only, and the next one ought to hold another."""
+    return ResponseError(
+        f"Conductor was asked for more of {what}, and gives the same again.",
+        hint="A proxy may be answering; what the mirror holds stays as it is.",
+    )
 
 
 def _split(

@@ -177,7 +177,7 @@ async def _list(visit: Visit, statuses: Sequence[WorkflowStatus]) -> int:
     seen: set[str] = set()
 
     async def record(page: Look) -> None:
-        seen.update(row.workflow_id for row in page.rows)
+        seen.update(page.ids)
         await visit.record(page, "in flight")
 
     for status in statuses:

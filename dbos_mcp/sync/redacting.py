@@ -7,13 +7,14 @@ as it is.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import anyio.to_thread
 from pydantic import BaseModel
 
 from dbos_mcp.conductor.client import ConductorClient
+from dbos_mcp.conductor.decoding import Rows
 from dbos_mcp.conductor.models import Application, Executor, Step, Workflow, WorkflowSearch
 from dbos_mcp.redaction import Redactor, kinds_in
 from dbos_mcp.store.events import CommandIssued, CommandSettled, Event, StepsObserved, Stored
@@ -37,6 +38,7 @@ AS_IT_IS: Mapping[str, str] = {
     "new_workflow_id": "it is another workflow's id",
     "new_workflow_ids": "they are other workflows' ids",
     "command_id": "we made it",
+    "requested_by": "the name of one of our tokens, or whoever an issuer says it is",
     "executor_id": "it joins workflows and executors",
     "deduplication_id": "two that differ must stay two: it says which workflows exclude each other",
     "queue_partition_key": "two that differ must stay two: each has limits of its own",
@@ -74,19 +76,27 @@ class Upstream:
         self._client = client
         self._redactor = redactor
 
-    async def list_applications(self) -> list[Application]:
+    async def list_applications(self) -> Rows[Application]:
         return await self._redacted(await self._client.list_applications())
 
-    async def list_executors(self, application_name: str) -> list[Executor]:
+    async def list_executors(self, application_name: str) -> Rows[Executor]:
         return await self._redacted(await self._client.list_executors(application_name))
 
     async def search_workflows(
         self, application_name: str, search: WorkflowSearch
-    ) -> list[Workflow]:
-        return await self._redacted(await self._client.search_workflows(application_name, search))
+    ) -> Rows[Workflow]:
+        """Those that can be read."""
+        said = await self._client.search_workflows(application_name, search, salvage=True)
+        return await self._redacted(said)
 
-    async def list_steps(self, application_name: str, workflow_id: str) -> list[Step]:
-        return await self._redacted(await self._client.list_steps(application_name, workflow_id))
+    async def list_steps(
+        self, application_name: str, workflow_id: str, *, offset: int | None = None
+    ) -> Rows[Step]:
+        """Those that can be read."""
+        said = await self._client.list_steps(
+            application_name, workflow_id, offset=offset, salvage=True
+        )
+        return await self._redacted(said)
 
     def text(self, text: str) -> str:
         return text if self._redactor is None else self._redactor.text(text)
@@ -112,9 +122,11 @@ class Upstream:
                         counts.setdefault(event.application_name, Counter())[kind] += 1
         return counts
 
-    async def _redacted(self, said: Sequence[M]) -> list[M]:
+    async def _redacted(self, said: Rows[M]) -> Rows[M]:
         """On a thread: a page may hold many long texts."""
-        return await anyio.to_thread.run_sync(lambda: [self.without_secrets(each) for each in said])
+        return await anyio.to_thread.run_sync(
+            lambda: Rows(map(self.without_secrets, said), said.unreadable, is_cut=said.is_cut)
+        )
 
 
 def _texts(stored: Stored) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import anyio
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -11,8 +11,8 @@ from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import Connection
 
 from dbos_mcp.conductor.credentials import Credentials
-from dbos_mcp.errors import AuthenticationError, DbosMcpError, StoreError
-from dbos_mcp.store import sync_state
+from dbos_mcp.errors import AuthenticationError, DbosMcpError, SchemaTooNewError, StoreError
+from dbos_mcp.store import damage, sync_state
 from dbos_mcp.store.sync_state import CONDUCTOR, SyncStateRow
 from dbos_mcp.sync import known
 from dbos_mcp.sync.leadership import Leadership
@@ -31,7 +31,11 @@ from dbos_mcp.sync.worker import SyncWorker
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 5.0
+TAKEOVER_SECONDS = 0.5
+"""How often a process that does not lead tries to: a fraction of a millisecond each time."""
 NOTE_EVERY_MS = 15_000
+RETRY_SECONDS = 2.0
+"""When a cache that could not be written, of a full disk perhaps, is tried again."""
 
 # A cycle that is longer than the interval is no reason for a warning at each interval.
 _quiet = logger.getChild("apscheduler")
@@ -56,7 +60,7 @@ class SyncScheduler:
 
     Every few seconds it looks into the cache, which costs upstream nothing: who asked about what,
     in whichever process, and whose turn it is (`pacing`). The processes that do not lead try to,
-    so one of them takes over within an interval.
+    so that one of them takes over within a second.
 
     Refused credentials are not sent again until they are others, or a person asks
     (`ask_again`); meanwhile another process may lead.
@@ -67,6 +71,7 @@ class SyncScheduler:
         worker: SyncWorker,
         *,
         interval_seconds: float = TICK_SECONDS,
+        takeover_seconds: float = TAKEOVER_SECONDS,
         watched: bool = False,
         on_cycle: OnCycle = lambda _outcome: None,
         on_look: Callable[[], None] = lambda: None,
@@ -86,6 +91,10 @@ class SyncScheduler:
         self._refused = False
         self._refused_credentials: Credentials | None = None
         self._woken = False
+        self._unusable = False
+        self._is_outdated = False
+        self._has_looked_for_damage = False
+        self._stopped = False
         self._cycle: anyio.CancelScope | None = None
         self._cycle_ended = anyio.Event()
         self._scheduler = AsyncIOScheduler(timezone=UTC, logger=_quiet)
@@ -96,6 +105,13 @@ class SyncScheduler:
             coalesce=True,
             misfire_grace_time=None,
             next_run_time=datetime.now(UTC),
+        )
+        self._attempt = self._scheduler.add_job(
+            self._take_over,
+            IntervalTrigger(seconds=takeover_seconds, timezone=UTC),
+            max_instances=1,
+            coalesce=True,
+            misfire_grace_time=None,
         )
 
     @property
@@ -118,7 +134,9 @@ class SyncScheduler:
 
     async def stop(self) -> None:
         """End the cycle that runs, where it can be left, and let go of the lead."""
+        self._stopped = True
         self._job.remove()
+        self._attempt.remove()
         if self._cycle is not None:
             # A transaction that has begun is ended first: its thread is never left behind.
             self._cycle.cancel()
@@ -140,11 +158,12 @@ class SyncScheduler:
     def wake(self) -> None:
         """Look now whose turn it is, not at the next interval."""
         self._woken = True
-        if self._scheduler.running:
-            self._job.modify(next_run_time=datetime.now(UTC))
+        self._look_at(datetime.now(UTC))
 
     async def tick(self) -> None:
         """Look once whose turn it is, and run the worker on them."""
+        if self._stopped:  # it was due in that very moment
+            return
         with anyio.CancelScope() as self._cycle:
             self._cycle_ended = anyio.Event()
             try:
@@ -157,20 +176,71 @@ class SyncScheduler:
                 self._cycle = None
                 self._cycle_ended.set()
 
+    async def _take_over(self) -> None:
+        """Lead in place of a process that has ended, and look at once."""
+        waits = not (self._stopped or self.leads or self.refused or self._only_reads)
+        if waits and self._lead():
+            self.wake()
+
+    def _lead(self) -> bool:
+        """Whether this process leads, from now on if it can."""
+        if not self.leads:
+            self._paces.clear()
+        return self.leadership.take()
+
     async def _lead_and_run(self) -> None:
         try:
+            if self._only_reads:
+                self.leadership.release()
+                return
             await self._save_questions()
             if self.refused:
                 return
             self._refused = False
-            if not self.leads:
-                self._paces.clear()
-            if self.leadership.take():
+            if self._lead():
+                self._look_for_damage()
                 await self._run_what_is_due()
+        except SchemaTooNewError as error:
+            logger.warning("Syncing ends here: %s", error)
+            self._is_outdated = True
+            self.leadership.release()
         except StoreError as error:
-            logger.warning("The cache cannot be used just now: %s", error)
+            self._retry(error)
         except Exception:
             logger.exception("This look failed unexpectedly; the next one will be tried.")
+        else:
+            self._unusable = False
+
+    def _retry(self, error: StoreError) -> None:
+        """Soon, and told once. What fails first asks nothing of upstream."""
+        if not self._unusable:
+            logger.warning("The cache cannot be used just now: %s", error)
+        self._unusable = True
+        self._look_at(datetime.now(UTC) + timedelta(seconds=RETRY_SECONDS))
+
+    def _look_at(self, time: datetime) -> None:
+        if self._scheduler.running and not self._stopped:
+            self._job.modify(next_run_time=time)
+
+    @property
+    def _only_reads(self) -> bool:
+        """The cache says so, or a newer version has taken it over, which syncs from now on."""
+        return self._is_outdated or self.worker.mirror.cache.notice is not None
+
+    def _look_for_damage(self) -> None:
+        """Once, beside everything else."""
+        if not self._has_looked_for_damage:
+            self._has_looked_for_damage = True
+            self._scheduler.add_job(self._check, misfire_grace_time=None)
+
+    async def _check(self) -> None:
+        mirror = self.worker.mirror
+        try:
+            await anyio.to_thread.run_sync(
+                lambda: damage.look(mirror.cache, now=mirror.clock(), stop=lambda: self._stopped)
+            )
+        except StoreError as error:
+            logger.warning("The cache could not be looked through for damage: %s", error)
 
     async def _save_questions(self) -> None:
         """For whichever process leads; with what this one's own requests have cost."""
@@ -192,6 +262,8 @@ class SyncScheduler:
 
     async def _run_what_is_due(self) -> None:
         plan = await self.worker.mirror.read(_plan)
+        if self._only_reads:
+            return
         now = self.worker.mirror.clock()
         due = {
             name
@@ -215,6 +287,9 @@ class SyncScheduler:
             logger.warning("Syncing pauses until somebody logs in: %s", error)
             self._refused, self._refused_credentials = True, credentials
             self._on_cycle(error)
+        except StoreError as error:  # no reason to ask upstream more rarely
+            self._on_cycle(error)
+            raise
         except DbosMcpError as error:
             logger.info("This cycle failed: %s", error)
             self._on_cycle(error)

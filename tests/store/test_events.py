@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dbos_mcp.domain import storable
 from dbos_mcp.errors import UnknownEventError
 from dbos_mcp.store import event_log, projector
 from dbos_mcp.store.engine import Cache
-from dbos_mcp.store.events import KINDS, Event, StepsObserved, StepState, from_log, storable
+from dbos_mcp.store.events import KINDS, Event, StepsObserved, StepState, from_log
 from dbos_mcp.store.migrate import open_cache
 from tests.store.factories import BORN, SHOP, changed, issued, observed
 from tests.store.strategies import ANY_JSON, any_event, any_of

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, closing, contextmanager
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ import anyio.to_thread
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
-from sqlalchemy import Connection
 from starlette.applications import Starlette
 
+from benchmarks.reliability.checks import repeated
 from dbos_mcp.conductor.client import ConductorClient
 from dbos_mcp.conductor.credentials import Credentials
 from dbos_mcp.conductor.identity import FixedIdentity
@@ -32,16 +32,7 @@ from dbos_mcp.errors import DbosMcpError
 from dbos_mcp.local_conductor.app import create_app
 from dbos_mcp.local_conductor.system_database import SystemDatabase
 from dbos_mcp.store import projector
-from dbos_mcp.store.engine import Cache
-from dbos_mcp.store.events import (
-    StepsDiscarded,
-    StepsObserved,
-    StepState,
-    WorkflowChanged,
-    WorkflowDeleted,
-    WorkflowObserved,
-    WorkflowState,
-)
+from dbos_mcp.store.events import WorkflowDeleted
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.sync_state import StepReadingRow
@@ -51,6 +42,7 @@ from dbos_mcp.sync.due import LONGEST_PAUSE_MS
 from dbos_mcp.sync.mirror import Mirror
 from dbos_mcp.sync.visit import Visit
 from dbos_mcp.sync.worker import SyncWorker
+from tests.store.mortal import Death, Moment, MortalCache
 from tests.sync.plans import (
     FAULTS,
     HOUR,
@@ -61,7 +53,6 @@ from tests.sync.plans import (
     Killed,
     Meanwhile,
     Mishap,
-    Moment,
     OurClockJumps,
     Plan,
     Restart,
@@ -77,26 +68,6 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 CYCLES_UNTIL_PEACE = 20
 LOOK_MS = 61_000
 STEP = ("step_id", "step_name", "child_workflow_id", "started_at", "completed_at", "error")
-
-
-class Death(BaseException):
-    """What a process does not survive."""
-
-
-class MortalCache(Cache):
-    """Tells of its writes: before each, within its transaction when all is done, after it."""
-
-    def __init__(self, path: Path, told: Callable[[Moment], None]) -> None:
-        self._told = told
-        super().__init__(path)
-
-    @contextmanager
-    def write(self) -> Iterator[Connection]:
-        self._told("before")
-        with super().write() as connection:
-            yield connection
-            self._told("within")
-        self._told("after")
 
 
 class OurClock(Clock):
@@ -324,35 +295,7 @@ def check_log(site: Site, upstream: Upstream) -> None:
     site.last_position = 0
     recorded = site.new_events()
     assert [entry.position for entry in recorded] == list(range(1, len(recorded) + 1))
-    held: dict[str, WorkflowState | None] = {}
-    steps: dict[str, tuple[StepState, ...]] = {}
-    for _, _, event in recorded:
-        match event:
-            case WorkflowObserved():
-                assert held.get(event.workflow_id) is None
-                held[event.workflow_id] = event
-            case WorkflowChanged():
-                before = held[event.workflow_id]
-                assert before is not None
-                assert content(before) != content(event)
-                if event.workflow_id not in upstream.deletions.keys() | upstream.of_the_future:
-                    assert before.updated_at <= event.updated_at
-                held[event.workflow_id] = event
-            case WorkflowDeleted():
-                assert held[event.workflow_id] is not None
-                held[event.workflow_id] = None
-            case StepsDiscarded():
-                known = {step.step_id for step in steps[event.workflow_id]}
-                assert event.step_ids
-                assert known >= set(event.step_ids)
-            case StepsObserved():
-                assert event.workflow_id in held
-                assert steps.get(event.workflow_id, ()) != event.steps
-                steps[event.workflow_id] = event.steps
-
-
-def content(event: WorkflowState) -> tuple[object, ...]:
-    return (event.content_hash(), event.payloads_loaded, event.error)
+    assert repeated(recorded, upstream.deletions.keys() | upstream.of_the_future) == []
 
 
 def deletions_recorded(site: Site) -> Counter[str]:

@@ -7,17 +7,21 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 from httpx import Response
 
+from benchmarks.reliability.file_faults import limited_size
 from dbos_mcp.conductor.credentials import Credentials
 from dbos_mcp.conductor.identity import FixedIdentity
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import AuthenticationError, DbosMcpError, UnavailableError
+from dbos_mcp.store.migrate import HEAD
 from dbos_mcp.store.sync_state import CONDUCTOR, AttentionRow
 from dbos_mcp.sync.pacing import LONGEST_MS, SHORTEST_MS
 from dbos_mcp.sync.scheduler import NOTE_EVERY_MS, SyncScheduler
 from dbos_mcp.sync.visit import ApplicationReport
+from tests.store.test_versions import migrated_by_a_newer_version
 from tests.upstream import APP, Asked, Site, below, open_site, problem
 
 PATIENCE_SECONDS = 20
@@ -29,21 +33,31 @@ Outcome = list[ApplicationReport] | DbosMcpError
 class Watched:
     """A scheduler, and what it told of its cycles."""
 
-    def __init__(self, site: Site, *, hurried: bool = True, watched: bool = False) -> None:
+    def __init__(
+        self,
+        site: Site,
+        *,
+        hurried: bool = True,
+        watched: bool = False,
+        interval_seconds: float = INTERVAL_SECONDS,
+    ) -> None:
         """`hurried`: the next cycle is due as soon as one has ended; else time stands still until
         the test moves the clock."""
         self.site = site
         self.outcomes: list[Outcome] = []
         self._hurried = hurried
         self._told = anyio.Event()
+        self._looks = 0
         if not hurried:
             began_at = now_ms()
             site.mirror.clock = lambda: began_at + site.clock.ahead_ms
         self.scheduler = SyncScheduler(
             site.worker,
-            interval_seconds=INTERVAL_SECONDS,
+            interval_seconds=interval_seconds,
+            takeover_seconds=INTERVAL_SECONDS,
             watched=watched,
             on_cycle=self._on_cycle,
+            on_look=self._on_look,
         )
 
     def _on_cycle(self, outcome: Outcome) -> None:
@@ -51,6 +65,17 @@ class Watched:
         if self._hurried:
             self.site.clock.ahead_ms += LONGEST_MS
         self._told.set()
+
+    def _on_look(self) -> None:
+        self._looks += 1
+        self._told.set()
+
+    async def looked(self, count: int = 1) -> None:
+        """Until it has looked so often."""
+        with anyio.fail_after(PATIENCE_SECONDS):
+            while self._looks < count:
+                self._told = anyio.Event()
+                await self._told.wait()
 
     async def looked_at(self) -> int:
         """How many requests a look costs, when it is made by hand."""
@@ -129,6 +154,47 @@ async def test_one_of_two_leads_and_the_other_takes_over_when_it_stops(watched: 
         assert second.scheduler.leads
         assert not first.scheduler.leads
         await second.scheduler.stop()
+
+
+async def test_who_takes_over_looks_at_once_however_rare_its_looks_are(watched: Open) -> None:
+    async with watched() as first, watched() as other:
+        first.scheduler.start()
+        await first.told()
+        second = Watched(other.site, interval_seconds=3600)
+        second.scheduler.start()
+        await second.looked()
+        assert not second.scheduler.leads
+
+        await first.scheduler.stop()
+        await second.told()
+        assert second.scheduler.leads
+        await second.scheduler.stop()
+
+
+async def test_refused_credentials_do_not_take_over(watched: Open) -> None:
+    async with watched() as one:
+        one.scheduler.note_refusal()
+        one.scheduler.start()
+        await one.looked(5)  # as often as it could have tried
+        assert not one.scheduler.leads
+        one.scheduler.ask_again()
+        await one.told()
+        assert one.scheduler.leads
+        await one.scheduler.stop()
+
+
+async def test_a_look_that_is_due_when_it_stops_is_left_out_without_a_complaint(
+    watched: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with watched() as one:
+        one.scheduler.start()
+        await anyio.lowlevel.checkpoint()  # it is handed to the event loop, and has not begun
+        await one.scheduler.stop()
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
+        assert not one.scheduler.leads
+        assert one.site.wire.asked == []
+        assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @pytest.mark.e2e
@@ -427,6 +493,24 @@ async def test_an_application_that_fails_is_asked_ever_less_though_somebody_asks
     one.site.wire.fault = lambda _request: None
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of this kind")
+async def test_a_cache_without_room_is_told_of_once_and_makes_no_look_rarer(
+    one: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    with limited_size(one.site.cache.path):
+        for _ in range(3):
+            one.site.clock.ahead_ms += SHORTEST_MS
+            await one.looked_at()
+    assert [str(outcome) for outcome in one.outcomes[1:]] == [
+        f"The cache {one.site.cache.path} cannot be written: disk I/O error. Nothing was changed."
+        " Check its folder, or name another file with DBOS_MCP_CACHE."
+    ]
+    assert caplog.text.count("The cache cannot be used just now") == 1
+    one.site.clock.ahead_ms -= 2 * SHORTEST_MS  # as if there was room at once
+    assert await one.looked_at() > 0
+    assert isinstance(one.outcomes[-1], list)
+
+
 async def test_a_question_is_noted_every_quarter_of_a_minute_at_the_most(one: Watched) -> None:
     first = asked_at(one.site)
     one.scheduler.note_question(CONDUCTOR)
@@ -474,3 +558,31 @@ async def test_the_next_leader_goes_on_at_the_pace_of_the_one_before(watched: Op
         second.site.clock.ahead_ms += 2 * SHORTEST_MS
         assert await second.looked_at() > 0
         await second.scheduler.stop()
+
+
+async def test_a_process_whose_cache_a_newer_version_has_migrated_leaves_the_lead_to_it(
+    watched: Open, cache_path: Path
+) -> None:
+    async with watched(hurried=False) as one, watched(hurried=False) as other:
+        one.scheduler.note_question(CONDUCTOR)
+        assert await one.looked_at() > 0
+        assert one.scheduler.leads
+        migrated_by_a_newer_version(cache_path, readable_from=HEAD)
+        one.site.clock.ahead_ms += LONGEST_MS
+        one.scheduler.note_question(CONDUCTOR)
+        assert await one.looked_at() == 0
+        assert not one.scheduler.leads
+        assert await other.looked_at() == 0
+        assert other.site.mirror.cache.notice is not None
+
+
+async def test_the_process_that_leads_looks_its_cache_through_for_damage(
+    watched: Open, cache_path: Path
+) -> None:
+    checked = cache_path.with_name(f"{cache_path.name}.checked")
+    async with watched() as one:
+        one.scheduler.start()
+        with anyio.fail_after(PATIENCE_SECONDS):
+            while not checked.exists():
+                await one.told()
+        await one.scheduler.stop()

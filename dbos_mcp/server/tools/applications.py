@@ -4,6 +4,7 @@ from functools import partial
 
 from dbos_mcp.queries import applications
 from dbos_mcp.server import render
+from dbos_mcp.server.budget import listed
 from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, RuntimeForAll, answer_from
 from dbos_mcp.server.lookup import look_at
 from dbos_mcp.server.sync_status import coverage
@@ -18,7 +19,7 @@ async def list_applications(
     of each are mirrored, in flight and failed. Start here: other tools take an application_name."""
     looked = await look_at(asker, runtime, CONDUCTOR, max_age_seconds)
     items, freshness = await answer_from(runtime, applications.list_applications, looked=looked)
-    table = render.table(
+    table = listed(
         [
             ("application_name", lambda item: item.application_name),
             ("status", lambda item: item.status),
@@ -55,7 +56,7 @@ async def list_executors(
         application_name,
         looked=looked,
     )
-    table = render.table(
+    table = listed(
         [
             ("executor_id", lambda item: item.executor_id),
             ("status", lambda item: item.status),

@@ -18,6 +18,7 @@ from mcp_types import CallToolResult, Icon, InputRequiredResult, TextContent, To
 from pydantic import ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
+from dbos_mcp.domain import visible
 from dbos_mcp.server.context import speaking_to_agents
 from dbos_mcp.server.icons import ACT, LOG_IN, LOOK, SYNC
 from dbos_mcp.server.render import compact_json, plain
@@ -44,7 +45,20 @@ def read_tool(function: Handler, *, open_world: bool = False, app: str | None = 
     )
 
 
-class CommandTool(Tool):
+class _PlainTool(Tool):
+    """Its errors are seen as they are: those of the SDK quote arguments, and have lines."""
+
+    async def run(
+        self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False
+    ) -> Any:
+        try:
+            return await super().run(arguments, context, convert_result)
+        except ToolError as error:
+            error.args = ("\n".join(map(visible, str(error).split("\n"))),)
+            raise
+
+
+class CommandTool(_PlainTool):
     """A tool that makes Conductor do something: not registered in a server that is read-only."""
 
 
@@ -63,6 +77,10 @@ def command_tool(function: Handler, *, destructive: bool, idempotent: bool) -> T
     )
 
 
+class LoginTool(Tool):
+    """A tool for the user of this process: over HTTP, nobody whom a token names may call it."""
+
+
 def login_tool(function: Handler) -> Tool:
     """A tool that changes nothing but who we are to Conductor."""
     return _tool(
@@ -72,6 +90,7 @@ def login_tool(function: Handler) -> Tool:
             destructive_hint=False,
             open_world_hint=True,
         ),
+        LoginTool,
         icon=LOG_IN,
     )
 
@@ -103,7 +122,7 @@ def of_profile(tool: Tool, profiles: Sequence[str], about: About) -> Tool:
     )
 
 
-class _OfProfile(Tool):
+class _OfProfile(_PlainTool):
     profiles: tuple[str, ...] = Field(exclude=True)
     about: About = Field(exclude=True)
 
@@ -133,7 +152,7 @@ class _OfProfile(Tool):
 def _tool(
     function: Handler,
     annotations: ToolAnnotations,
-    kind: type[Tool] = Tool,
+    kind: type[Tool] = _PlainTool,
     *,
     icon: Icon,
     meta: dict[str, Any] | None = None,
