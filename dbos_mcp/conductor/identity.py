@@ -261,8 +261,7 @@ class LoginIdentity:
                 return self._required()
             # What the issuer gives is not to be lost by somebody's impatience.
             with anyio.CancelScope(shield=True):
-                login = await self._ask(login, save)
-            return login
+                return await self._ask(login, save)
 
     async def _ask(self, login: Login, save: Callable[[Login], None]) -> Login:
         assert self._issuer is not None and login.refresh_token is not None
