@@ -261,7 +261,8 @@ class LoginIdentity:
                 return self._required()
             # What the issuer gives is not to be lost by somebody's impatience.
             with anyio.CancelScope(shield=True):
-                return await self._ask(login, save)
+                login = await self._ask(login, save)
+            return login  # noqa: RET504 # mypy takes a shielded scope for one that swallows errors
 
     async def _ask(self, login: Login, save: Callable[[Login], None]) -> Login:
         assert self._issuer is not None and login.refresh_token is not None
