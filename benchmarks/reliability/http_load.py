@@ -12,7 +12,6 @@ Every answer is checked. The run misses its goal at the first one that is none.
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -174,14 +173,13 @@ class Served:
 
 @contextmanager
 def serving(mirror: Path, clients: int) -> Iterator[Served]:
-    """A server over a copy of the mirror, with a token for some clients each."""
+    """A server over the mirror, which it only reads, with a token for some clients each."""
     with tempfile.TemporaryDirectory(prefix="http-load-") as name:
         home = Path(name)
-        cache = Path(shutil.copy(mirror, home / "cache.sqlite"))
         file = TokenFile(home / ".dbos-mcp" / "tokens.json")
         names = [f"team-{number}" for number in range(-(-clients // CLIENTS_OF_A_TOKEN))]
         tokens = [file.create(each, Rights.READ)[0] for each in names]
-        command = [sys.executable, "-m", "dbos_mcp", "--offline", "--cache", str(cache)]
+        command = [sys.executable, "-m", "dbos_mcp", "--offline", "--cache", str(mirror)]
         environ = {**os.environ, "HOME": name}
         with (home / "log").open("w+") as log:
             process = subprocess.Popen(

@@ -62,6 +62,10 @@ def _has_a_digit(match: re.Match[str]) -> bool:
     return bool(re.search(r"[\d=]", found)) or (match["bearer"] is not None and len(found) >= 20)
 
 
+def _has_pairs(match: re.Match[str]) -> bool:
+    return "=" in match["secret"]
+
+
 def _has_letters_and_digits(match: re.Match[str]) -> bool:
     found = match["secret"]
     return any(c.isdigit() for c in found) and any(c.isalpha() for c in found)
@@ -195,11 +199,21 @@ SHAPES: tuple[Shape, ...] = (
         rf"{_ALONE}(?:mysql\w{{0,10}}|mariadb[\w-]{{0,10}}|sshpass|mongo\w{{0,10}}|redis-cli"
         r"|docker[ \t]+login)\b[^\n]{0,300}?[ \t]-[pa][ \t]?(?P<secret>[^\s'\"-][^\s'\"]{0,200})",
     ),
-    _shape(
+    Shape(
         "password",
-        "cookie",
-        r"(?<![A-Za-z])cookies?[\"']?[ \t]{0,4}:[ \t]{0,4}(?:[bru]{0,2}[\"'])?"
-        r"(?P<secret>[^\s\"'{}][^\r\n\"']*+)",
+        ("cookie",),
+        re.compile(
+            r"(?<![A-Za-z])cookies?[\"']?[ \t]{0,4}:[ \t]{0,4}(?:[bru]{0,2}[\"'])?"
+            r"(?P<secret>[^\s\"'{}][^\r\n\"']*+)",
+            re.ASCII | re.IGNORECASE,
+        ),
+        _has_pairs,
+    ),
+    _shape(  # <add key="password" value="…"/>
+        "password",
+        "value=",
+        r"(?:key|name)=[\"'][^\"'<>]{0,60}(?:password|pwd|secret|token|api_?key)[^\"'<>]{0,20}[\"']"
+        r"[ \t]{1,4}value=[\"'](?P<secret>[^\"'<>]{1,500})[\"']",
         re.IGNORECASE,
     ),
     _shape(  # auth=("user", "…"), HTTPBasicAuth("user", "…")
