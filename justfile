@@ -10,6 +10,12 @@ lint:
     uv run mypy
     uv run lint-imports
 
+# Known holes in what a user installs, by the Python packaging advisories; asks pypi.org
+audit:
+    uv export --quiet --no-dev --no-emit-project --extra local --format requirements-txt --output-file .audit.txt
+    uv tool run pip-audit --strict --disable-pip --require-hashes --requirement .audit.txt
+    rm .audit.txt
+
 # All tests
 test *arguments:
     uv run pytest -n auto {{ arguments }}
