@@ -82,3 +82,7 @@ power-cuts *arguments:
 # Each write and sync of the cache fails, and a whole disk is full; `--every 5` is quicker
 file-faults *arguments:
     uv run python -m benchmarks.reliability.file_faults {{ arguments }}
+
+# A thousand cache files damaged at random, looked through and restored; the suite does twelve
+rot *arguments:
+    uv run python -m benchmarks.reliability.rot {{ arguments }}

@@ -12,6 +12,14 @@ from typing import Annotated, Any
 from pydantic import PlainSerializer
 
 
+class Rights(StrEnum):
+    """What somebody else may do through a server of ours."""
+
+    READ = "read"
+    FULL = "full"
+    """Commands, too."""
+
+
 class WorkflowStatus(StrEnum):
     """The statuses known today. Conductor's field is open: a newer SDK may report others."""
 

@@ -110,14 +110,14 @@ class Runtime:
             )
         return self.live
 
-    def require_commands(self) -> Commands:
-        """The only way to them."""
+    def require_commands(self, requested_by: str | None) -> Commands:
+        """The only way to them; None: the user of this process asks."""
         if self.settings.read_only:
             raise UsageError(
                 "This server is read-only: it sends no command.",
                 hint="Only who runs it can change that (--read-only, DBOS_MCP_READ_ONLY).",
             )
-        return Commands(self.require_live().mirror)
+        return Commands(self.require_live().mirror, requested_by)
 
 
 @asynccontextmanager

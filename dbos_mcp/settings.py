@@ -122,6 +122,11 @@ class Settings(BaseModel):
     offline: bool = Field(False, description="Answer from the cache, send nothing")
     toolsets: frozenset[Toolset] = Field(DEFAULT_TOOLSETS, description="Tools to offer")
     read_only: bool = Field(False, description="Offer and send no command")
+    http_issuer: str | None = Field(None, description="OAuth issuer of the server over HTTP")
+    http_audience: str | None = Field(None, description="Audience of its tokens")
+    http_read_scope: str = Field("dbos-mcp:read", description="Scope that may ask")
+    http_full_scope: str = Field("dbos-mcp:full", description="Scope that may command, too")
+    http_url: str | None = Field(None, description="How clients reach the server over HTTP")
 
     @field_validator("history", mode="before")
     @classmethod
@@ -276,6 +281,10 @@ class Settings(BaseModel):
     def credentials_path(self) -> Path:
         return self.folder / "credentials"
 
+    @property
+    def tokens_path(self) -> Path:
+        return self.folder / "tokens.json"
+
     def cache_path(self, organization: str) -> Path:
         """One cache file for each target and organization, unless one is named."""
         if self.cache is not None:
@@ -307,6 +316,11 @@ ENVIRONMENT = {
     "DBOS_MCP_LOG_LEVEL": "log_level",
     "DBOS_MCP_TOOLSETS": "toolsets",
     "DBOS_MCP_READ_ONLY": "read_only",
+    "DBOS_MCP_HTTP_ISSUER": "http_issuer",
+    "DBOS_MCP_HTTP_AUDIENCE": "http_audience",
+    "DBOS_MCP_HTTP_READ_SCOPE": "http_read_scope",
+    "DBOS_MCP_HTTP_FULL_SCOPE": "http_full_scope",
+    "DBOS_MCP_HTTP_URL": "http_url",
 }
 
 LIMITS = frozenset({"toolsets", "read_only", "redact_patterns"})

@@ -12,9 +12,10 @@ import typer
 from rich.markup import escape
 
 from dbos_mcp import __version__
-from dbos_mcp.cli import account, cache, export, local, report, sql, sync
+from dbos_mcp.cli import account, cache, export, local, report, sql, sync, token
 from dbos_mcp.cli.options import Options
-from dbos_mcp.cli.terminal import err, out, print_error, until_interrupted
+from dbos_mcp.cli.serve import serve, serve_stdio
+from dbos_mcp.cli.terminal import err, out, print_error
 from dbos_mcp.errors import DbosMcpError
 from dbos_mcp.server.render import plain
 from dbos_mcp.settings import LogLevel, Toolset
@@ -47,7 +48,7 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def serve(
+def without_command(
     context: typer.Context,
     profile: Annotated[
         list[str] | None,
@@ -86,14 +87,11 @@ def serve(
     }
     options = context.obj = Options(profile or (), flags)
     if context.invoked_subcommand is None:
-        targets = options.targets()
-        from dbos_mcp.server.app import build_server
-
-        with until_interrupted():
-            build_server(*targets).run("stdio")
+        serve_stdio(options.targets())
 
 
 for command in (
+    serve,
     account.login,
     account.logout,
     account.whoami,
@@ -107,5 +105,6 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(cache.app, name="cache")
+app.add_typer(token.app, name="token")
 app.command("local-conductor")(local.local_conductor)
 app.command()(local.demo)

@@ -527,8 +527,8 @@ def _what(recorded: Recorded) -> str:
             return count + (f", {failed} failed" if failed else "")
         case StepsDiscarded(step_ids=ids):
             return f"steps {', '.join(map(str, ids))} discarded: a rewind"
-        case CommandIssued(command=command):
-            return f"{command} asked for"
+        case CommandIssued(command=command, requested_by=who):
+            return f"{command} asked for" + (f" by {who}" if who else "")
         case CommandSettled(outcome=outcome, new_workflow_id=new_id, detail=detail):
             return (
                 f"{outcome}"

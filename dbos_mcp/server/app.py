@@ -3,20 +3,24 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import httpx
+from mcp.server.context import ServerMiddleware
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.tools import Tool
 from mcp_types import SubscribeRequestParams, UnsubscribeRequestParams
 
 from dbos_mcp import __version__
+from dbos_mcp.domain import Rights
 from dbos_mcp.server.apps import WATERFALL, waterfall_app
+from dbos_mcp.server.callers import Gate
 from dbos_mcp.server.completions import complete
 from dbos_mcp.server.context import Sessions
 from dbos_mcp.server.prompts import naming_only, prompts_of
 from dbos_mcp.server.resources import add_templates, resources_of
 from dbos_mcp.server.tools import tools_of
-from dbos_mcp.server.tools.define import CommandTool, of_profile
+from dbos_mcp.server.tools.define import CommandTool, LoginTool, of_profile
 from dbos_mcp.server.updates import Updates
 from dbos_mcp.settings import Settings
 
@@ -92,14 +96,31 @@ def build_server(
     *targets: Settings, transport: httpx.AsyncBaseTransport | None = None
 ) -> MCPServer[Sessions]:
     """A server for one target, or for several, which their profiles tell apart; `transport` takes
-    the place of the network. It has the tools that any of them is to have."""
-    sessions = Sessions(targets, transport=transport)
+    the place of the network."""
+    return server_of(Sessions(targets, transport=transport))
+
+
+def server_of(
+    sessions: Sessions, middleware: Sequence[ServerMiddleware[Any]] = ()
+) -> MCPServer[Sessions]:
+    """It has the tools that any of the targets is to have, and shows each caller those that are for
+    them. `middleware` is around every message."""
+    targets = [session.settings for session in sessions.by_profile.values()]
     profiles = [settings.profile or "" for settings in targets]
     tools = tools_of(
         frozenset().union(*(settings.toolsets for settings in targets)),
         read_only=all(settings.read_only for settings in targets),
     )
-    instructions = instructions_for(tools, profiles)
+    readers = [tool for tool in tools if not isinstance(tool, CommandTool)]
+    gate = Gate(
+        sessions.who,
+        commands=frozenset(commands_of(tools)),
+        logins=frozenset(tool.name for tool in tools if isinstance(tool, LoginTool)),
+        instructions={
+            Rights.READ: instructions_for(readers, profiles),
+            Rights.FULL: instructions_for(tools, profiles),
+        },
+    )
     if len(profiles) > 1:
         tools = tuple(of_profile(tool, profiles, sessions.about) for tool in tools)
     updates = Updates(sessions)
@@ -113,13 +134,13 @@ def build_server(
         name="dbos-mcp",
         title="DBOS workflows",
         version=__version__,
-        instructions=instructions,
+        instructions=gate.instructions[Rights.FULL],
         tools=list(tools),
         resources=resources_of(sessions),
         lifespan=lifespan,
         extensions=[waterfall_app()] if WATERFALL in apps_of(tools) else None,
         subscriptions=updates.bus,
-        middleware=[updates.listening],
+        middleware=[*middleware, gate, updates.listening],
         log_level="WARNING",
     )
     add_templates(server, sessions)

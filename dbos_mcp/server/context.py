@@ -6,6 +6,7 @@ begins to open the runtime beside the server, and a tool that needs the runtime 
 
 import functools
 import logging
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -21,7 +22,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from sqlalchemy import Connection
 
 from dbos_mcp.domain import format_time, now_ms
-from dbos_mcp.errors import DbosMcpError, NotFoundError
+from dbos_mcp.errors import DbosMcpError, NotFoundError, UsageError
 from dbos_mcp.login import LoggedIn, LoginFlow
 from dbos_mcp.queries.applications import is_known
 from dbos_mcp.queries.freshness import (
@@ -35,11 +36,13 @@ from dbos_mcp.queries.freshness import (
     now_offline,
 )
 from dbos_mcp.runtime import Runtime, open_runtime, organization_of
+from dbos_mcp.server.callers import USER, Principal, Who
 from dbos_mcp.server.consent import Confirmations
 from dbos_mcp.server.memory import Memory
 from dbos_mcp.server.render import LAST_ERROR, freshness_line, plain
 from dbos_mcp.settings import Settings
 from dbos_mcp.store.sync_state import CONDUCTOR
+from dbos_mcp.sync.commands import Commands
 from dbos_mcp.sync.now import Readings
 from dbos_mcp.sync.scheduler import SyncScheduler
 
@@ -73,7 +76,7 @@ class Session:
         self.on_look: Callable[[], None] = lambda: None
         """Called each time that the scheduler has looked whose turn it is, and run the worker."""
         self.looked_once = False
-        self.confirmations = Confirmations()
+        self._confirmations: defaultdict[str, Confirmations] = defaultdict(Confirmations)
         self.readings = Readings(now_ms)
         self.memory = Memory()
 
@@ -117,6 +120,10 @@ class Session:
         self.memory = Memory()
         await self._stack.aclose()
 
+    def confirmations(self, principal: Principal) -> Confirmations:
+        """Theirs alone: nobody else can use them, or use them up."""
+        return self._confirmations[principal.id]
+
     def note_question(self, application_name: str = CONDUCTOR) -> None:
         """What is asked about is kept fresh."""
         if self.scheduler is not None:
@@ -151,8 +158,13 @@ class Sessions:
     """
 
     def __init__(
-        self, targets: Sequence[Settings], *, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        targets: Sequence[Settings],
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        who: Who = lambda: USER,
     ) -> None:
+        self.who = who
         self.by_profile = {
             settings.profile: Session(settings, transport=transport) for settings in targets
         }
@@ -215,6 +227,10 @@ class Asker:
         )
         return self.session.settings.profile if several else None
 
+    @property
+    def may_command(self) -> bool:
+        return self.call is None or principal_of(self.call).may_command
+
 
 def words_of(error: DbosMcpError) -> str:
     """What went wrong, what to do next, and whether to try again."""
@@ -240,6 +256,22 @@ def speaking_to_agents(function: Callable[P, Awaitable[R]]) -> Callable[P, Await
 
 async def session_of(ctx: Context[Sessions, Any]) -> Session:
     return ctx.request_context.lifespan_context.current
+
+
+def principal_of(ctx: Context[Sessions, Any]) -> Principal:
+    return ctx.request_context.lifespan_context.who()
+
+
+def commands_for(ctx: Context[Sessions, Any], runtime: Runtime) -> Commands:
+    """What is sent for whoever asks.
+
+    Raises:
+        UsageError: they may not command, or nobody may.
+    """
+    principal = principal_of(ctx)
+    if not principal.may_command:  # nor do they see a tool that leads here
+        raise UsageError("This token may only read: it sends no command.")
+    return runtime.require_commands(principal.name)
 
 
 async def _asker(ctx: Context[Sessions, Any]) -> Asker:

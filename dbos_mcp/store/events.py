@@ -204,6 +204,8 @@ class CommandIssued(Event):
     command_id: Text
     command: CommandName
     arguments: Annotated[dict[str, JsonValue], BeforeValidator(storable)] = {}
+    requested_by: Text | None = None
+    """The token or user of a shared server; None: whoever runs this one."""
 
 
 class CommandSettled(Event):

@@ -134,8 +134,9 @@ async def _tell_nobody(_done: int, _total: int) -> None:
 
 
 class Commands:
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: Mirror, requested_by: str | None = None) -> None:
         self.mirror = mirror
+        self.requested_by = requested_by
 
     async def cancel(
         self,
@@ -420,6 +421,7 @@ class Commands:
             command_id=str(uuid4()),
             command=order.command,
             arguments=order.arguments,
+            requested_by=self.requested_by,
         )
         await self._record(issued)
         ours = (order.new_workflow_id,) if order.new_workflow_id is not None else ()

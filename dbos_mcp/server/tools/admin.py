@@ -23,13 +23,15 @@ from dbos_mcp.errors import ConductorError, NotFoundError, UsageError
 from dbos_mcp.queries import in_use
 from dbos_mcp.queries.in_use import QueueInUse, ScheduleInUse, VersionInUse
 from dbos_mcp.runtime import Runtime
-from dbos_mcp.server import render
+from dbos_mcp.server import audit, render
 from dbos_mcp.server.budget import listed
 from dbos_mcp.server.consent import Subject, consent
 from dbos_mcp.server.context import (
     Caller,
     CurrentRuntime,
     answer_from,
+    commands_for,
+    principal_of,
     read_live,
     runtime_for,
     session_of,
@@ -205,7 +207,7 @@ async def manage_schedule(
     an interval at which it should have run. trigger and backfill start workflows at each call."""
     session = await session_of(ctx)
     runtime = await runtime_for(ctx, application_name)
-    commands = runtime.require_commands()
+    commands = commands_for(ctx, runtime)
     client = runtime.require_live().client
     backfill = _interval(action, start_time, end_time)
     schedule = await client.get_schedule(application_name, schedule_name)
@@ -218,7 +220,9 @@ async def manage_schedule(
         async def preview() -> tuple[str, bool]:
             return _backfill_preview(schedule, backfill), True
 
-        answer = await consent(ctx, session.confirmations, subject, confirm, preview)
+        answer = await consent(
+            ctx, session.confirmations(principal_of(ctx)), subject, confirm, preview
+        )
         if answer is not None:
             return answer
     settled = await _managed(commands, application_name, schedule_name, action, backfill)
@@ -263,7 +267,7 @@ async def set_latest_application_version(
     """Make a registered version the latest: the one that new, resumed and scheduled workflows run
     on. A rollback of what runs, not of the code that is deployed."""
     runtime = await runtime_for(ctx, application_name)
-    commands = runtime.require_commands()
+    commands = commands_for(ctx, runtime)
     client = runtime.require_live().client
     before = _newest_first(await client.list_application_versions(application_name))
     names = [version.version_name for version in before]
@@ -417,6 +421,7 @@ async def _managed(
 
 
 def _outcome(what: str, settled: Settled) -> str:
+    audit.note(settled.outcome)
     made = [render.plain(workflow_id, limit=300) for workflow_id in settled.made]
     more = len(made) - MOST_IDS
     return render.answer(

@@ -10,10 +10,18 @@ from pydantic import Field
 
 from dbos_mcp.conductor.models import ForkRequest
 from dbos_mcp.errors import UsageError
-from dbos_mcp.server import render
+from dbos_mcp.server import audit, render
 from dbos_mcp.server.budget import fitting
 from dbos_mcp.server.consent import Subject, consent
-from dbos_mcp.server.context import Caller, answer_from, read_live, runtime_for, session_of
+from dbos_mcp.server.context import (
+    Caller,
+    answer_from,
+    commands_for,
+    principal_of,
+    read_live,
+    runtime_for,
+    session_of,
+)
 from dbos_mcp.server.tools import arguments
 from dbos_mcp.server.tools.arguments import ApplicationName, WorkflowIds
 from dbos_mcp.store.events import CommandName
@@ -134,7 +142,7 @@ async def carry_out(
     ids = _ids(workflow_id)
     session = await session_of(ctx)
     runtime = await runtime_for(ctx, application_name)
-    commands = runtime.require_commands()
+    commands = commands_for(ctx, runtime)
     given = {name: value for name, value in options.items() if value not in (None, False)}
     with_children = bool(given.keys() & {"cancel_children", "delete_children"})
     touched = len(ids)
@@ -153,7 +161,9 @@ async def carry_out(
             )
             return _preview(seen, subject), seen.to_send > 0
 
-        answer = await consent(ctx, session.confirmations, subject, confirm, preview)
+        answer = await consent(
+            ctx, session.confirmations(principal_of(ctx)), subject, confirm, preview
+        )
         if answer is not None:
             return answer
 
@@ -161,6 +171,8 @@ async def carry_out(
         await ctx.report_progress(done, total, f"{command}: {done} of {total}")
 
     results = await send(commands, ids, told)
+    counts = Counter(result.outcome for result in results)
+    audit.note(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
     _, freshness = await answer_from(runtime, lambda _connection: None, application_name)
     return _answer(command, results, freshness)
 

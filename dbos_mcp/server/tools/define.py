@@ -77,6 +77,10 @@ def command_tool(function: Handler, *, destructive: bool, idempotent: bool) -> T
     )
 
 
+class LoginTool(Tool):
+    """A tool for the user of this process: over HTTP, nobody whom a token names may call it."""
+
+
 def login_tool(function: Handler) -> Tool:
     """A tool that changes nothing but who we are to Conductor."""
     return _tool(
@@ -86,6 +90,7 @@ def login_tool(function: Handler) -> Tool:
             destructive_hint=False,
             open_world_hint=True,
         ),
+        LoginTool,
         icon=LOG_IN,
     )
 

@@ -10,7 +10,7 @@ from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
 from dbos_mcp.server.apps import picture_of, pictured
 from dbos_mcp.server.budget import fitting, within
-from dbos_mcp.server.context import CurrentAsker, CurrentRuntime, ShowsApps, line_of
+from dbos_mcp.server.context import Asker, CurrentAsker, CurrentRuntime, ShowsApps, line_of
 from dbos_mcp.server.investigation import WHY_CHARACTERS, investigate
 from dbos_mcp.server.tools.arguments import ApplicationName, MaxAge, WorkflowId
 from dbos_mcp.server.workflow_rows import DATA_NOTE
@@ -36,10 +36,10 @@ async def diagnose_workflow(
         asker, runtime, application_name, workflow_id, max_age_seconds
     )
     case, freshness = investigation.case, line_of(runtime, investigation.freshness)
-    found = diagnose(case, _tools_there(runtime))
+    found = diagnose(case, _tools_there(asker, runtime))
     calls = [
         *(_call(asker.profile, application_name, call) for call in found.next),
-        *(_out_of_reach(runtime, call) for call in found.out_of_reach[:1]),
+        *(_out_of_reach(asker, runtime, call) for call in found.out_of_reach[:1]),
     ]
     workflow = case.workflow
     evidence = [*found.chain, *found.evidence]
@@ -75,12 +75,12 @@ async def diagnose_workflow(
     return pictured(answer, picture)
 
 
-def _tools_there(runtime: Runtime) -> frozenset[str]:
+def _tools_there(asker: Asker, runtime: Runtime) -> frozenset[str]:
     """Those that can be called, and do something."""
     from dbos_mcp.server.tools import tools_of  # which lists this one
 
     settings = runtime.settings
-    silent = settings.read_only or runtime.live is None
+    silent = settings.read_only or runtime.live is None or not asker.may_command
     return frozenset(tool.name for tool in tools_of(settings.toolsets, read_only=silent))
 
 
@@ -89,12 +89,14 @@ def _call(profile: str | None, application_name: str, call: Call) -> str:
     return f"- {call.written(application_name, profile)}: {why}"
 
 
-def _out_of_reach(runtime: Runtime, call: Call) -> str:
+def _out_of_reach(asker: Asker, runtime: Runtime, call: Call) -> str:
     """Nothing that could be taken for a call."""
     if runtime.settings.read_only:
         why = "this server is read-only"
     elif runtime.live is None:
         why = "this server is offline"
+    elif not asker.may_command:
+        why = "this token may only read"
     else:
         why = "DBOS_MCP_TOOLSETS=all adds that tool; or in Conductor's console"
     told = render.plain(call.why, limit=WHY_CHARACTERS)
