@@ -39,6 +39,10 @@ fuzz-login rounds="100":
 fuzz-sql examples="10000":
     FUZZ_EXAMPLES={{ examples }} uv run pytest -q tests/inspection/test_fuzzing.py
 
+# Eight processes open one cache at once, again and again, or are killed; the suite does it twice
+starts *arguments:
+    uv run python -m benchmarks.reliability.starts {{ arguments }}
+
 # The demo, as a new user would run it
 demo:
     uv run --extra local dbos-mcp demo
@@ -67,6 +71,10 @@ bench-sql *arguments:
 evals *arguments:
     uv run python -m evals.run {{ arguments }}
 
+# A thousand processes are killed at whatever they do; the suite does it twenty times
+kills *arguments:
+    uv run python -m benchmarks.reliability.kills {{ arguments }}
+
 # A live application, four servers and the command line under faults and kills; `--minutes 60`
 soak *arguments:
     uv run --extra local python -m benchmarks.reliability.soak {{ arguments }}
@@ -74,6 +82,14 @@ soak *arguments:
 # SQLite's WAL-reset bug, provoked by our rule and without our lock; `--seconds 3600`
 wal-reset *arguments:
     uv run python -m benchmarks.reliability.wal_reset {{ arguments }}
+
+# Two hundred kills of the process that syncs: who takes over, and when; `--kills 200`
+leaders *arguments:
+    uv run python -m benchmarks.reliability.leaders {{ arguments }}
+
+# Eight sessions that ask while one process syncs: nobody hears that the cache is busy; `--seconds`
+contention *arguments:
+    uv run python -m benchmarks.reliability.contention {{ arguments }}
 
 # The power goes at any moment; the suite does it 100 times
 power-cuts *arguments:
@@ -86,3 +102,7 @@ file-faults *arguments:
 # A thousand cache files damaged at random, looked through and restored; the suite does twelve
 rot *arguments:
     uv run python -m benchmarks.reliability.rot {{ arguments }}
+
+# Two hundred clients of one server over HTTP, for a minute: errors, times, memory
+http-load *arguments:
+    uv run python -m benchmarks.reliability.http_load {{ arguments }}

@@ -114,29 +114,27 @@ def repeated(log: Sequence[Recorded], may_go_back: Collection[str] = ()) -> list
     listed: dict[tuple[str, str], tuple[StepState, ...]] = {}
     for position, _, event in log:
         key = event.application_name, event.workflow_id or ""
-        before = held.get(key)
-        right = True
+        before, wrong = held.get(key), False
         match event:
             case WorkflowObserved():
-                right = before is None
+                wrong = before is not None
                 held[key] = event
             case WorkflowChanged():
-                right = before is not None and (
-                    _content(before) != _content(event)
-                    and (before.updated_at <= event.updated_at or key[1] in may_go_back)
-                )
+                wrong = before is None or _content(before) == _content(event)
+                if before is not None and key[1] not in may_go_back:
+                    wrong |= before.updated_at > event.updated_at
                 held[key] = event
             case WorkflowDeleted():
-                right = before is not None
+                wrong = before is None
                 held[key] = None
             case StepsDiscarded():
                 known = {step.step_id for step in listed.get(key, ())}
-                right = bool(event.step_ids) and known >= set(event.step_ids)
+                wrong = not event.step_ids or not known.issuperset(event.step_ids)
             case StepsObserved():
-                right = key in held and listed.get(key, ()) != event.steps
+                wrong = key not in held or listed.get(key, ()) == event.steps
                 listed[key] = event.steps
-        if not right:
-            found.append(f"{event.kind} of {key[1]} at {position} cannot follow on what it follows")
+        if wrong:
+            found.append(f"at {position}, after {before!r}: {event!r}")
     return found
 
 

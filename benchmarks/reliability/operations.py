@@ -125,7 +125,7 @@ async def _sync(place: Place, chance: random.Random, seed: int) -> None:
 
 def _change(upstream: Upstream, chance: random.Random) -> None:
     for _ in range(chance.randint(1, 4)):
-        upstream.now = max(now_ms(), upstream.now + 1)
+        upstream.now = now_ms() - 1  # what happens takes one; nobody is ahead of the others
         if chance.random() < 0.5:
             status = chance.choice(("PENDING", "PENDING", "ENQUEUED", "SUCCESS", "ERROR"))
             Insert(status, count=chance.randint(1, 3)).apply(upstream)

@@ -1,12 +1,17 @@
 """What Linux tells of processes: who holds a lock, how much memory one has, who was left behind."""
 
 import ctypes
+import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PROC = Path("/proc")
+
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Where new ones come from: one that has the program imported, and has opened nothing."""
+PROCESSES.set_forkserver_preload(["alembic.command", "dbos_mcp.runtime", "dbos_mcp.sync.scheduler"])
 
 
 def adopt_orphans() -> None:

@@ -2,8 +2,8 @@
 
 Each file is a copy of one small cache that is damaged once, at random: a bit, a page, its end or
 beginning, its WAL. `cache check --deep` says whether it notices, `cache restore` makes of it what
-it can. A crash is whatever is not an error of ours; the damaged file must be there afterwards, as it
-was. The control is the file itself, in which nothing may be found.
+it can. A crash is whatever is not an error of ours; the damaged file must stay as it
+is. The control is the file itself, in which nothing may be found.
 """
 
 import argparse

@@ -310,10 +310,10 @@ async def run_faults(place: Place, proxy: FaultyProxy) -> None:
     """Well for a while, and bad for a while."""
     while True:
         await anyio.sleep(random.uniform(5, 25))
-        proxy.fault = random.choice([fault for fault in Fault if fault is not Fault.NONE])
+        await proxy.set(random.choice([fault for fault in Fault if fault is not Fault.NONE]))
         place.seen.faults[proxy.fault] += 1
         await anyio.sleep(random.uniform(3, 12))
-        proxy.fault = Fault.NONE
+        await proxy.set(Fault.NONE)
 
 
 async def run_kills(place: Place, sessions: Sequence[Session], application: Application) -> None:
@@ -432,7 +432,7 @@ async def soak(place: Place) -> Report:
         place.began_at = monotonic()
         with anyio.move_on_after(place.minutes * 60):
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(proxy.serve)
+                await tasks.start(proxy.serve)
                 for session in sessions:
                     tasks.start_soon(session.run)
                 tasks.start_soon(run_faults, place, proxy)

@@ -104,7 +104,7 @@ for command in (
     sql.schema,
 ):
     app.command()(command)
-app.add_typer(cache.app, name="cache")
 app.add_typer(token.app, name="token")
+app.add_typer(cache.app, name="cache")
 app.command("local-conductor")(local.local_conductor)
 app.command()(local.demo)

@@ -29,6 +29,7 @@ from dbos_mcp.settings import MANAGED_ISSUER, MANAGED_URL
 RENEW_BEFORE_SECONDS = 30
 """Some issuers' tokens live for a minute."""
 TRY_AGAIN_SECONDS = 30
+LONGEST_RETRY_AFTER_SECONDS = 300
 
 Clock = Callable[[], float]
 """Unix seconds."""
@@ -249,7 +250,9 @@ class LoginIdentity:
             return login
 
     def _failed(self, login: Login, error: ConductorError) -> _Failure:
-        self._failure = _Failure(login, error, self._clock() + TRY_AGAIN_SECONDS)
+        wanted = error.retry_after_seconds if isinstance(error, UnavailableError) else None
+        pause = min(max(wanted or 0, TRY_AGAIN_SECONDS), LONGEST_RETRY_AFTER_SECONDS)
+        self._failure = _Failure(login, error, self._clock() + pause)
         return self._failure
 
     async def _renew(self, login: Login) -> Login:

@@ -138,7 +138,7 @@ class Names:
         self._assigned = re.compile(self._name + _ASSIGNED, flags)
         self._told = re.compile(self._name + _TOLD, flags)
         self._option = re.compile(
-            rf"(?<![\w-])--?(?:[a-z]{{1,20}}-){{0,4}}+(?:{strong}|token)[ \t]++"
+            rf"(?<![\w-])--?(?:[a-z]{{1,20}}-){{0,4}}?(?:{strong}|token)[ \t]++"
             r"(?P<bare>[^\s\"'-][^\s\"']*+)",
             flags,
         )

@@ -39,8 +39,6 @@ AS_IT_IS: Mapping[str, str] = {
     "new_workflow_ids": "they are other workflows' ids",
     "command_id": "we made it",
     "requested_by": "the name of one of our tokens, or whoever an issuer says it is",
-    "command": "it is one of ours",
-    "outcome": "it is one of ours",
     "executor_id": "it joins workflows and executors",
     "deduplication_id": "two that differ must stay two: it says which workflows exclude each other",
     "queue_partition_key": "two that differ must stay two: each has limits of its own",

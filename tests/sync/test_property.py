@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from sqlalchemy import Connection
 from starlette.applications import Starlette
 
+from benchmarks.reliability.checks import repeated
 from dbos_mcp.conductor.client import ConductorClient
 from dbos_mcp.conductor.credentials import Credentials
 from dbos_mcp.conductor.identity import FixedIdentity
@@ -33,15 +34,7 @@ from dbos_mcp.local_conductor.app import create_app
 from dbos_mcp.local_conductor.system_database import SystemDatabase
 from dbos_mcp.store import projector
 from dbos_mcp.store.engine import Cache
-from dbos_mcp.store.events import (
-    StepsDiscarded,
-    StepsObserved,
-    StepState,
-    WorkflowChanged,
-    WorkflowDeleted,
-    WorkflowObserved,
-    WorkflowState,
-)
+from dbos_mcp.store.events import WorkflowDeleted
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.sync_state import StepReadingRow
@@ -324,35 +317,7 @@ def check_log(site: Site, upstream: Upstream) -> None:
     site.last_position = 0
     recorded = site.new_events()
     assert [entry.position for entry in recorded] == list(range(1, len(recorded) + 1))
-    held: dict[str, WorkflowState | None] = {}
-    steps: dict[str, tuple[StepState, ...]] = {}
-    for _, _, event in recorded:
-        match event:
-            case WorkflowObserved():
-                assert held.get(event.workflow_id) is None
-                held[event.workflow_id] = event
-            case WorkflowChanged():
-                before = held[event.workflow_id]
-                assert before is not None
-                assert content(before) != content(event)
-                if event.workflow_id not in upstream.deletions.keys() | upstream.of_the_future:
-                    assert before.updated_at <= event.updated_at
-                held[event.workflow_id] = event
-            case WorkflowDeleted():
-                assert held[event.workflow_id] is not None
-                held[event.workflow_id] = None
-            case StepsDiscarded():
-                known = {step.step_id for step in steps[event.workflow_id]}
-                assert event.step_ids
-                assert known >= set(event.step_ids)
-            case StepsObserved():
-                assert event.workflow_id in held
-                assert steps.get(event.workflow_id, ()) != event.steps
-                steps[event.workflow_id] = event.steps
-
-
-def content(event: WorkflowState) -> tuple[object, ...]:
-    return (event.content_hash(), event.payloads_loaded, event.error)
+    assert repeated(recorded, upstream.deletions.keys() | upstream.of_the_future) == []
 
 
 def deletions_recorded(site: Site) -> Counter[str]:
