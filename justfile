@@ -99,7 +99,7 @@ power-cuts *arguments:
 file-faults *arguments:
     uv run python -m benchmarks.reliability.file_faults {{ arguments }}
 
-# A thousand cache files damaged at random, looked through and restored; the suite does twelve
+# A thousand cache files damaged at random, looked through and restored; the suite does a few
 rot *arguments:
     uv run python -m benchmarks.reliability.rot {{ arguments }}
 
