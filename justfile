@@ -105,6 +105,10 @@ power-cuts *arguments:
 file-faults *arguments:
     uv run python -m benchmarks.reliability.file_faults {{ arguments }}
 
+# A thousand cache files damaged at random, looked through and restored; the suite does a few
+rot *arguments:
+    uv run python -m benchmarks.reliability.rot {{ arguments }}
+
 # Two hundred clients of one server over HTTP, for a minute: errors, times, memory
 http-load *arguments:
     uv run python -m benchmarks.reliability.http_load {{ arguments }}
