@@ -10,6 +10,12 @@ lint:
     uv run mypy
     uv run lint-imports
 
+# Known holes in what a user installs, by the Python packaging advisories; asks pypi.org
+audit:
+    uv export --quiet --no-dev --no-emit-project --extra local --format requirements-txt --output-file .audit.txt
+    uv tool run pip-audit --strict --disable-pip --require-hashes --requirement .audit.txt
+    rm .audit.txt
+
 # All tests
 test *arguments:
     uv run pytest -n auto {{ arguments }}
@@ -98,6 +104,10 @@ power-cuts *arguments:
 # Each write and sync of the cache fails, and a whole disk is full; `--every 5` is quicker
 file-faults *arguments:
     uv run python -m benchmarks.reliability.file_faults {{ arguments }}
+
+# A thousand cache files damaged at random, looked through and restored; the suite does a few
+rot *arguments:
+    uv run python -m benchmarks.reliability.rot {{ arguments }}
 
 # Two hundred clients of one server over HTTP, for a minute: errors, times, memory
 http-load *arguments:

@@ -229,7 +229,7 @@ class _Worker:
     """One process, which answers one statement after the other."""
 
     def __init__(self, uri: str) -> None:
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 # Python, and a file of our own
             [sys.executable, "-I", "-S", "-B", str(Path(worker.__file__))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
