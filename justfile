@@ -12,9 +12,8 @@ lint:
 
 # Known holes in what a user installs, by the Python packaging advisories; asks pypi.org
 audit:
-    uv export --quiet --no-dev --no-emit-project --extra local --format requirements-txt --output-file .audit.txt
-    uv tool run pip-audit --strict --disable-pip --require-hashes --requirement .audit.txt
-    rm .audit.txt
+    uv export --quiet --no-dev --no-emit-project --extra local --format requirements-txt \
+        | uv tool run pip-audit --strict --disable-pip --require-hashes --requirement /dev/stdin
 
 # All tests
 test *arguments:
