@@ -36,9 +36,10 @@ migration name:
 fuzz-sync examples="1000":
     FUZZ_EXAMPLES={{ examples }} uv run pytest -q tests/sync/test_property.py
 
-# Ten processes renew one login at the same moment, again and again; the suite does it three times
+# Ten processes renew one login at once, again and again; 100,000 reads of it beside a writer
 fuzz-login rounds="100":
     FUZZ_EXAMPLES={{ rounds }} uv run pytest -q tests/conductor/test_shared_login.py
+    FUZZ_EXAMPLES={{ rounds }} uv run pytest -q tests/conductor/test_credentials.py -k half_a_file
 
 # SQL of a grammar that knows what hurts, against the sandbox; the suite does a hundred statements
 fuzz-sql examples="10000":

@@ -16,6 +16,7 @@ from dbos_mcp.conductor import credentials
 from dbos_mcp.conductor.credentials import CredentialStore, Login
 from dbos_mcp.errors import AuthenticationError, LoginError
 
+READS = 1_000 * int(os.environ.get("FUZZ_EXAMPLES", "1"))
 ALICE = Login("token-1", "alice", "acme", "refresh-1", 1_790_000_000)
 
 
@@ -97,18 +98,24 @@ def test_a_reader_never_sees_half_a_file(path: Path) -> None:
     done = threading.Event()
 
     def keep_writing() -> None:
-        for _ in range(100):
+        while not done.is_set():
             save(store, short)
             save(store, long)
-        done.set()
 
     writer = threading.Thread(target=keep_writing)
     writer.start()
+    seen = set()
     try:
-        while not done.is_set():
-            assert store.load() in (long, short)
+        reads = 0
+        while reads < READS or len(seen) < 2:
+            login = store.load()
+            assert login in (long, short)
+            seen.add(login)
+            reads += 1
     finally:
+        done.set()
         writer.join()
+    assert seen == {long, short}
     assert set(path.parent.iterdir()) == {path, path.with_name("credentials.lock")}
 
 

@@ -256,6 +256,14 @@ async def refuse_to_renew(site: Site, say: Say) -> None:
     await site.store.save(replace(site.login(), user_name="alice"))
 
 
+async def write_files(site: Site) -> None:
+    """Below the home, where each file is looked into."""
+    report, export = str(site.home / "report.md"), str(site.home / "incident.sqlite")
+    assert "report.md" in await site.run("report", "order-1005", "-o", report)
+    assert "workflows" in await site.run("export", export, "--since", "-30d", "--with-payloads")
+    assert "shop" in await site.run("sql", "SELECT * FROM events", "--format", "json")
+
+
 async def test_no_secret_of_a_login_leaves_its_file(site: Site) -> None:
     issuer, conductor = site.issuer, site.conductor
     async with site.server() as say:
@@ -287,6 +295,7 @@ async def test_no_secret_of_a_login_leaves_its_file(site: Site) -> None:
 
         assert "alice" in await site.run("whoami")
         await site.run("sync")
+        await write_files(site)
         assert site.secrets_in(site.file.read_bytes())  # so it would be found
         site.look()
         assert "Logged out alice" in await site.run("logout")
