@@ -21,6 +21,7 @@ from dbos_mcp.errors import DbosMcpError, UsageError
 from dbos_mcp.store import event_log, projector
 from dbos_mcp.store.events import (
     ApplicationObserved,
+    Event,
     StepsObserved,
     StepState,
     WorkflowChanged,
@@ -121,9 +122,10 @@ def make(folder: Path, workflows: int = WORKFLOWS) -> tuple[Path, int]:
         listed = ApplicationObserved(application_name=shop, application_id="a", status="AVAILABLE")
         projector.record(connection, [listed], recorded_at=NOW)
     for n in range(workflows):
+        workflow_id = f"order-{n:05}-{n * 7919:08x}"
         state = {
             "application_name": shop,
-            "workflow_id": f"order-{n:05}-{n * 7919:08x}",
+            "workflow_id": workflow_id,
             "workflow_name": "checkout" if n % 3 else "restock",
             "created_at": NOW + n,
             "executor_id": f"executor-{n % 4}",
@@ -132,29 +134,25 @@ def make(folder: Path, workflows: int = WORKFLOWS) -> tuple[Path, int]:
         names = ("reserve", "charge", "ship")
         steps = [StepState(step_id=k, step_name=name) for k, name in enumerate(names)]
         ended = {"status": "SUCCESS" if n % 5 else "ERROR", "completed_at": NOW + 2 * n}
-        with cache.write() as connection:
-            projector.record(
-                connection,
-                [
-                    WorkflowObserved.model_validate(
-                        {**state, "status": "PENDING", "updated_at": NOW + n}
-                    ),
-                    WorkflowChanged.model_validate({**state, **ended, "updated_at": NOW + 2 * n}),
-                    StepsObserved(
-                        application_name=shop, workflow_id=state["workflow_id"], steps=tuple(steps)
-                    ),
-                ],
-                recorded_at=NOW + 2 * n,
+        events: list[Event] = [
+            WorkflowObserved.model_validate({**state, "status": "PENDING", "updated_at": NOW + n}),
+            WorkflowChanged.model_validate({**state, **ended, "updated_at": NOW + 2 * n}),
+        ]
+        if n % 4 == 0:
+            events.append(
+                StepsObserved(application_name=shop, workflow_id=workflow_id, steps=tuple(steps))
             )
+        with cache.write() as connection:
+            projector.record(connection, events, recorded_at=NOW + 2 * n)
         if n == workflows - workflows // 10:
             cache.checkpoint(wal_limit_bytes=0)
     for suffix in ("", "-wal"):  # as a process leaves it that was killed
         shutil.copy(f"{path}{suffix}", folder / f"killed.sqlite{suffix}")
     with cache.read() as connection:
-        events = event_log.count(connection)
+        count = event_log.count(connection)
     cache.close()
     give_back(path, at_least=0)
-    return path, events
+    return path, count
 
 
 def damage_one(
