@@ -10,6 +10,11 @@ lint:
     uv run mypy
     uv run lint-imports
 
+# Known holes in what a user installs, by the Python packaging advisories; asks pypi.org
+audit:
+    uv export --quiet --no-dev --no-emit-project --extra local --format requirements-txt \
+        | uv tool run pip-audit --strict --disable-pip --require-hashes --requirement /dev/stdin
+
 # All tests
 test *arguments:
     uv run pytest -n auto {{ arguments }}
@@ -106,3 +111,15 @@ rot *arguments:
 # Two hundred clients of one server over HTTP, for a minute: errors, times, memory
 http-load *arguments:
     uv run python -m benchmarks.reliability.http_load {{ arguments }}
+
+# A thousand commands through a way that fails: what is done twice, and what is told; `--rounds`
+commands-once *arguments:
+    uv run python -m benchmarks.reliability.commands_once {{ arguments }}
+
+# Ids that no path should hold, against the client's paths; the suite tries a few hundred
+fuzz-ids examples="10000":
+    FUZZ_EXAMPLES={{ examples }} uv run pytest -q tests/conductor/test_paths.py
+
+# Whatever JSON a Conductor might say, against sync; the suite tries a few
+fuzz-answers examples="1000":
+    FUZZ_EXAMPLES={{ examples }} uv run pytest -q tests/sync/test_any_answer.py

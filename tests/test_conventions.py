@@ -12,6 +12,7 @@ from dbos_mcp.cli import app
 from dbos_mcp.inspection.views import VIEWS
 from dbos_mcp.server.tools import TOOLS
 from dbos_mcp.settings import ENVIRONMENT, SEVERAL, Settings
+from tests.exits.documented import proofs_in
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -108,6 +109,12 @@ def test_the_readmes_commands_are_those_of_the_checks_and_the_recipes() -> None:
 def test_each_folder_that_the_readme_names_exists() -> None:
     for folder in re.findall(r"`(tests/\w+/)`", README):
         assert any((ROOT / folder).glob("test_*.py")), folder
+
+
+def test_each_test_that_the_page_on_security_names_exists() -> None:
+    named = proofs_in((ROOT / "docs" / "security.md").read_text())
+    assert len(named) > 10
+    assert [path for path in named if not (ROOT / path).exists()] == []
 
 
 def test_no_module_prints_but_the_command_line() -> None:

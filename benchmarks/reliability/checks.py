@@ -106,36 +106,45 @@ def mended(path: Path) -> list[str]:
     return [f"{table.table} is not what a rebuild gives" for table in rebuilt if not table.equal]
 
 
-def repeated(log: Sequence[Recorded], may_go_back: Collection[str] = ()) -> list[str]:
-    """Events that say nothing new, or that cannot follow on those before; `may_go_back` are the
-    workflows whose `updated_at` may."""
-    found = []
-    held: dict[tuple[str, str], WorkflowState | None] = {}
-    listed: dict[tuple[str, str], tuple[StepState, ...]] = {}
-    for position, _, event in log:
+class History:
+    """What a log has told so far, so that each event can be held against those before."""
+
+    def __init__(self, may_go_back: Collection[str] = ()) -> None:
+        """`may_go_back`: the workflows whose `updated_at` may."""
+        self._may_go_back = may_go_back
+        self._held: dict[tuple[str, str], WorkflowState | None] = {}
+        self._steps: dict[tuple[str, str], tuple[StepState, ...]] = {}
+
+    def add(self, recorded: Recorded) -> str | None:
+        """What is wrong with it: it says nothing new, or cannot follow on those before."""
+        event = recorded.event
         key = event.application_name, event.workflow_id or ""
-        before, wrong = held.get(key), False
+        before, wrong = self._held.get(key), False
         match event:
             case WorkflowObserved():
                 wrong = before is not None
-                held[key] = event
+                self._held[key] = event
             case WorkflowChanged():
                 wrong = before is None or _content(before) == _content(event)
-                if before is not None and key[1] not in may_go_back:
+                if before is not None and event.workflow_id not in self._may_go_back:
                     wrong |= before.updated_at > event.updated_at
-                held[key] = event
+                self._held[key] = event
             case WorkflowDeleted():
                 wrong = before is None
-                held[key] = None
+                self._held[key] = None
             case StepsDiscarded():
-                known = {step.step_id for step in listed.get(key, ())}
+                known = {step.step_id for step in self._steps.get(key, ())}
                 wrong = not event.step_ids or not known.issuperset(event.step_ids)
             case StepsObserved():
-                wrong = key not in held or listed.get(key, ()) == event.steps
-                listed[key] = event.steps
-        if wrong:
-            found.append(f"at {position}, after {before!r}: {event!r}")
-    return found
+                wrong = key not in self._held or self._steps.get(key, ()) == event.steps
+                self._steps[key] = event.steps
+        return f"at {recorded.position}, after {before!r}: {event!r}" if wrong else None
+
+
+def repeated(log: Sequence[Recorded], may_go_back: Collection[str] = ()) -> list[str]:
+    """The events of a log that repeat or contradict those before."""
+    history = History(may_go_back)
+    return [wrong for recorded in log if (wrong := history.add(recorded)) is not None]
 
 
 def _content(event: WorkflowState) -> tuple[object, ...]:

@@ -12,7 +12,6 @@ Every answer is checked. The run misses its goal at the first one that is none.
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ import httpx
 
 from benchmarks.generate import Population
 from benchmarks.mirror import FEWEST_ROWS, mirror_of
-from benchmarks.reliability.processes import resident_bytes
+from benchmarks.reliability.processes import processor_seconds, resident_bytes
 from benchmarks.report import Report, machine, milliseconds, out, percentile
 from dbos_mcp.demo.tour import APPLICATION_NAME
 from dbos_mcp.domain import Rights
@@ -174,14 +173,13 @@ class Served:
 
 @contextmanager
 def serving(mirror: Path, clients: int) -> Iterator[Served]:
-    """A server over a copy of the mirror, with a token for some clients each."""
+    """A server over the mirror, which it only reads, with a token for some clients each."""
     with tempfile.TemporaryDirectory(prefix="http-load-") as name:
         home = Path(name)
-        cache = Path(shutil.copy(mirror, home / "cache.sqlite"))
         file = TokenFile(home / ".dbos-mcp" / "tokens.json")
         names = [f"team-{number}" for number in range(-(-clients // CLIENTS_OF_A_TOKEN))]
         tokens = [file.create(each, Rights.READ)[0] for each in names]
-        command = [sys.executable, "-m", "dbos_mcp", "--offline", "--cache", str(cache)]
+        command = [sys.executable, "-m", "dbos_mcp", "--offline", "--cache", str(mirror)]
         environ = {**os.environ, "HOME": name}
         with (home / "log").open("w+") as log:
             process = subprocess.Popen(
@@ -209,6 +207,8 @@ def _url(log: Path, process: "subprocess.Popen[bytes]") -> str:
 class Run:
     seen: Seen
     seconds: float
+    processor_seconds: float
+    """The server's, without that of its worker for SQL."""
     begin_bytes: int
     warm_bytes: int
     end_bytes: int
@@ -228,6 +228,7 @@ async def _load(served: Served, clients: int, seconds: float) -> Run:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(timeout=ANSWER_SECONDS, limits=limits, trust_env=False) as http:
         begin, begun = served.resident, monotonic()
+        used = processor_seconds(served.process_id)
         async with anyio.create_task_group() as tasks:
             for number in range(clients):
                 token = served.tokens[number // CLIENTS_OF_A_TOKEN]
@@ -236,7 +237,8 @@ async def _load(served: Served, clients: int, seconds: float) -> Run:
                 tasks.start_soon(_work, client, number, begun + seconds)
             await anyio.sleep(min(WARM_SECONDS, seconds / 2))
             warm = served.resident
-        return Run(seen, monotonic() - begun, begin, warm, served.resident)
+        used = processor_seconds(served.process_id) - used
+        return Run(seen, monotonic() - begun, used, begin, warm, served.resident)
 
 
 def _print(run: Run, clients: int) -> None:
@@ -245,6 +247,8 @@ def _print(run: Run, clients: int) -> None:
     faults = sum(run.seen.faults.values())
     report.add("answers", f"{len(every):,}", f"{len(every) / run.seconds:,.0f} a second")
     report.add("faults", str(faults), "0", not faults)
+    of_one = run.processor_seconds / len(every)
+    report.add("the server's processor, ms an answer", milliseconds(of_one))
     report.add("p50, ms", milliseconds(percentile(every, 50)))
     report.add("p99, ms", milliseconds(percentile(every, 99)))
     report.add("longest, ms", milliseconds(max(every)))

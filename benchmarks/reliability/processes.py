@@ -56,3 +56,9 @@ def holder_of(lock: Path) -> int | None:
         if (kind, access) == ("FLOCK", "WRITE") and int(place.rpartition(":")[2]) == inode:
             return int(process_id)
     return None
+
+
+def processor_seconds(process_id: int) -> float:
+    """What it has used so far, in all its threads; however busy the machine is with others."""
+    fields = (_PROC / str(process_id) / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

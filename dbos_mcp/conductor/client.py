@@ -220,7 +220,7 @@ class ConductorClient:
         """`salvage`: what can be read will do, be there unreadable rows or too many."""
         _require_limit(search.limit)
         path = _WORKFLOWS + "/search"
-        answer = rows(Workflow) if salvage else _all(Workflow)
+        answer = rows(Workflow, in_part=True) if salvage else _all(Workflow)
         return await self._query(answer, path, search, application=application_name)
 
     async def get_workflow(self, application_name: str, workflow_id: str) -> Workflow:
@@ -243,7 +243,7 @@ class ConductorClient:
         if limit is not None:
             _require_limit(limit)
         return await self._get(
-            rows(Step) if salvage else _all(Step),
+            rows(Step, in_part=True) if salvage else _all(Step),
             _WORKFLOW + "/steps",
             params={"limit": limit, "offset": offset},
             application=application_name,
@@ -660,13 +660,19 @@ class _Asked:
                 retry_after_seconds=retry_after(response) if status == 503 else None,
             )
         if 400 <= status < 500:
-            return RejectedError(f"{answered}{because}.")
+            return RejectedError(
+                f"{answered}{because}.", hint="The same again would be refused again."
+            )
         if response.next_request is not None:
             return ResponseError(
                 f"{answered}, to {self._shown(response.next_request.url.host)}.",
                 hint="Redirects are not followed: set DBOS_URL to where Conductor is.",
             )
-        return ResponseError(f"{answered}{because}.", hint=hint, outcome_unknown=unknown)
+        return ResponseError(
+            f"{answered}{because}.",
+            hint=hint or "Try again later; Conductor's log tells more.",
+            outcome_unknown=unknown,
+        )
 
     def unreadable(self, response: httpx.Response, fault: str) -> ResponseError:
         """A success that is not one of API v2."""

@@ -262,7 +262,7 @@ class LoginIdentity:
             # What the issuer gives is not to be lost by somebody's impatience.
             with anyio.CancelScope(shield=True):
                 login = await self._ask(login, save)
-            return login
+            return login  # noqa: RET504 # mypy takes a shielded scope for one that swallows errors
 
     async def _ask(self, login: Login, save: Callable[[Login], None]) -> Login:
         assert self._issuer is not None and login.refresh_token is not None

@@ -110,8 +110,6 @@ class IssuerClient:
     async def post(self, url: str, form: Mapping[str, str]) -> httpx.Response:
         """Its answer to a form, if that is a success."""
         response = await self._send("POST", url, {"client_id": self.issuer.client_id, **form})
-        if response.status_code == 429:
-            raise self._unavailable("429 Too Many Requests", retry_after(response))
         if not response.is_success:
             raise _refusal(response, form)
         return response
@@ -133,10 +131,11 @@ class IssuerClient:
             raise self._unavailable(str(error) or type(error).__name__) from error
         if is_cut:
             raise self._unavailable("what it says is too large")
-        if response.status_code >= 500:
-            raise self._unavailable(f"{response.status_code}", retry_after(response))
-        headers = {"Retry-After": response.headers.get("Retry-After", "")}
-        return httpx.Response(response.status_code, headers=headers, content=content)
+        status = response.status_code
+        if status == 429 or status >= 500:
+            phrase = httpx.codes.get_reason_phrase(status)
+            raise self._unavailable(f"{status} {phrase}".rstrip(), retry_after(response))
+        return httpx.Response(status, content=content)
 
     def parse(self, answer: type[T], response: httpx.Response) -> T:
         try:

@@ -9,6 +9,7 @@ be read have no time to go on from, and an answer that was cut because it is too
 be cut again. What that lets slip by is found as what slips by here is, by the audits.
 """
 
+import operator
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Literal
@@ -42,6 +43,7 @@ async def each_page(
     """
     failures: list[Exception] = []
     is_all = False
+    is_beyond = operator.gt if order == "ascending" else operator.lt
     send, found = anyio.create_memory_object_stream[Look](0)
 
     async def pages() -> AsyncGenerator[Look]:
@@ -49,16 +51,17 @@ async def each_page(
         cursor_field = "start_time" if order == "ascending" else "end_time"
         rows, asked, cursor, turned = limit, limit, None, 0
         offset = 0
-        before: set[str] = set()
+        by_offset: set[frozenset[str]] = set()
         while True:
             update = {"limit": asked, "sort_desc": order == "descending", "offset": offset or None}
             if cursor is not None:
                 update[cursor_field] = cursor
             page = await mirror.search(application_name, search.model_copy(update=update))
-            shown = page.ids | {row.subject for row in page.unreadable}
-            if offset and shown == before:
-                raise shown_again(f"the workflows of {application_name}")
-            before = shown
+            if offset:
+                shown = frozenset(page.ids | {row.subject for row in page.unreadable})
+                if shown in by_offset:
+                    raise shown_again(f"the workflows of {application_name}")
+                by_offset.add(shown)
             if page.rows:
                 yield page
             elif page.unreadable:
@@ -66,12 +69,14 @@ async def each_page(
             if len(page) < asked and not page.is_cut:
                 is_all = True
                 return
-            if page.rows and page.rows[-1].created_at != cursor:
+            # Never back: an answer that is out of order would be asked for again for ever.
+            if page.rows and (cursor is None or is_beyond(page.rows[-1].created_at, cursor)):
                 turned += 1
                 if turned == most:
                     return
                 rows = asked = min(2 * rows, largest or limit)
                 cursor, offset = page.rows[-1].created_at, 0
+                by_offset.clear()
             elif offset or page.is_cut or not page.rows:
                 offset += len(page)
             else:
@@ -82,7 +87,7 @@ async def each_page(
             try:
                 async for page in fetched:
                     await send.send(page)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 # which the group would wrap
                 failures.append(error)
 
     async with anyio.create_task_group() as ahead, found:
@@ -90,7 +95,7 @@ async def each_page(
         try:
             async for page in found:
                 await handle(page)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 # which the group would wrap
             failures.insert(0, error)
             ahead.cancel_scope.cancel()
     if failures:

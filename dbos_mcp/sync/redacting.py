@@ -108,8 +108,7 @@ class Upstream:
         changes = {}
         for name in FREE_TEXT.get(type(said), ()):
             value = getattr(said, name)
-            redacted = self._redactor.value(value)
-            if redacted != value:
+            if value is not None and (redacted := self._redactor.value(value)) != value:
                 changes[name] = redacted
         return said.model_copy(update=changes) if changes else said
 

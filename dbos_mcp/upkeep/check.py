@@ -97,7 +97,7 @@ def check(path: Path, *, now: int, deep: bool = False, progress: Progress | None
 def _tried(checked: Checked, name: str, look: Callable[[], _Findings]) -> None:
     try:
         checked.findings += look()
-    except Exception as error:  # what damage makes of values, nobody can list
+    except Exception as error:  # noqa: BLE001 # what damage makes of values, nobody can list
         told = error.message if isinstance(error, DbosMcpError) else str(error)
         checked.findings.append(Finding(Level.FAIL, name, one_line(told, 300), RESTORE))
 

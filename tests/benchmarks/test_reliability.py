@@ -8,7 +8,7 @@ import anyio
 import httpx
 import pytest
 
-from benchmarks.reliability import contention, leaders, wal_reset
+from benchmarks.reliability import commands_once, contention, leaders, wal_reset
 from benchmarks.reliability.faulty_proxy import HOST, Fault, FaultyProxy
 from benchmarks.reliability.settled import come_to_rest, differences, faults_of
 from dbos_mcp.domain import now_ms
@@ -103,3 +103,13 @@ async def test_the_proxy_fails_as_it_is_told_and_recovers() -> None:
             assert (await client.post(proxy.url, content=b"order")).status_code == fault.status
         await proxy.set(Fault.NONE)
         assert (await client.get(proxy.url)).status_code == 200
+
+
+async def test_commands_through_a_way_that_fails_are_done_once_and_told_as_they_are() -> None:
+    seen = await commands_once.run(30)
+    assert seen.outcomes.keys() == {"unknown", "failed"}
+    assert (seen.more_than_once, seen.told_wrongly, seen.not_resolved) == (0, [], [])
+
+
+async def test_commands_that_are_done_more_than_once_are_noticed() -> None:
+    assert (await commands_once.run(10, tries=4)).more_than_once > 0

@@ -26,6 +26,6 @@ def test_alembic_as_it_comes_fails_at_that() -> None:
 
 @pytest.mark.e2e
 def test_a_start_that_is_killed_in_a_migration_is_made_good_by_the_next() -> None:
-    killed = kills(older_schemas()[0], step=25)
+    killed = kills(older_schemas()[0], step=40)
     assert killed.failures == []
     assert killed.rounds.total() > 2

@@ -153,6 +153,7 @@ async def test_who_waits_for_an_answer_gets_it_when_the_server_ends(
 
     async def command() -> None:
         async with team.client(token, era) as client:
+            await client.list_tools()  # else it does so behind the call
             answers.append(
                 await asking(client)("cancel_workflow", application_name=APP, workflow_id="job-000")
             )

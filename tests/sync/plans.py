@@ -16,6 +16,7 @@ import httpx
 from hypothesis import strategies as st
 
 from dbos_mcp.domain import IN_FLIGHT
+from tests.store.mortal import Moment
 from tests.upstream import APP, COMPARED, Tables, pickled, problem, workflow
 
 T = TypeVar("T")
@@ -320,9 +321,6 @@ class Wait:
 @dataclass(frozen=True)
 class OurClockJumps:
     ms: int
-
-
-Moment = Literal["before", "within", "after"]
 
 
 @dataclass(frozen=True)

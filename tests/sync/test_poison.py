@@ -4,8 +4,8 @@ Upstream is an ASGI application that answers with the bytes that a test gives it
 """
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+import random
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,38 +16,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dbos_mcp.conductor.client import ConductorClient
-from dbos_mcp.conductor.credentials import Credentials
-from dbos_mcp.conductor.identity import FixedIdentity
-from dbos_mcp.domain import format_time, now_ms, parse_time
+from dbos_mcp.conductor import client
+from dbos_mcp.conductor.traffic import Traffic
+from dbos_mcp.domain import now_ms, parse_time
+from dbos_mcp.errors import DbosMcpError
 from dbos_mcp.queries.sync_status import sync_status
 from dbos_mcp.server.sync_status import status_text
 from dbos_mcp.store import projector, unreadable
-from dbos_mcp.store.migrate import open_cache
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.sync.audit import AUDIT_EVERY_MS, UNREADABLE_AGAIN_MS
-from dbos_mcp.sync.mirror import Mirror
-from dbos_mcp.sync.worker import SyncWorker
-from tests.upstream import APP, Clock, Site, Tables, Wire
-
-HOUR = 3_600_000
-START = now_ms() // HOUR * HOUR - 5 * HOUR
-APPLICATION = {"id": "1", "name": APP, "status": "AVAILABLE"}
-
-
-def row(
-    workflow_id: str, minute: int, status: str = "SUCCESS", **members: object
-) -> dict[str, Any]:
-    at = format_time(START + minute * 60_000)
-    return {
-        "workflowId": workflow_id,
-        "status": status,
-        "workflowName": "restock",
-        "createdAt": at,
-        "updatedAt": at,
-        "completedAt": None if status in ("PENDING", "ENQUEUED") else at,
-        **members,
-    }
+from tests.sync.poison import APPLICATION, row, site_of
+from tests.upstream import APP, Site, problem
 
 
 def deep(levels: int) -> bytes:
@@ -119,6 +98,8 @@ class Conductor:
     executors: bytes = b"[]"
     applications: bytes = json.dumps([APPLICATION]).encode()
     asked: list[str] = field(default_factory=list)
+    texts_only_if_asked_for: bool = False
+    offset: int = 0
 
     def put(self, *rows: dict[str, Any], spoil: Spoil | None = None) -> None:
         for each in rows:
@@ -129,6 +110,7 @@ class Conductor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         body = await request.body()
+        self.offset = int(request.query_params.get("offset", "0"))
         path = request.url.path.removeprefix("/v2/orgs/local/apps").removeprefix(f"/{APP}")
         self.asked.append(path)
         await self._answer(path, json.loads(body or b"{}"))(scope, receive, send)
@@ -148,10 +130,13 @@ class Conductor:
                 )
                 start = query.get("offset", 0)
                 page = by_time[start : start + query["limit"]]
-                return _json(b"[" + b",".join(map(self._text, page)) + b"]")
+                bare = self.texts_only_if_asked_for and "loadOutput" not in query
+                texts = (self._text(key, bare=bare) for key in page)
+                return _json(b"[" + b",".join(texts) + b"]")
             case "/workflows/aggregates":
                 return _json(json.dumps(self._counts(query)).encode())
-        return _json(self.steps)
+        steps = json.loads(self.steps)[self.offset :] if self.offset else None
+        return _json(self.steps if steps is None else json.dumps(steps).encode())
 
     def _matches(self, key: str, query: dict[str, Any]) -> bool:
         row = self.rows[key]
@@ -163,8 +148,8 @@ class Conductor:
             and (row.get("dequeuedAt") or "") >= query.get("dequeuedAfter", "")
         )
 
-    def _text(self, key: str) -> bytes:
-        row = self.rows[key]
+    def _text(self, key: str, *, bare: bool) -> bytes:
+        row = {**self.rows[key], **({"error": None} if bare else {})}
         return self.spoilt[key](row) if key in self.spoilt else json.dumps(row).encode()
 
     def _counts(self, query: dict[str, Any]) -> list[dict[str, Any]]:
@@ -184,24 +169,6 @@ class Conductor:
 
 def _json(content: bytes) -> Response:
     return Response(content, media_type="application/json")
-
-
-@asynccontextmanager
-async def site_of(conductor: Conductor, path: Path, page_limit: int = 1000) -> AsyncIterator[Site]:
-    wire, cache, clock = Wire(httpx.ASGITransport(conductor)), open_cache(path), Clock()
-    try:
-        async with ConductorClient(
-            "http://local-conductor",
-            FixedIdentity(Credentials("local")),
-            transport=wire,
-            patience_seconds=0,
-            reads_per_second=10_000,
-        ) as client:
-            mirror = Mirror(cache, client, clock=clock)
-            worker = SyncWorker(mirror, history_ms=None, page_limit=page_limit)
-            yield Site(Tables(path), wire, client, cache, mirror, worker, clock)
-    finally:
-        cache.close()
 
 
 def told(site: Site) -> str:
@@ -370,3 +337,106 @@ async def test_applications_and_executors_that_cannot_be_read_are_not_taken_for_
         conductor.applications = json.dumps([APPLICATION]).encode()
         await site.sync()
         assert [kind for kind, _ in site.news()] == ["ApplicationObserved"]
+
+
+# Too much at once
+
+
+async def test_rows_with_huge_texts_come_through_however_many(
+    cache_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "MAX_ANSWER_BYTES", 300_000)
+    conductor = Conductor()
+    conductor.put(*(row(f"w-{n}", n, "ERROR", error="x" * 20_000) for n in range(60)))
+    conductor.put(*(row(f"tie-{n}", 61, "ERROR", error="y" * 90_000) for n in range(9)))
+    conductor.put(row("larger than all", 90, "ERROR", error="z" * 400_000), row("last", 91))
+    async with site_of(conductor, cache_path) as site:
+        assert (await site.sync()).error is None
+        mirrored = site.mirrored()
+        assert mirrored.keys() == conductor.rows.keys() - {"larger than all"}
+        assert mirrored["w-7"]["error"].startswith("x" * 1000)
+        assert "20000 characters in all" in mirrored["w-7"]["error"]
+        assert "workflow larger than all (it is too large)" in told(site)
+        assert site.state().history_complete
+        assert_rebuilds(site)
+
+
+async def test_a_text_that_is_too_large_is_left_out_and_its_workflow_is_not(
+    cache_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "MAX_ANSWER_BYTES", 300_000)
+    conductor = Conductor(texts_only_if_asked_for=True)
+    conductor.put(
+        row("small", 1, "ERROR", error="small"), row("big", 2, "ERROR", error="z" * 400_000)
+    )
+    async with site_of(conductor, cache_path) as site:
+        await site.sync()
+        errors = {key: each["error"] for key, each in site.mirrored().items()}
+        assert errors == {"small": "small", "big": "… [not read: it is too large]"}
+        conductor.asked.clear()
+        await site.sync()
+        assert conductor.asked.count("/workflows/search") <= 5  # and it is not asked for again
+
+
+async def test_many_large_steps_are_read_in_parts(
+    cache_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "MAX_ANSWER_BYTES", 300_000)
+    conductor = Conductor()
+    conductor.put(row("w-1", 1, "ERROR"))
+    steps = [{"stepId": n, "stepName": "s", "output": "x" * 50_000} for n in range(30)]
+    conductor.steps = json.dumps(steps).encode()
+    async with site_of(conductor, cache_path) as site:
+        await site.sync()
+        assert [step["step_id"] for step in site.table(StepRow)] == list(range(30))
+
+
+# Faults: what was learnt is kept, and nothing is taken for gone
+
+WHATEVER: list[httpx.Response | Exception] = [
+    httpx.ConnectError("refused"),
+    httpx.ReadTimeout(""),
+    httpx.ReadError("reset"),
+    httpx.RemoteProtocolError("half"),
+    *(problem(status) for status in (401, 403, 404, 422, 429, 500, 502, 503)),
+    httpx.Response(204),
+    httpx.Response(200, html="<html>"),
+    httpx.Response(200, text="[{"),
+    httpx.Response(200, json={}),
+    httpx.Response(302, headers={"location": "http://elsewhere.test/"}),
+]
+
+
+async def test_after_faults_in_any_order_the_mirror_is_what_it_was_and_goes_on(
+    cache_path: Path,
+) -> None:
+    chance = random.Random(3)
+    conductor = Conductor()
+    conductor.put(*(row(f"w-{n}", n) for n in range(30)), row("running", 31, "PENDING"))
+    async with site_of(conductor, cache_path, page_limit=10) as site:
+        await site.sync()
+        before, state = site.mirrored(), site.state()
+        site.new_events()
+        for _ in range(40):
+            first, fault = chance.randrange(8), chance.choice(WHATEVER)
+            site.wire.asked.clear()
+            site.wire.fault = lambda _: fault if len(site.wire.asked) > first else None  # noqa: B023
+            site.client.traffic = Traffic(patience_seconds=0, reads_per_second=10_000)
+            site.clock.ahead_ms += 61_000
+            try:
+                error = (await site.sync()).error
+            except DbosMcpError as raised:
+                error = raised
+            if error is not None:
+                assert site.state().last_error
+            assert not [kind for kind, _ in site.news() if kind == "WorkflowDeleted"]
+            assert site.mirrored() == before
+            now = site.state()
+            assert now.covered_since == state.covered_since
+            assert now.history_complete
+        site.wire.fault = lambda _: None
+        site.client.traffic = Traffic(patience_seconds=0, reads_per_second=10_000)
+        conductor.put(row("new", 200))
+        assert (await site.sync()).error is None
+        assert site.mirrored().keys() == {*before, "new"}
+        assert (site.state().last_error, site.state().offline_since) == (None, None)

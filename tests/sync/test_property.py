@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, closing, contextmanager
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import anyio.to_thread
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
-from sqlalchemy import Connection
 from starlette.applications import Starlette
 
 from benchmarks.reliability.checks import repeated
@@ -33,7 +32,6 @@ from dbos_mcp.errors import DbosMcpError
 from dbos_mcp.local_conductor.app import create_app
 from dbos_mcp.local_conductor.system_database import SystemDatabase
 from dbos_mcp.store import projector
-from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.events import WorkflowDeleted
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
@@ -44,6 +42,7 @@ from dbos_mcp.sync.due import LONGEST_PAUSE_MS
 from dbos_mcp.sync.mirror import Mirror
 from dbos_mcp.sync.visit import Visit
 from dbos_mcp.sync.worker import SyncWorker
+from tests.store.mortal import Death, Moment, MortalCache
 from tests.sync.plans import (
     FAULTS,
     HOUR,
@@ -54,7 +53,6 @@ from tests.sync.plans import (
     Killed,
     Meanwhile,
     Mishap,
-    Moment,
     OurClockJumps,
     Plan,
     Restart,
@@ -70,26 +68,6 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 CYCLES_UNTIL_PEACE = 20
 LOOK_MS = 61_000
 STEP = ("step_id", "step_name", "child_workflow_id", "started_at", "completed_at", "error")
-
-
-class Death(BaseException):
-    """What a process does not survive."""
-
-
-class MortalCache(Cache):
-    """Tells of its writes: before each, within its transaction when all is done, after it."""
-
-    def __init__(self, path: Path, told: Callable[[Moment], None]) -> None:
-        self._told = told
-        super().__init__(path)
-
-    @contextmanager
-    def write(self) -> Iterator[Connection]:
-        self._told("before")
-        with super().write() as connection:
-            yield connection
-            self._told("within")
-        self._told("after")
 
 
 class OurClock(Clock):

@@ -227,8 +227,12 @@ async def _fresh_steps(
         looked=looked,
     )
     steps, state = await find()
-    oldest = 0 if max_age_seconds is None else now_ms() - max_age_seconds * 1000
-    too_old = not steps.deleted and (steps.read_at or 0) < oldest
+    now = now_ms()
+    too_old = (
+        max_age_seconds is not None
+        and not steps.deleted
+        and not now - max_age_seconds * 1000 <= (steps.read_at or 0) <= now
+    )
     if not (steps.may_have_changed or too_old) or looked.why_not or runtime.live is None:
         return steps, None, state
     mirror = runtime.live.mirror
