@@ -86,3 +86,7 @@ power-cuts *arguments:
 # Each write and sync of the cache fails, and a whole disk is full; `--every 5` is quicker
 file-faults *arguments:
     uv run python -m benchmarks.reliability.file_faults {{ arguments }}
+
+# A state machine takes a hundred thousand steps, and finds planted bugs; the suite takes 400
+planted-bugs *arguments:
+    uv run python -m benchmarks.reliability.planted_bugs {{ arguments }}
