@@ -10,6 +10,12 @@ lint:
     uv run mypy
     uv run lint-imports
 
+# Known holes in what a user installs, by the Python packaging advisories; asks pypi.org
+audit:
+    uv export --quiet --no-dev --no-emit-project --extra local --format requirements-txt --output-file .audit.txt
+    uv tool run pip-audit --strict --disable-pip --require-hashes --requirement .audit.txt
+    rm .audit.txt
+
 # All tests
 test *arguments:
     uv run pytest -n auto {{ arguments }}
@@ -38,6 +44,10 @@ fuzz-login rounds="100":
 # SQL of a grammar that knows what hurts, against the sandbox; the suite does a hundred statements
 fuzz-sql examples="10000":
     FUZZ_EXAMPLES={{ examples }} uv run pytest -q tests/inspection/test_fuzzing.py
+
+# Eight processes open one cache at once, again and again, or are killed; the suite does it twice
+starts *arguments:
+    uv run python -m benchmarks.reliability.starts {{ arguments }}
 
 # The demo, as a new user would run it
 demo:
@@ -79,6 +89,14 @@ soak *arguments:
 wal-reset *arguments:
     uv run python -m benchmarks.reliability.wal_reset {{ arguments }}
 
+# Two hundred kills of the process that syncs: who takes over, and when; `--kills 200`
+leaders *arguments:
+    uv run python -m benchmarks.reliability.leaders {{ arguments }}
+
+# Eight sessions that ask while one process syncs: nobody hears that the cache is busy; `--seconds`
+contention *arguments:
+    uv run python -m benchmarks.reliability.contention {{ arguments }}
+
 # The power goes at any moment; the suite does it 100 times
 power-cuts *arguments:
     uv run python -m benchmarks.reliability.power_cuts {{ arguments }}
@@ -90,3 +108,11 @@ file-faults *arguments:
 # A state machine takes a hundred thousand steps, and finds planted bugs; the suite takes 400
 planted-bugs *arguments:
     uv run python -m benchmarks.reliability.planted_bugs {{ arguments }}
+
+# A thousand cache files damaged at random, looked through and restored; the suite does a few
+rot *arguments:
+    uv run python -m benchmarks.reliability.rot {{ arguments }}
+
+# Two hundred clients of one server over HTTP, for a minute: errors, times, memory
+http-load *arguments:
+    uv run python -m benchmarks.reliability.http_load {{ arguments }}

@@ -17,7 +17,7 @@ from dbos_mcp.conductor.dbosctl import load_dbosctl_login
 from dbos_mcp.conductor.identity import FixedIdentity, Identity, LoginIdentity
 from dbos_mcp.conductor.oauth import IssuerClient
 from dbos_mcp.conductor.traffic import READS_PER_SECOND
-from dbos_mcp.errors import AuthenticationError, UsageError
+from dbos_mcp.errors import AuthenticationError, StoreError, UsageError
 from dbos_mcp.inspection.sandbox import AT_ONCE, Found, Parameter, Sandbox, Stop
 from dbos_mcp.redaction.rules import NO_RULES, Rules, load_rules
 from dbos_mcp.settings import LOCAL_ORGANIZATION, Redact, Settings
@@ -54,11 +54,20 @@ class Runtime:
     cache: Cache
     sandbox: Sandbox
     """For statements that somebody wrote."""
-    live: Live | None
-    """None when everything is answered from the cache (`--offline`)."""
+    connected: Live | None
+    """None when everything is answered from the cache from the start."""
     _sql_limiter: anyio.CapacityLimiter = field(
         default_factory=lambda: anyio.CapacityLimiter(AT_ONCE)
     )
+
+    @property
+    def live(self) -> Live | None:
+        """None when everything is answered from the cache, perhaps from now on."""
+        return None if self.cache.notice is not None else self.connected
+
+    @property
+    def why_not_live(self) -> str:
+        return self.cache.notice or "This server answers from its cache only (--offline)."
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a snapshot of the cache, on a thread."""
@@ -104,10 +113,9 @@ class Runtime:
 
     def require_live(self) -> Live:
         if self.live is None:
-            raise UsageError(
-                "This server answers from its cache only (--offline).",
-                hint="Start it without --offline for that.",
-            )
+            if self.cache.notice is not None:
+                raise StoreError(self.cache.notice)
+            raise UsageError(self.why_not_live, hint="Start it without --offline for that.")
         return self.live
 
     def require_commands(self, requested_by: str | None) -> Commands:
@@ -145,7 +153,7 @@ async def open_runtime(
         sandbox = Sandbox(cache.read_uri)
         stack.callback(sandbox.close)
         live = None
-        if not settings.offline:
+        if cache.writable:
             identity = identity_of(settings, pinned=organization, transport=transport)
             client = await stack.enter_async_context(open_client(settings, identity, transport))
             mirror = Mirror(cache, client, payloads=settings.payloads, rules=rules)

@@ -5,11 +5,11 @@ from alembic import context
 from sqlalchemy import Connection, create_engine
 from sqlmodel import SQLModel
 
-from dbos_mcp.store import event_log, projections, sync_state
+from dbos_mcp.store import event_log, log_removals, projections, sync_state
 from dbos_mcp.store.projections import base
 
 # Importing a module registers its tables with SQLModel.
-TABLE_MODULES = (event_log, projections, base, sync_state)
+TABLE_MODULES = (event_log, log_removals, projections, base, sync_state)
 
 
 def run(connection: Connection) -> None:

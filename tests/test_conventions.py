@@ -60,7 +60,11 @@ def test_the_readme_has_a_row_for_each_resource_and_prompt() -> None:
 def test_the_readme_has_a_row_for_each_command() -> None:
     commands = typer.main.get_command(app)
     assert isinstance(commands, typer.core.TyperGroup)
-    named = [f"dbos-mcp {name}" for name in commands.commands]
+    named = [
+        f"dbos-mcp {name} {each}" if each else f"dbos-mcp {name}"
+        for name, command in commands.commands.items()
+        for each in (command.commands if isinstance(command, typer.core.TyperGroup) else [""])
+    ]
     assert first_cells("Commands") == ["dbos-mcp", *named]
 
 

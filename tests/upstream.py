@@ -22,6 +22,7 @@ from dbos_mcp.conductor.identity import FixedIdentity
 from dbos_mcp.domain import now_ms
 from dbos_mcp.local_conductor.app import create_app
 from dbos_mcp.local_conductor.system_database import SystemDatabase
+from dbos_mcp.redaction.rules import NO_RULES, Rules
 from dbos_mcp.settings import DAY_MS, Payloads
 from dbos_mcp.store import event_log, sync_state
 from dbos_mcp.store.engine import Cache
@@ -351,6 +352,7 @@ async def open_site(
     payloads: Payloads = Payloads.ERRORS,
     history_ms: int | None = 30 * DAY_MS,
     page_limit: int = 1000,
+    rules: Rules | None = NO_RULES,
 ) -> AsyncIterator[Site]:
     tables = Tables(database)
     system_database = SystemDatabase(tables.url, list(names))
@@ -364,7 +366,7 @@ async def open_site(
             patience_seconds=0,  # a fault is to be seen, not mended by another try
             reads_per_second=10_000,
         ) as client:
-            mirror = Mirror(opened, client, payloads=payloads, clock=clock)
+            mirror = Mirror(opened, client, payloads=payloads, rules=rules, clock=clock)
             worker = SyncWorker(mirror, history_ms=history_ms, page_limit=page_limit)
             yield Site(tables, wire, client, opened, mirror, worker, clock)
     finally:

@@ -7,7 +7,7 @@ import struct
 from enum import StrEnum
 
 import anyio
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 HOST = "127.0.0.1"
@@ -46,6 +46,7 @@ class FaultyProxy:
         self._upstream_port = upstream_port
         self._fault = Fault.NONE
         self._changed = anyio.Event()
+        self._in_effect = anyio.Event()
         self._connections: set[anyio.CancelScope] = set()
 
     @property
@@ -56,45 +57,53 @@ class FaultyProxy:
     def fault(self) -> Fault:
         return self._fault
 
-    @fault.setter
-    def fault(self, fault: Fault) -> None:
+    async def set(self, fault: Fault) -> None:
         """From now on; connections that are open are reset."""
         self._fault = fault
-        self._changed.set()
-        self._changed = anyio.Event()
+        self._in_effect = anyio.Event()
         for connection in self._connections:
             connection.cancel()
+        self._changed.set()
+        self._changed = anyio.Event()
+        await self._in_effect.wait()
 
     @property
     def _refuses(self) -> bool:
         return self._fault is Fault.REFUSED
 
-    async def serve(self) -> None:
+    async def serve(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         while True:
-            if self._refuses:
-                await self._changed.wait()
-                continue
             async with (
                 await anyio.create_tcp_listener(local_host=HOST, local_port=self.port) as listener,
                 anyio.create_task_group() as connections,
             ):
                 connections.start_soon(listener.serve, self._connected)
+                task_status.started()
+                task_status = anyio.TASK_STATUS_IGNORED
                 while not self._refuses:
+                    self._in_effect.set()
                     await self._changed.wait()
                 connections.cancel_scope.cancel()
+            self._in_effect.set()
+            while self._refuses:
+                await self._changed.wait()
 
     async def _connected(self, client: SocketStream) -> None:
+        reset = True
         scope = anyio.CancelScope()
         self._connections.add(scope)
         try:
             with scope:
                 await self._attend(client)
-                return
-            _reset(client)
-        except _GONE:
-            _reset(client)
+                reset = self._fault is Fault.RESET
+        except* _GONE:
+            pass
         finally:
             self._connections.discard(scope)
+            if reset:
+                client.extra(SocketAttribute.raw_socket).setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE
+                )
             with anyio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(client)
 
@@ -113,8 +122,6 @@ class FaultyProxy:
                     await anyio.sleep(SLOW_SECONDS)
                 elif fault in (Fault.HALF, Fault.RESET):
                     await client.send(chunk[: random.randint(0, len(chunk) - 1)])
-                    if fault is Fault.RESET:
-                        _reset(client)
                     break
                 await client.send(chunk)
             directions.cancel_scope.cancel()
@@ -145,12 +152,6 @@ async def _answer(client: SocketStream, status: int) -> None:
         "Connection: close",
     )
     await client.send(("\r\n".join(lines) + "\r\n\r\n" + body).encode())
-
-
-def _reset(client: SocketStream) -> None:
-    client.extra(SocketAttribute.raw_socket).setsockopt(
-        socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE
-    )
 
 
 def free_port() -> int:

@@ -1,12 +1,17 @@
 """What Linux tells of processes: who holds a lock, how much memory one has, who was left behind."""
 
 import ctypes
+import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PROC = Path("/proc")
+
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Where new ones come from: one that has the program imported, and has opened nothing."""
+PROCESSES.set_forkserver_preload(["alembic.command", "dbos_mcp.runtime", "dbos_mcp.sync.scheduler"])
 
 
 def adopt_orphans() -> None:
@@ -51,3 +56,9 @@ def holder_of(lock: Path) -> int | None:
         if (kind, access) == ("FLOCK", "WRITE") and int(place.rpartition(":")[2]) == inode:
             return int(process_id)
     return None
+
+
+def processor_seconds(process_id: int) -> float:
+    """What it has used so far, in all its threads; however busy the machine is with others."""
+    fields = (_PROC / str(process_id) / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

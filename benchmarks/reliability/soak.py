@@ -46,6 +46,8 @@ SERVERS = 4
 SPARED = 0
 """This server is not killed any more after a while: its memory is what is watched."""
 SPARED_AFTER = 0.2
+JUDGED_MINUTES = 5.0
+"""In less a process has hardly warmed up: its memory is shown, and not judged."""
 FROM, LATE = 0.25, 0.9
 """Of the time: memory then, and from then on to the end."""
 GROWTH, MORE_BYTES = 1.25, 16 * 1024 * 1024
@@ -55,7 +57,7 @@ ANSWER_SECONDS = 120.0
 START_SECONDS = 60.0
 SAMPLE_SECONDS = 1.0
 KEPT_IDS = 300
-EXPECTED_FILES = re.compile(r"cache\.sqlite(-wal|-shm|(\.\w+)?\.lock)?")
+EXPECTED_FILES = re.compile(r"cache\.sqlite(-wal|-shm|\.checked|(\.\w+)?\.lock)?")
 _IDS = re.compile(r"\b(?:order|wait|parcel)-[0-9a-f]{12}(?:-\d+)?\b")
 _NAMES_AND_NUMBERS = re.compile(r"'[^']*'|\S*\d\S*")
 _OF_THE_FILE = ("The cache ", "The read models", "A newer version")
@@ -310,10 +312,10 @@ async def run_faults(place: Place, proxy: FaultyProxy) -> None:
     """Well for a while, and bad for a while."""
     while True:
         await anyio.sleep(random.uniform(5, 25))
-        proxy.fault = random.choice([fault for fault in Fault if fault is not Fault.NONE])
+        await proxy.set(random.choice([fault for fault in Fault if fault is not Fault.NONE]))
         place.seen.faults[proxy.fault] += 1
         await anyio.sleep(random.uniform(3, 12))
-        proxy.fault = Fault.NONE
+        await proxy.set(Fault.NONE)
 
 
 async def run_kills(place: Place, sessions: Sequence[Session], application: Application) -> None:
@@ -432,7 +434,7 @@ async def soak(place: Place) -> Report:
         place.began_at = monotonic()
         with anyio.move_on_after(place.minutes * 60):
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(proxy.serve)
+                await tasks.start(proxy.serve)
                 for session in sessions:
                     tasks.start_soon(session.run)
                 tasks.start_soon(run_faults, place, proxy)
@@ -443,8 +445,8 @@ async def soak(place: Place) -> Report:
         application.kill()
         report = Report(f"{place.minutes:g} minutes")
         report_seen(report, seen)
-        report_memory(report, seen, f"server {SPARED}", sessions[SPARED].memory)
-        report_memory(report, seen, "local Conductor", conductor.samples)
+        report_memory(report, place, f"server {SPARED}", sessions[SPARED].memory)
+        report_memory(report, place, "local Conductor", conductor.samples)
         await report_mirror(report, place, f"http://{HOST}:{port}")
     return report
 
@@ -481,17 +483,18 @@ def report_seen(report: Report, seen: Seen) -> None:
 
 
 def report_memory(
-    report: Report, seen: Seen, name: str, samples: Sequence[tuple[float, int]]
+    report: Report, place: Place, name: str, samples: Sequence[tuple[float, int]]
 ) -> None:
     early = [used for passed, used in samples if FROM <= passed < FROM + 0.1]
     late = [used for passed, used in samples if passed >= LATE]
     if not early or not late:
-        seen.note(f"The memory of the {name} could not be watched")
+        place.seen.note(f"The memory of the {name} could not be watched")
         return
     before, after = median(early), median(late)
-    flat = after <= before * GROWTH + MORE_BYTES
-    if not flat:
-        seen.note(f"The memory of the {name} grew from {before:,.0f} to {after:,.0f} bytes")
+    judged = place.minutes >= JUDGED_MINUTES
+    flat = after <= before * GROWTH + MORE_BYTES if judged else None
+    if flat is False:
+        place.seen.note(f"The memory of the {name} grew from {before:,.0f} to {after:,.0f} bytes")
     report.add(
         f"memory of the {name}, after a quarter and at the end",
         f"{before / 1e6:.0f}, {after / 1e6:.0f} MB",
@@ -581,6 +584,7 @@ def main() -> None:
     options = parser.parse_args()
     random.seed(options.seed)
     adopt_orphans()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by way of all that is to be ended
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     out.print(f"{machine()}; seed {options.seed}; {folder}", soft_wrap=True)
     seen = Seen()

@@ -8,7 +8,6 @@ has the bug.
 """
 
 import argparse
-import multiprocessing
 import sqlite3
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 
+from benchmarks.reliability.processes import PROCESSES
 from benchmarks.report import machine, out
 from dbos_mcp.errors import StoreError
 from dbos_mcp.store import projector
@@ -148,7 +148,7 @@ def run_round(
             *[checkpoints] * CHECKPOINTERS,
             *[read] * READERS,
         ]
-        with multiprocessing.get_context("spawn").Pool(len(work)) as processes:
+        with PROCESSES.Pool(len(work)) as processes:
             started = [processes.apply_async(each, (task,)) for each in work]
             did = [each.get() for each in started]
         written = sum(each.times for each in did if each.role == "write")

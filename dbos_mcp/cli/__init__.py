@@ -105,5 +105,6 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(token.app, name="token")
+app.add_typer(cache.app, name="cache")
 app.command("local-conductor")(local.local_conductor)
 app.command()(local.demo)

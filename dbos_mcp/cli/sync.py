@@ -22,7 +22,7 @@ from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus, sync_statu
 from dbos_mcp.runtime import Runtime, open_runtime
 from dbos_mcp.server.render import Column, plain
 from dbos_mcp.server.sync_status import columns as status_columns
-from dbos_mcp.server.sync_status import status_text, who_syncs
+from dbos_mcp.server.sync_status import redacted_line, status_text, who_syncs
 from dbos_mcp.settings import Settings
 from dbos_mcp.store.migrate import open_cache
 from dbos_mcp.sync.leadership import Leadership
@@ -149,6 +149,8 @@ def status(
         typer.echo(json.dumps(content, indent=2))
     elif out.is_terminal:
         out.print(_status_table(found, syncing=syncing), soft_wrap=False)
+        for line in filter(None, map(redacted_line, found.applications)):
+            out.print(escape(line))
         out.print(f"Cache: {escape(str(path))}, {found.events} events")
     else:
         out.print(escape(status_text(found, cache=path, syncing=syncing)))

@@ -11,11 +11,8 @@ would go out as deleting its application.
 
 import re
 import unicodedata
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
 from itertools import islice
 from types import TracebackType
@@ -63,6 +60,7 @@ from dbos_mcp.conductor.models import (
     WorkflowSearch,
 )
 from dbos_mcp.conductor.traffic import PATIENCE_SECONDS, READS_PER_SECOND, Traffic
+from dbos_mcp.conductor.wire import body_of, deadline, http_client, proxy_of, retry_after
 from dbos_mcp.domain import one_line
 from dbos_mcp.errors import (
     AuthenticationError,
@@ -144,12 +142,12 @@ class ConductorClient:
         url = _parse_base_url(base_url)
         self.identity = identity
         self._request_seconds = request_seconds
-        self._http = httpx.AsyncClient(
+        self._proxy = proxy_of(url) if transport is None else None
+        self._http = http_client(
             # httpx logs URLs in full, so a password must not stay in one.
             base_url=url.copy_with(userinfo=b""),
             auth=httpx.BasicAuth(url.username, url.password) if url.userinfo else None,
             timeout=httpx.Timeout(30.0, connect=5.0),
-            follow_redirects=False,
             transport=transport,
         )
 
@@ -222,7 +220,7 @@ class ConductorClient:
         """`salvage`: what can be read will do, be there unreadable rows or too many."""
         _require_limit(search.limit)
         path = _WORKFLOWS + "/search"
-        answer = rows(Workflow) if salvage else _all(Workflow)
+        answer = rows(Workflow, in_part=True) if salvage else _all(Workflow)
         return await self._query(answer, path, search, application=application_name)
 
     async def get_workflow(self, application_name: str, workflow_id: str) -> Workflow:
@@ -245,7 +243,7 @@ class ConductorClient:
         if limit is not None:
             _require_limit(limit)
         return await self._get(
-            rows(Step) if salvage else _all(Step),
+            rows(Step, in_part=True) if salvage else _all(Step),
             _WORKFLOW + "/steps",
             params={"limit": limit, "offset": offset},
             application=application_name,
@@ -503,6 +501,7 @@ class ConductorClient:
             command,
             self.identity.how_to_log_in,
             credentials.token,
+            self._proxy,
         )
         request = self._build(method, asked, params, body)
         auth = _Bearer(credentials.token, asked.how_to_log_in) if credentials.token else None
@@ -532,27 +531,21 @@ class ConductorClient:
         Streamed, so that what came of an answer that broke off is counted too.
         """
         self.traffic.transferred(application_name, bytes_sent=len(request.content))
-        content = bytearray()
-        with _deadline(self._request_seconds):
+        received = 0
+        with deadline(self._request_seconds):
             response = await self._http.send(
                 request, auth=auth or httpx.USE_CLIENT_DEFAULT, stream=True
             )
             try:
-                if "," in response.headers.get("Content-Encoding", ""):
-                    raise httpx.DecodingError("packed twice")  # a small bomb would be a huge one
-                async for part in response.aiter_bytes():
-                    content += part
-                    if len(content) > MAX_ANSWER_BYTES:
-                        break
+                content, is_cut = await body_of(response, MAX_ANSWER_BYTES)
+                received = len(content)
             finally:
                 # 0 for a transport that hands over a body as a whole: then there is no wire.
-                received = response.num_bytes_downloaded or len(content)
+                received = response.num_bytes_downloaded or received
                 self.traffic.transferred(application_name, bytes_received=received)
                 with anyio.CancelScope(shield=True):
                     await response.aclose()
-        is_cut = len(content) > MAX_ANSWER_BYTES
-        del content[MAX_ANSWER_BYTES:]
-        return response, bytes(content), is_cut
+        return response, content, is_cut
 
     def _build(
         self,
@@ -593,6 +586,8 @@ class _Asked:
     command: bool
     how_to_log_in: str
     token: str | None = field(repr=False)
+    proxy: str | None = None
+    """In words, where there is one in between."""
 
     def path(self) -> str:
         return _FIELD.sub(lambda match: self._segment(match[1]), self.template)
@@ -608,10 +603,11 @@ class _Asked:
                 outcome_unknown=unknown,
             )
         reason = "timed out" if isinstance(error, httpx.TimeoutException) else str(error)
+        through = f" through the proxy {self.proxy}," if self.proxy else ""
         return UnavailableError(
             f"Conductor at {self._host} {'gave no answer' if sent else 'cannot be reached'}"
-            f"{self._because(reason or type(error).__name__)}.",
-            hint=_MAY_HAVE_RUN if unknown else "Check DBOS_URL and the network, then try again.",
+            f"{through}{self._because(reason or type(error).__name__)}.",
+            hint=_MAY_HAVE_RUN if unknown else _check(error),
             outcome_unknown=unknown,
             passing=not isinstance(error, _OUR_FAULT),
         )
@@ -645,32 +641,38 @@ class _Asked:
             return RateLimitError(
                 f"Conductor at {self._host} has had too many requests{because}.",
                 hint="Wait before the next one.",
-                retry_after_seconds=_retry_after(response),
+                retry_after_seconds=retry_after(response),
             )
         if status == 503 and "{application}" in self.template:
             return UnavailableError(
                 f"Application {_quoted(self.names['application'])} has no healthy executor "
                 f"connected{because}.",
                 hint="Conductor asks the application itself: start it, or use the cache.",
-                passing=_retry_after(response) is not None,
-                retry_after_seconds=_retry_after(response),
+                passing=retry_after(response) is not None,
+                retry_after_seconds=retry_after(response),
             )
         if status in (502, 503, 504):
             return UnavailableError(
                 f"{answered}{because}.",
                 hint=hint or "An executor, or a proxy, did not answer: try again later.",
                 outcome_unknown=unknown,
-                passing=status != 503 or _retry_after(response) is not None,
-                retry_after_seconds=_retry_after(response) if status == 503 else None,
+                passing=status != 503 or retry_after(response) is not None,
+                retry_after_seconds=retry_after(response) if status == 503 else None,
             )
         if 400 <= status < 500:
-            return RejectedError(f"{answered}{because}.")
+            return RejectedError(
+                f"{answered}{because}.", hint="The same again would be refused again."
+            )
         if response.next_request is not None:
             return ResponseError(
                 f"{answered}, to {self._shown(response.next_request.url.host)}.",
                 hint="Redirects are not followed: set DBOS_URL to where Conductor is.",
             )
-        return ResponseError(f"{answered}{because}.", hint=hint, outcome_unknown=unknown)
+        return ResponseError(
+            f"{answered}{because}.",
+            hint=hint or "Try again later; Conductor's log tells more.",
+            outcome_unknown=unknown,
+        )
 
     def unreadable(self, response: httpx.Response, fault: str) -> ResponseError:
         """A success that is not one of API v2."""
@@ -744,6 +746,15 @@ class _Asked:
         return one_line(text)
 
 
+def _check(error: httpx.HTTPError) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return (
+            "Its certificate is not trusted here: check DBOS_URL, or name the authority's"
+            " certificate with SSL_CERT_FILE. Checks cannot be turned off."
+        )
+    return "Check DBOS_URL and the network, then try again."
+
+
 class _Bearer(httpx.Auth):
     def __init__(self, token: str, how_to_log_in: str) -> None:
         # httpx and h11 would quote it in their errors.
@@ -789,16 +800,6 @@ def _all(shape: type[Row]) -> Read[Rows[Row]]:
     return lambda content, is_cut: Rows(read(content, is_cut))
 
 
-@contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """httpx gives up on a silent server, not on one that drips."""
-    try:
-        with anyio.fail_after(seconds):
-            yield
-    except TimeoutError as error:
-        raise httpx.ReadTimeout("") from error
-
-
 def _media_type(response: httpx.Response) -> str:
     content_type: str = response.headers.get("Content-Type", "")
     return one_line(content_type.partition(";")[0].lower(), 100) or "no content type"
@@ -817,17 +818,3 @@ def _explain(problem: Problem) -> tuple[str, str]:
     """The problem's detail, and the places it names; never the values."""
     places = (f"{error.get('location')}: {error.get('message')}" for error in problem.errors or ())
     return problem.detail or problem.title or "", ", ".join(islice(places, 10))
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """RFC 9110, section 10.2.3: seconds, or a date."""
-    value = response.headers.get("Retry-After", "")
-    if re.fullmatch(r"[0-9]{1,9}", value):
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

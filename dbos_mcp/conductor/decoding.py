@@ -102,11 +102,13 @@ def whole(shape: type[T]) -> Read[T]:
     return read
 
 
-def rows(shape: type[Row]) -> Read[Rows[Row]]:
-    """Of a list, as far as its rows are there and can be read."""
+def rows(shape: type[Row], *, in_part: bool = False) -> Read[Rows[Row]]:
+    """Of a list, as far as its rows can be read; `in_part`, as far as they are there as well."""
     adapter: TypeAdapter[list[Row]] = _adapter(list[shape])  # type: ignore[valid-type]
 
     def read(content: bytes, is_cut: bool) -> Rows[Row]:
+        if is_cut and not in_part:
+            raise UnfitError("it is too large")
         if not is_cut:
             try:
                 found = adapter.validate_json(content or b"null")

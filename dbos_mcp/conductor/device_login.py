@@ -30,6 +30,7 @@ _MIN_INTERVAL_SECONDS = 1.0
 _MAX_INTERVAL_SECONDS = 60.0
 _SLOW_DOWN_SECONDS = 5.0  # section 3.5
 _MAX_BACKOFF_SECONDS = 60.0
+_LONGEST_RETRY_AFTER_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,14 @@ class DeviceAuthorization:
 def _distance(polling: _Polling) -> float:
     """To the next poll (section 3.5: exponential backoff when no answer comes)."""
     backoff = polling.interval_seconds * 2.0 ** min(polling.failures, 10)
-    return max(polling.interval_seconds, min(backoff, _MAX_BACKOFF_SECONDS))
+    wanted = 0.0
+    if polling.failures and isinstance(polling.last_error, UnavailableError):
+        wanted = polling.last_error.retry_after_seconds or 0.0
+    return max(
+        polling.interval_seconds,
+        min(backoff, _MAX_BACKOFF_SECONDS),
+        min(wanted, _LONGEST_RETRY_AFTER_SECONDS),
+    )
 
 
 def _refusal_to_start(error: RefusedError, issuer: Issuer) -> LoginError:

@@ -29,6 +29,7 @@ from dbos_mcp.settings import MANAGED_ISSUER, MANAGED_URL
 RENEW_BEFORE_SECONDS = 30
 """Some issuers' tokens live for a minute."""
 TRY_AGAIN_SECONDS = 30
+LONGEST_RETRY_AFTER_SECONDS = 300
 
 Clock = Callable[[], float]
 """Unix seconds."""
@@ -249,7 +250,9 @@ class LoginIdentity:
             return login
 
     def _failed(self, login: Login, error: ConductorError) -> _Failure:
-        self._failure = _Failure(login, error, self._clock() + TRY_AGAIN_SECONDS)
+        wanted = error.retry_after_seconds if isinstance(error, UnavailableError) else None
+        pause = min(max(wanted or 0, TRY_AGAIN_SECONDS), LONGEST_RETRY_AFTER_SECONDS)
+        self._failure = _Failure(login, error, self._clock() + pause)
         return self._failure
 
     async def _renew(self, login: Login) -> Login:
@@ -259,7 +262,7 @@ class LoginIdentity:
             # What the issuer gives is not to be lost by somebody's impatience.
             with anyio.CancelScope(shield=True):
                 login = await self._ask(login, save)
-            return login
+            return login  # noqa: RET504 # mypy takes a shielded scope for one that swallows errors
 
     async def _ask(self, login: Login, save: Callable[[Login], None]) -> Login:
         assert self._issuer is not None and login.refresh_token is not None

@@ -11,18 +11,20 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TypeVar
 
-import anyio
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from dbos_mcp.conductor.wire import body_of, deadline, http_client, retry_after
 from dbos_mcp.domain import one_line
-from dbos_mcp.errors import DbosMcpError, LoginError, UnavailableError
+from dbos_mcp.errors import LoginError, UnavailableError
 from dbos_mcp.settings import Issuer
 
 T = TypeVar("T")
 
 REQUEST_SECONDS = 20.0
-"""For a whole request: httpx gives up on a silent server, not on one that drips."""
+"""For a whole request, however it drips."""
+MAX_ANSWER_BYTES = 1_000_000
+"""Unpacked: an issuer says little."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,6 @@ class IssuerClient:
     async def post(self, url: str, form: Mapping[str, str]) -> httpx.Response:
         """Its answer to a form, if that is a success."""
         response = await self._send("POST", url, {"client_id": self.issuer.client_id, **form})
-        if response.status_code == 429:
-            raise self._unavailable("429 Too Many Requests")
         if not response.is_success:
             raise _refusal(response, form)
         return response
@@ -121,16 +121,21 @@ class IssuerClient:
         require_https(url)
         timeout = httpx.Timeout(10.0, connect=5.0)
         try:
-            with anyio.fail_after(self._request_seconds):
-                async with httpx.AsyncClient(transport=self._transport, timeout=timeout) as http:
-                    response = await http.request(method, url, data=form)
-        except TimeoutError as error:
-            raise self._unavailable(f"nothing in {self._request_seconds:g} seconds") from error
+            with deadline(self._request_seconds):
+                async with (
+                    http_client(transport=self._transport, timeout=timeout) as http,
+                    http.stream(method, url, data=form) as response,
+                ):
+                    content, is_cut = await body_of(response, MAX_ANSWER_BYTES)
         except httpx.HTTPError as error:
             raise self._unavailable(str(error) or type(error).__name__) from error
-        if response.status_code >= 500:
-            raise self._unavailable(f"{response.status_code}")
-        return response
+        if is_cut:
+            raise self._unavailable("what it says is too large")
+        status = response.status_code
+        if status == 429 or status >= 500:
+            phrase = httpx.codes.get_reason_phrase(status)
+            raise self._unavailable(f"{status} {phrase}".rstrip(), retry_after(response))
+        return httpx.Response(status, content=content)
 
     def parse(self, answer: type[T], response: httpx.Response) -> T:
         try:
@@ -143,10 +148,13 @@ class IssuerClient:
             hint="Check the issuer's URL; a proxy may be answering.",
         )
 
-    def _unavailable(self, reason: str) -> DbosMcpError:
+    def _unavailable(
+        self, reason: str, retry_after_seconds: float | None = None
+    ) -> UnavailableError:
         return UnavailableError(
             f"The login server {self.host} did not answer: {one_line(reason)}.",
             hint="Try again: a login that was started is still valid.",
+            retry_after_seconds=retry_after_seconds,
         )
 
 

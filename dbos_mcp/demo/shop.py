@@ -179,7 +179,7 @@ def settle(handle: WorkflowHandle[Any]) -> None:
     """Wait for the end of a workflow, however it ends: its error is in the database."""
     try:
         handle.get_result(polling_interval_sec=0.05)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 # whatever a workflow raises
         DBOS.logger.debug("%s ended with %r", handle.get_workflow_id(), error)
 
 

@@ -189,6 +189,7 @@ class _Deadlines(threading.Thread):
         super().__init__(name="deadlines of SQL", daemon=True)
         self._due: dict[object, tuple[float, Callable[[], None]]] = {}
         self._wakes_at = math.inf
+        self._is_started = False
         self._changed = threading.Condition()
 
     @contextmanager
@@ -197,7 +198,8 @@ class _Deadlines(threading.Thread):
         this, at = object(), monotonic() + after
         with self._changed:
             self._due[this] = at, late
-            if not self.is_alive():
+            if not self._is_started:  # is_alive() is wrong of one that was made before a fork
+                self._is_started = True
                 self.start()
             elif at < self._wakes_at:
                 self._changed.notify()
@@ -227,7 +229,7 @@ class _Worker:
     """One process, which answers one statement after the other."""
 
     def __init__(self, uri: str) -> None:
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 # Python, and a file of our own
             [sys.executable, "-I", "-S", "-B", str(Path(worker.__file__))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -811,7 +811,7 @@ def _text(value: object) -> str:
     `__str__` may fail, or give text that no encoding takes."""
     try:
         text = str(value)
-    except Exception:
+    except Exception:  # noqa: BLE001 # `__str__` is the application's code
         text = object.__repr__(value)
     return text.encode("utf-8", "replace").decode()
 
@@ -824,8 +824,8 @@ def _stored(row: sa.RowMapping, column: str) -> str:
             case "portable_json":
                 return _text(json.loads(raw))
             case None | "py_pickle":
-                return _text(pickle.loads(base64.b64decode(raw)))
-    except Exception:  # unpickling runs the application's code
+                return _text(pickle.loads(base64.b64decode(raw)))  # noqa: S301 # see above
+    except Exception:  # noqa: BLE001 # unpickling runs the application's code
         return raw
     return raw
 

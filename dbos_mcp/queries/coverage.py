@@ -1,7 +1,8 @@
 """Whether a question reaches behind what the mirror holds, and what it therefore cannot find.
 
 The mirror is complete back to a creation time, and holds what was in flight when it first looked,
-however old; since then it has missed no end and no deletion.
+however old; since then it has missed no end and no deletion. Of what was pruned, its log holds the
+last known state alone.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from sqlmodel import col
 from dbos_mcp.domain import IN_FLIGHT
 from dbos_mcp.queries.filters import WorkflowFilter
 from dbos_mcp.queries.history import HistoryEntry
-from dbos_mcp.store import event_log, sync_state
+from dbos_mcp.store import event_log, log_removals, sync_state
+from dbos_mcp.store.log_removals import LogRemovalRow, Reason
 from dbos_mcp.store.projections.workflows import WorkflowRow
 
 
@@ -26,6 +28,12 @@ class Missing(StrEnum):
     DELETED = "what was deleted upstream before the mirror first looked"
     CHANGES = "what happened before the mirror first looked"
     STATES = "the states of one workflow before it was first seen"
+    PRUNED = "what led to the last known state of what ended before"
+    LOST = "whatever events were lost with a damaged file"
+
+
+LEFT_THE_LOG = (Missing.PRUNED, Missing.LOST)
+"""It was there once."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +73,17 @@ def gap_of(connection: Connection, question: WorkflowFilter) -> Gap | None:
 
 
 def gap_of_changes(
-    connection: Connection, application_name: str | None, since: int | None
+    connection: Connection, application_name: str | None, since: int | None, after: int = 0
 ) -> Gap | None:
-    """Of what changed since a time of our clock, in an application or in all."""
+    """Of what changed since a time of our clock, in an application or in all; as the log has it,
+    behind a position."""
     if sync_state.load(connection, application_name or sync_state.CONDUCTOR).excerpt is not None:
         return Gap(Missing.REST)
+    removal = log_removals.latest(connection, application_name)
+    if removal is not None and (
+        after < removal.until_position or (since is not None and since < removal.before)
+    ):
+        return _gap_left_by(removal)
     first = event_log.first_of(connection, application_name)
     if first is None or since is None or since >= first.recorded_at:
         return None
@@ -83,6 +97,9 @@ def gap_of_history(
     entries: Sequence[HistoryEntry],
 ) -> Gap | None:
     """Of what happened to one workflow, whose history is given."""
+    removal = log_removals.latest(connection, application_name)
+    if removal is not None and entries and _took_from(removal, entries):
+        return _gap_left_by(removal)
     created_at = connection.execute(
         select(col(WorkflowRow.created_at)).where(
             col(WorkflowRow.application_name) == application_name,
@@ -93,6 +110,18 @@ def gap_of_history(
     if created_at is None or looked_at is None or created_at >= looked_at:
         return None
     return Gap(Missing.STATES, entries[0].recorded_at)
+
+
+def _took_from(removal: LogRemovalRow, entries: Sequence[HistoryEntry]) -> bool:
+    """Whether it may have; what was pruned had not been heard of since."""
+    if removal.reason == Reason.PRUNED:
+        return entries[-1].recorded_at < removal.before
+    return entries[0].position <= removal.until_position
+
+
+def _gap_left_by(removal: LogRemovalRow) -> Gap:
+    missing = Missing.PRUNED if removal.reason == Reason.PRUNED else Missing.LOST
+    return Gap(missing, removal.before)
 
 
 def first_looked_at(connection: Connection, application_name: str) -> int | None:

@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, TERMINAL, EpochMs, now_ms
 from dbos_mcp.queries.applications import require_application
-from dbos_mcp.store import engine, event_log, sync_state, unreadable
+from dbos_mcp.store import engine, event_log, log_removals, sync_state, unreadable
 from dbos_mcp.store.event_log import EventRow
 from dbos_mcp.store.projections.applications import ApplicationRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
@@ -109,7 +109,7 @@ def sync_status(
         events=(
             event_log.count(connection)
             if conductor.excerpt is not None
-            else event_log.last_position(connection)
+            else event_log.last_position(connection) - log_removals.count(connection)
         ),
         bytes=engine.size_bytes(connection),
     )

@@ -22,6 +22,8 @@ _OPTION = re.compile(r"--?[A-Za-z][\w-]{1,60}", re.ASCII)
 _LABELS = frozenset({"name", "key", "header", "variable"})
 """Whose value is the name of what is called `value` beside it."""
 
+_PAIRS = frozenset({"auth", "basicauth", "basic_auth", "http_auth"})
+
 
 @dataclass
 class _Container:
@@ -29,8 +31,10 @@ class _Container:
     hidden: bool
     """It has a secret's name, so all in it is secret."""
     name: str = ""
-    """Of the value that comes next, or what an array's last element could be the name of."""
+    """Of the value that comes next; in an array, the string before, which may be its name."""
     label: str = ""
+    """The name that an object has told of the value in it; in an array, that it is a user and a
+    password."""
     first: bool = True
     """Nothing in it was read yet."""
 
@@ -127,13 +131,15 @@ class _Reader:
     def _open(self, is_object: bool) -> None:
         if len(self._inside) == DEEPEST:
             raise _MalformedError
-        hidden = False
+        hidden, label = False, ""
         if self._inside:
             parent = self._inside[-1]
             hidden = parent.hidden or (
                 parent.is_object and self._names.is_strong(parent.name) is True
             )
-        self._inside.append(_Container(is_object, hidden))
+            if not is_object and parent.is_object and parent.name.lower() in _PAIRS:
+                label = parent.name
+        self._inside.append(_Container(is_object, hidden, label=label))
 
     def _string(self, token: re.Match[str]) -> None:
         value = self._decoded(token)
@@ -155,16 +161,17 @@ class _Reader:
         name = container.name
         if container.is_object and name.lower() == "value" and container.label:
             name = container.label
-        elif not container.is_object and not self._names_the_next(name, token):
-            return False
+        elif not container.is_object:
+            is_last = self._is_last(token)
+            if container.label and name and is_last:
+                return True
+            if not is_last and not _OPTION.fullmatch(name):
+                return False
         return bool(name) and self._names.is_secret(name, value)
 
-    def _names_the_next(self, name: str, token: re.Match[str]) -> bool:
-        """In `["--password", …]`, and in a pair."""
-        if _OPTION.fullmatch(name):
-            return True
+    def _is_last(self, token: re.Match[str]) -> bool:
         closing = _TOKEN.match(self._text, token.end())
-        return closing is not None and closing["mark"] == "]" and bool(name)
+        return closing is not None and closing["mark"] == "]"
 
     def _decoded(self, token: re.Match[str]) -> str:
         string = token["string"]

@@ -32,6 +32,7 @@ _HARMLESS = (
     r"(?:name|type|count|len(?:gth)?|size|limit|max|min|policy|required|file|path|ttl|age|arn|version"
     r"|status|valid|invalid|expir\w*|url|uri|used|usage|at|error|reset|changed|missing)"
 )
+_HARMLESS_END = re.compile(rf"[_-]{_HARMLESS}$", re.ASCII | re.IGNORECASE)
 _QUOTE = r"(?:[\"']|u002[27])"
 _VALUES = ("inside", "escaped", "double", "single", "bare")
 _LONGEST_NAME = 100
@@ -90,23 +91,24 @@ _WORDS = frozenset(
 )
 """What is told of a secret."""
 _PLACE = re.compile(
-    r"\$?\{\{?[^{}]*\}?\}?|\$\(?[A-Z_]*\)?|\$\d+|%s|%\(\w+\)s|%[A-Z_]+%|\?|:[a-z_]+|<[^<>]*>|[*.•xX]+"
+    r"%|\$?\{\{?[^{}]*\}?\}?|\$\(?[A-Z_]*\)?|\$\d+|%s|%\(\w+\)s|%[A-Z_]+%|\?|:[a-z_]+|<[^<>]*>|[*.•xX]+"
     r"|arn:aws[\w-]*:\S+",
     re.ASCII,
 )
 """What stands where a secret would, or says where it is."""
 _CODE = re.compile(r"[A-Za-z_][A-Za-z_]*(?:\.[A-Za-z_]+)*", re.ASCII)
+_DIGIT, _LETTER = re.compile(r"\d"), re.compile(r"[^\W\d_]")
 _LONGER_THAN_WORDS = 20
 
 _ASSIGNED = (
     rf"(?P<separator>\\{{0,4}}{_QUOTE}?\]?[ \t]{{0,4}}"
-    r"(?:=>|:=|==|[:=]|%3[ad]|\\{1,4}u003[ad])[ \t]{0,4}"
+    r"(?:=>|:=|==|[:=]|%3[ad]|\\{1,4}u003[ad])[ \t]{0,4}(?:[|>][+-]?[ \t]{0,4}\r?\n[ \t]{1,40})?"
     rf"|\\{{0,4}}[\"'][ \t]{{0,4}},[ \t]{{0,4}}(?=\\{{0,4}}[\"'])|>(?=[^\s<]))"
     r"(?:[\[({][ \t\r\n]{0,40}+(?P<inside>(?:[^\[\](){}]++|[\[({][^\[\](){}]*+[\])}])++)"
     rf"|[bru]{{0,2}}(?:(?P<escape>\\{{1,4}}){_QUOTE}(?P<escaped>[^\"'\\]{{1,10000}}+)"
     r"|\"(?P<double>(?:[^\"\\]|\\.){1,10000}+)|'(?P<single>(?:[^'\\]|\\.){1,10000}+))"
     r"|(?P<bare>(?:(?:bearer|basic|digest|negotiate|token)[ \t]{1,4}+)?"
-    r"[^\s\"'&,;(){}\[\]<>|\\]{1,500}+))"
+    r"[^\s\"'&,;(){}\[\]<>|\\]{1,200}+))"
 )
 _REST = re.compile(r"[^\s\"'&,;(){}\[\]<>|\\]*+")
 _TOLD = (
@@ -134,12 +136,12 @@ class Names:
         self._beginnings = sorted({*_BEGINNINGS, *(each[0] for each in parts)})
         self._begins = re.compile("|".join(map(re.escape, self._beginnings[::-1])))
         flags = re.ASCII | re.IGNORECASE
-        self._alone = re.compile(self._name + r"(?![\w-])", flags)
+        self._alone = re.compile(self._name + r"[\s\"':)]*\Z", flags)
         self._assigned = re.compile(self._name + _ASSIGNED, flags)
         self._told = re.compile(self._name + _TOLD, flags)
         self._option = re.compile(
-            rf"(?<![\w-])--?(?:[a-z]{{1,20}}-){{0,4}}+(?:{strong}|token)[ \t]++"
-            r"(?P<bare>[^\s\"'-][^\s\"']*+)",
+            rf"(?<![\w-])--?(?:[a-z]{{1,20}}-){{0,4}}?(?:{strong}|token)"
+            r"(?:[ \t]++|[\"'],[ \t]{0,4}[\"'])(?P<bare>[^\s\"'-][^\s\"']*+)",
             flags,
         )
         self.is_strong = lru_cache(maxsize=4_000)(self._is_strong)
@@ -177,7 +179,7 @@ class Names:
         short = name[-_LONGEST_NAME:]
         for begin in self._begins.finditer(folded(short)):
             match = self._alone.match(short, begin.start())
-            if match is not None:
+            if match is not None and not _HARMLESS_END.search(match[0].rstrip()):
                 return match["strong"] is not None
         return None
 
@@ -199,15 +201,17 @@ def looks_secret(value: str) -> bool:
         return False
     if len(value) >= _LONGER_THAN_WORDS and value.isalpha():
         return True
-    return any(c.isdigit() for c in value) and any(c.isalpha() for c in value)
+    return _DIGIT.search(value) is not None and _LETTER.search(value) is not None
 
 
 def _of(match: re.Match[str]) -> tuple[int, int] | None:
     group = next(name for name in _VALUES if match[name] is not None)
     value = match[group].strip()
+    if _HARMLESS_END.search(match.string[match.start() : match.start("separator")]):
+        return None
     if _is_harmless(value) or (match["strong"] is None and not looks_secret(value)):
         return None
-    if group == "bare" and _is_code(match, value):
+    if group == "bare" and (_is_code(match, value) or _is_a_path(match, value)):
         return None
     start, end = match.span(group)
     rest = _REST.match(match.string, end) if group == "bare" else None
@@ -242,6 +246,15 @@ def _is_code(match: re.Match[str], value: str) -> bool:
         return True
     last = value.rpartition(".")[2].lower()
     return last == match["strong"] or (match["strong"] or "-").lower() in last
+
+
+def _is_a_path(match: re.Match[str], value: str) -> bool:
+    """`PWD=/srv`, and what an ARN has behind `:secret:`."""
+    name, before = (
+        (match["strong"] or "").lower(),
+        match.string[max(match.start() - 1, 0) : match.start()],
+    )
+    return (name == "pwd" and value[0] in "/~") or (name == "secret" and before == ":")
 
 
 def _is_like_a_password(value: str) -> bool:

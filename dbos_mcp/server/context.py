@@ -365,8 +365,14 @@ def read_live() -> str:
     return f"Read live from Conductor at {format_time(now_ms())}."
 
 
-def line_of(runtime: Runtime, state: Freshness) -> str:
-    return freshness_line(state, now=now_ms(), offline=runtime.live is None)
+def line_of(runtime: Runtime, state: Freshness, *, times_from_then: bool = True) -> str:
+    return freshness_line(
+        state,
+        now=now_ms(),
+        offline=runtime.live is None,
+        times_from_then=times_from_then,
+        notice=runtime.cache.notice,
+    )
 
 
 def resting_on(error: NotFoundError, runtime: Runtime, state: Freshness) -> NotFoundError:

@@ -367,7 +367,7 @@ async def _a_few_at_once(readings: Sequence[Callable[[], Awaitable[None]]]) -> N
                 return
             try:
                 await each()
-            except Exception as error:  # which the group would wrap
+            except Exception as error:  # noqa: BLE001 # which the group would wrap
                 failures.append(error)
 
     async with anyio.create_task_group() as group:

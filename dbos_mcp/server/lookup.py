@@ -44,7 +44,9 @@ async def look_at(
         return NOTHING_LOOKED_AT
     now = now_ms()
     since = now - max_age_seconds * 1000
-    wanted = Wanted(application_name, since, failed_since=max(since, now - SHORTEST_MS))
+    wanted = Wanted(
+        application_name, since, failed_since=max(since, now - SHORTEST_MS), asked_at=now
+    )
     if not await runtime.read(wanted.unseen):
         return NOTHING_LOOKED_AT
     why: str | None = OFFLINE
@@ -78,10 +80,11 @@ async def look_up(
         await look_at(asker, runtime, application_name, max_age_seconds)
     held = partial(holds, application_name=application_name, workflow_id=workflow_id)
     was_held = await runtime.read(held)
-    since = now_ms() - (max_age_seconds or 0) * 1000
+    now = now_ms()
+    since = now - (max_age_seconds or 0) * 1000
     if was_held and (
         max_age_seconds is None
-        or not await runtime.read(Wanted(application_name, since, since).unseen)
+        or not await runtime.read(Wanted(application_name, since, since, now).unseen)
     ):
         return NOTHING_LOOKED_AT
     if runtime.live is None:

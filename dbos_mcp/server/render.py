@@ -75,9 +75,14 @@ def duration(ms: int | None) -> str | None:
 
 
 def freshness_line(
-    freshness: Freshness, *, now: int, offline: bool = False, times_from_then: bool = True
+    freshness: Freshness,
+    *,
+    now: int,
+    offline: bool = False,
+    times_from_then: bool = True,
+    notice: str | None = None,
 ) -> str:
-    """As of when, how complete, live or offline."""
+    """As of when, how complete, live or offline; `notice` is why it can only be read."""
     parts = []
     looked = freshness.looked
     if looked.read_at is not None:
@@ -120,6 +125,8 @@ def freshness_line(
         line += f" {plain(looked.why_not, limit=WHY_CHARACTERS)}"
     elif freshness.reason is not None:
         line += f"{LAST_ERROR}{plain(freshness.reason, limit=300)}"
+    if notice is not None:
+        line += f" {plain(notice, limit=WHY_CHARACTERS)}"
     return line
 
 
@@ -160,6 +167,13 @@ def gap_line(gap: Gap | None) -> str | None:
             return f"The mirror's log begins at {at}: changes before that were not seen."
         case Missing.STATES:
             return f"It is older than the mirror: its states before {at} were not seen."
+        case Missing.PRUNED:
+            return (
+                f"Older events were pruned before {at}: of what had ended by then, only the last"
+                " known state is left."
+            )
+        case Missing.LOST:
+            return f"Events from before {at} were lost with a damaged file: some may be missing."
 
 
 def answer(*parts: str | None) -> str:

@@ -67,16 +67,9 @@ class Turns:
 class SessionLimit:
     """In front of the SDK, which limits the sessions of all together."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        manager: StreamableHTTPSessionManager,
-        *,
-        most_of_one: int = MOST_SESSIONS_OF_ONE,
-    ) -> None:
+    def __init__(self, app: ASGIApp, manager: StreamableHTTPSessionManager) -> None:
         self.app = app
         self._manager = manager
-        self._most_of_one = most_of_one
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         user = scope.get("user")
@@ -84,7 +77,7 @@ class SessionLimit:
             isinstance(user, User)
             and scope["method"] == "POST"
             and MCP_SESSION_ID_HEADER not in Headers(scope=scope)
-            and self._open(user.principal.id) >= self._most_of_one
+            and self._open(user.principal.id) >= MOST_SESSIONS_OF_ONE
         ):
             refusal = PlainTextResponse(
                 "Too many open sessions of this token.", HTTPStatus.SERVICE_UNAVAILABLE

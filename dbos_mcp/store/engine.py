@@ -257,6 +257,8 @@ class Cache:
         with self._locked():
             with self._faults_as_errors("written"):
                 self._require_same_file()
+                if self.notice is not None and not self._is_newer:
+                    raise StoreError(self.notice)
                 if not self._is_set_up:
                     self._set_up(writer)
                 with writer.begin() as connection:
@@ -292,6 +294,8 @@ class Cache:
                 self._dispose()
                 self._identity, self._wal_identity, self._schema_version = found, None, None
                 self._is_set_up = False
+                if self.writable:  # what was to be said was of the other file
+                    self._is_newer, self.notice = False, None
                 logger.info(
                     "The cache %s was replaced; the new file is read from now on.", self.path
                 )

@@ -1,12 +1,17 @@
 """The append-only log, the only truth of the cache: `append()` and `read()`.
 
-Triggers refuse UPDATE, DELETE and REPLACE, also to tools that open the file by themselves.
+Triggers refuse UPDATE, DELETE and REPLACE, also to tools that open the file by themselves; only
+`unlocked()` goes past them. Each event has a checksum, by which it is known to be as it was written
+wherever it is found. It is of that event alone and no chain, so that what is taken out of the log,
+or copied to another one, leaves the others as they are.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, insert, select
 from sqlmodel import Field, SQLModel, col
 
 from dbos_mcp.store.events import (
@@ -16,7 +21,7 @@ from dbos_mcp.store.events import (
     WorkflowObserved,
     from_log,
 )
-from dbos_mcp.store.tables import RowStatement
+from dbos_mcp.store.tables import RowStatement, table_of
 
 
 class EventRow(SQLModel, table=True):
@@ -33,6 +38,26 @@ class EventRow(SQLModel, table=True):
     occurred_at: int | None = None
     recorded_at: int = Field(index=True)
     data: str
+    checksum: int | None = None
+    """Of the others, by `checksum_of`; an event that an older version wrote may be without."""
+
+
+class RawEvent(NamedTuple):
+    """A row of the log as it is stored; in a damaged file, of whatever types."""
+
+    position: int
+    application_name: str
+    workflow_id: str | None
+    kind: str
+    occurred_at: int | None
+    recorded_at: int
+    data: str
+    checksum: int | None = None
+
+    @property
+    def is_sound(self) -> bool | None:
+        """Whether it is as it was written; None: it has no checksum."""
+        return None if self.checksum is None else self.checksum == checksum_of(*self[:-1])
 
 
 class Recorded(NamedTuple):
@@ -64,7 +89,31 @@ class Brief(NamedTuple):
 _SOON = 20_000
 """Positions: other applications are loaded at the same time."""
 
+_CHECKSUM_BYTES = 6
+"""SQLite stores such integers in as many."""
+
 _INSERT = RowStatement(insert(EventRow))
+_RAW = select(table_of(EventRow)).order_by(col(EventRow.position))
+_GUARDS = ("event_refuses_update", "event_refuses_delete")
+
+
+def checksum_of(
+    position: int,
+    application_name: str,
+    workflow_id: str | None,
+    kind: str,
+    occurred_at: int | None,
+    recorded_at: int,
+    data: str,
+) -> int:
+    """Of an event as it is stored. It must never come out otherwise."""
+    text = (
+        f"{position}\0{application_name}\0{workflow_id}\0{kind}\0{occurred_at}\0{recorded_at}"
+        f"\0{data}"
+    )
+    content = text.encode("utf-8", "surrogateescape")  # which is how damaged text is read
+    digest = blake2b(content, digest_size=_CHECKSUM_BYTES).digest()
+    return int.from_bytes(digest, "big", signed=True)
 
 
 def last_position(connection: Connection) -> int:
@@ -84,21 +133,50 @@ def append(connection: Connection, events: Sequence[Event], recorded_at: int) ->
 
 def insert_at(connection: Connection, recorded: Sequence[Recorded]) -> None:
     """Write events of another log at their own places, in order and behind what is there."""
-    _INSERT.run(
-        connection,
-        [
-            {
-                "position": position,
-                "application_name": event.application_name,
-                "workflow_id": event.workflow_id,
-                "kind": event.kind,
-                "occurred_at": event.occurred_at,
-                "recorded_at": recorded_at,
-                "data": event.data(),
-            }
-            for position, recorded_at, event in recorded
-        ],
+    insert_raw(connection, [to_raw(each) for each in recorded])
+
+
+def to_raw(recorded: Recorded) -> RawEvent:
+    """As it is stored, with its checksum."""
+    position, recorded_at, event = recorded
+    values = (
+        *(position, event.application_name, event.workflow_id, event.kind),
+        *(event.occurred_at, recorded_at, event.data()),
     )
+    return RawEvent(*values, checksum=checksum_of(*values))
+
+
+def insert_raw(connection: Connection, events: Sequence[RawEvent]) -> None:
+    """Write events as they are, in order and behind what is there."""
+    _INSERT.run(connection, [event._asdict() for event in events])
+
+
+@contextmanager
+def unlocked(connection: Connection) -> Iterator[None]:
+    """Let the caller's transaction, and nobody else, change events and remove them.
+
+    The triggers are gone in that transaction alone: no other connection sees it, and if it does not
+    come to its end they were never away.
+    """
+    guards = {
+        name: connection.exec_driver_sql(
+            "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND name = ?", (name,)
+        ).scalar_one()
+        for name in _GUARDS
+    }
+    for name in guards:
+        connection.exec_driver_sql(f"DROP TRIGGER {name}")
+    yield
+    for statement in guards.values():
+        connection.exec_driver_sql(statement)
+
+
+def read_raw(connection: Connection, after: int = 0, batch: int = 1000) -> Iterator[list[RawEvent]]:
+    """The log in order, as it is stored, from behind `after`, in batches."""
+    statement = _RAW.where(col(EventRow.position) > bindparam("after")).limit(batch)
+    while rows := connection.execute(statement, {"after": after}).all():
+        yield [RawEvent._make(row) for row in rows]
+        after = rows[-1].position
 
 
 def read(connection: Connection, after: int = 0, batch: int = 1000) -> Iterator[list[Recorded]]:
@@ -319,6 +397,17 @@ def _columns() -> Select[int, str, str | None, str, int | None, int, str]:
         col(EventRow.recorded_at),
         col(EventRow.data),
     ).order_by(col(EventRow.position))
+
+
+def from_raw(event: RawEvent) -> Recorded:
+    """
+    Raises:
+        UnknownEventError: it holds what this version does not know.
+    """
+    its = from_log(
+        event.kind, event.application_name, event.workflow_id, event.occurred_at, event.data
+    )
+    return Recorded(event.position, event.recorded_at, its)
 
 
 def _recorded(row: Row[int, str, str | None, str, int | None, int, str]) -> Recorded:

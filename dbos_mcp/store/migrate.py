@@ -15,7 +15,7 @@ from dbos_mcp.store.schema import revision_of
 
 logger = logging.getLogger(__name__)
 
-HEAD = "0010"
+HEAD = "0011"
 """The newest revision in migrations/; a test holds it there. It saves an import of alembic."""
 
 READABLE_FROM = "0008"

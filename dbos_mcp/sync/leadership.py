@@ -1,5 +1,6 @@
 """Which of the processes that share a cache syncs it."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +12,7 @@ class Leadership:
     ends. A process that is only stopped keeps it: there are never two leaders."""
 
     def __init__(self, cache: Path, role: str = "leader") -> None:
+        cache = Path(os.path.realpath(cache))  # two names of one file have one leader
         self._file = cache.with_name(f"{cache.name}.{role}.lock")
         self._lock = FileLock(self._file, timeout=0, mode=0o600, thread_local=False)
 

@@ -82,7 +82,7 @@ async def each_page(
             try:
                 async for page in fetched:
                     await send.send(page)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 # which the group would wrap
                 failures.append(error)
 
     async with anyio.create_task_group() as ahead, found:
@@ -90,7 +90,7 @@ async def each_page(
         try:
             async for page in found:
                 await handle(page)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 # which the group would wrap
             failures.insert(0, error)
             ahead.cancel_scope.cancel()
     if failures:

@@ -47,6 +47,8 @@ ROWS_AT_ONCE = 1000
 PAYLOADS_PER_REQUEST = 50
 """Inputs and outputs may be large; they are held in memory until they are written."""
 WANT_STEPS_SECONDS = 0.2
+GIVE_WAY_SECONDS = 0.06
+"""A little longer than between two attempts at the write lock."""
 
 T = TypeVar("T")
 
@@ -140,8 +142,12 @@ class Mirror:
         if missing:
             await self.write(indexes.pack)
         for index in missing:
+            began_at = anyio.current_time()
             await self.write(partial(indexes.build, index=index))
             await self.fold_back()
+            # Who waits for the lock asks for it now and then: back to back, it would wait for all.
+            took = anyio.current_time() - began_at
+            await anyio.sleep(min(took, GIVE_WAY_SECONDS))
         if not await self.read(workflow_counts.are_kept):
             await self.write(workflow_counts.build)
 

@@ -1,5 +1,6 @@
 """A look that somebody asks for: now, or unless the last one is recent enough; and waited for."""
 
+import math
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from dbos_mcp.sync.visit import ApplicationReport, Progress
 from dbos_mcp.sync.worker import SyncWorker
 
 _PAUSE_SECONDS = 0.05
+_LONGEST_WAIT_MS = 180_000
+"""Nobody waits as long for a look."""
 _READINGS = 1_000
 """So many workflows are remembered as read by themselves."""
 
@@ -105,6 +108,8 @@ class Wanted:
     """When it may have begun at the earliest."""
     failed_since: float
     """A look that failed since then is not repeated."""
+    asked_at: float = math.inf
+    """What seems to be of much later is by a clock that was set back since."""
 
     def unseen(self, connection: Connection) -> list[SyncStateRow]:
         """Those of which there was no such look."""
@@ -112,12 +117,12 @@ class Wanted:
         if self.application_name is None:
             names += known.applications(connection)
         states = [sync_state.load(connection, name) for name in names]
-        return [state for state in states if not _is_since(state.succeeded_at, self.since)]
+        return [state for state in states if not self._is_since(state.succeeded_at, self.since)]
 
     def met(self, connection: Connection) -> bool:
         """Whether there was such a look, or it failed."""
         return all(
-            state.last_error is not None and _is_since(state.attempted_at, self.failed_since)
+            state.last_error is not None and self._is_since(state.attempted_at, self.failed_since)
             for state in self.unseen(connection)
         )
 
@@ -126,9 +131,8 @@ class Wanted:
         reasons = [state.last_error for state in self.unseen(connection) if state.last_error]
         return next(iter(reasons), None)
 
-
-def _is_since(moment: int | None, since: float) -> bool:
-    return moment is not None and moment >= since
+    def _is_since(self, moment: int | None, since: float) -> bool:
+        return moment is not None and since <= moment <= self.asked_at + _LONGEST_WAIT_MS
 
 
 async def look_unless_met(worker: SyncWorker, wanted: Wanted, progress: Progress) -> None:
@@ -163,7 +167,7 @@ class Readings:
 
         Raises: what `read` does; the next one who asks tries again.
         """
-        while (began_at := self._began_at.get(what)) is None or began_at < since:
+        while not since <= (began_at := self._began_at.get(what, -1)) <= self._clock():
             if what not in self._under_way:
                 return await self._read(what, read)
             await self._under_way[what].wait()

@@ -39,8 +39,6 @@ AS_IT_IS: Mapping[str, str] = {
     "new_workflow_ids": "they are other workflows' ids",
     "command_id": "we made it",
     "requested_by": "the name of one of our tokens, or whoever an issuer says it is",
-    "command": "it is one of ours",
-    "outcome": "it is one of ours",
     "executor_id": "it joins workflows and executors",
     "deduplication_id": "two that differ must stay two: it says which workflows exclude each other",
     "queue_partition_key": "two that differ must stay two: each has limits of its own",
@@ -110,8 +108,7 @@ class Upstream:
         changes = {}
         for name in FREE_TEXT.get(type(said), ()):
             value = getattr(said, name)
-            redacted = self._redactor.value(value)
-            if redacted != value:
+            if value is not None and (redacted := self._redactor.value(value)) != value:
                 changes[name] = redacted
         return said.model_copy(update=changes) if changes else said
 

@@ -11,8 +11,8 @@ from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import Connection
 
 from dbos_mcp.conductor.credentials import Credentials
-from dbos_mcp.errors import AuthenticationError, DbosMcpError, StoreError
-from dbos_mcp.store import sync_state
+from dbos_mcp.errors import AuthenticationError, DbosMcpError, SchemaTooNewError, StoreError
+from dbos_mcp.store import damage, sync_state
 from dbos_mcp.store.sync_state import CONDUCTOR, SyncStateRow
 from dbos_mcp.sync import known
 from dbos_mcp.sync.leadership import Leadership
@@ -92,6 +92,8 @@ class SyncScheduler:
         self._refused_credentials: Credentials | None = None
         self._woken = False
         self._unusable = False
+        self._is_outdated = False
+        self._has_looked_for_damage = False
         self._stopped = False
         self._cycle: anyio.CancelScope | None = None
         self._cycle_ended = anyio.Event()
@@ -176,7 +178,8 @@ class SyncScheduler:
 
     async def _take_over(self) -> None:
         """Lead in place of a process that has ended, and look at once."""
-        if not (self._stopped or self.leads or self.refused) and self._lead():
+        waits = not (self._stopped or self.leads or self.refused or self._only_reads)
+        if waits and self._lead():
             self.wake()
 
     def _lead(self) -> bool:
@@ -187,12 +190,20 @@ class SyncScheduler:
 
     async def _lead_and_run(self) -> None:
         try:
+            if self._only_reads:
+                self.leadership.release()
+                return
             await self._save_questions()
             if self.refused:
                 return
             self._refused = False
             if self._lead():
+                self._look_for_damage()
                 await self._run_what_is_due()
+        except SchemaTooNewError as error:
+            logger.warning("Syncing ends here: %s", error)
+            self._is_outdated = True
+            self.leadership.release()
         except StoreError as error:
             self._retry(error)
         except Exception:
@@ -210,6 +221,26 @@ class SyncScheduler:
     def _look_at(self, time: datetime) -> None:
         if self._scheduler.running and not self._stopped:
             self._job.modify(next_run_time=time)
+
+    @property
+    def _only_reads(self) -> bool:
+        """The cache says so, or a newer version has taken it over, which syncs from now on."""
+        return self._is_outdated or self.worker.mirror.cache.notice is not None
+
+    def _look_for_damage(self) -> None:
+        """Once, beside everything else."""
+        if not self._has_looked_for_damage:
+            self._has_looked_for_damage = True
+            self._scheduler.add_job(self._check, misfire_grace_time=None)
+
+    async def _check(self) -> None:
+        mirror = self.worker.mirror
+        try:
+            await anyio.to_thread.run_sync(
+                lambda: damage.look(mirror.cache, now=mirror.clock(), stop=lambda: self._stopped)
+            )
+        except StoreError as error:
+            logger.warning("The cache could not be looked through for damage: %s", error)
 
     async def _save_questions(self) -> None:
         """For whichever process leads; with what this one's own requests have cost."""
@@ -231,6 +262,8 @@ class SyncScheduler:
 
     async def _run_what_is_due(self) -> None:
         plan = await self.worker.mirror.read(_plan)
+        if self._only_reads:
+            return
         now = self.worker.mirror.clock()
         due = {
             name

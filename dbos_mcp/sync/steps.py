@@ -64,7 +64,7 @@ async def read_steps(visit: Visit) -> None:
                         until=visit.mirror.clock() + STEPS_REFUSED_PAUSE_MS,
                     )
                 )
-            except Exception as error:  # which the group would wrap
+            except Exception as error:  # noqa: BLE001 # which the group would wrap
                 failures.append(error)
 
     visit.progress(visit.name, "steps", visit.report.workflows_seen)

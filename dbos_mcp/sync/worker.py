@@ -151,7 +151,7 @@ class SyncWorker:
                 async with at_once:
                     try:
                         await self._visit(visit, briefly=briefly)
-                    except Exception as error:
+                    except Exception as error:  # noqa: BLE001 # which the group would wrap
                         failures.append(error)
                         under_way.cancel_scope.cancel()
 

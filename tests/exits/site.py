@@ -1,7 +1,7 @@
 """An upstream whose every word means harm, and a mirror of it."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -21,14 +21,16 @@ from dbos_mcp.conductor.models import (
     Executor,
     Notification,
     Queue,
+    Role,
     Schedule,
     StreamEntry,
+    UserProfile,
 )
 from dbos_mcp.domain import now_ms
 from dbos_mcp.local_conductor.app import create_app
 from dbos_mcp.local_conductor.system_database import SystemDatabase
 from dbos_mcp.runtime import open_runtime
-from dbos_mcp.settings import Settings
+from dbos_mcp.settings import LOCAL_ORGANIZATION, Settings
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.tables import table_of
 from tests.exits.hostile import SURROGATES, corpus
@@ -119,19 +121,20 @@ class HostileConductor:
 
     def __init__(self, inner: ASGIApp) -> None:
         self._inner = inner
-        self.refusing = False
-        """Whether each request is refused, in words that mean harm."""
+        self.refusing: Sequence[int] = ()
+        """With which statuses each request is refused, in words that mean harm."""
         self._refused = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = [unquote(part) for part in scope["raw_path"].decode("latin-1").split("/")[1:]]
-        answer = self._refusal() if self.refusing else self._answer(scope["method"], path[3:])
+        below = path[2:] if path[1] == "users" else path[3:]
+        answer = self._refusal() if self.refusing else self._answer(scope["method"], below)
         await (answer or self._inner)(scope, receive, send)
 
     def _refusal(self) -> JSONResponse:
         self._refused += 1
         said = (*SURROGATES, *HOSTILE)[self._refused * 7 % 1000]
-        status = (400, 403, 404, 409, 422, 500, 503)[self._refused % 7]
+        status = self.refusing[self._refused % len(self.refusing)]
         content = {
             "status": status,
             "title": said,
@@ -143,6 +146,8 @@ class HostileConductor:
 
     def _answer(self, method: str, path: list[str]) -> JSONResponse | None:
         match method, path:
+            case "GET", ["me"]:
+                return JSONResponse(_user().to_wire())
             case "GET", ["apps"]:
                 return _listed(_applications())
             case "GET", ["apps", name] if name != APP:
@@ -189,6 +194,13 @@ def _applications() -> list[Application]:
         )
         for n, name in enumerate(names)
     ]
+
+
+def _user() -> UserProfile:
+    role = Role(name=text(703), permissions=[text(n) for n in range(704, 720)])
+    return UserProfile(
+        name=text(700), org_name=text(701), email=text(702), role=role, subscription_plan=text(720)
+    )
 
 
 def _executors() -> list[Executor]:
@@ -258,6 +270,10 @@ class Site:
         return Settings.from_env(dict(self.environment), toolsets="all")
 
     @property
+    def cache(self) -> Path:
+        return self.settings.cache_path(LOCAL_ORGANIZATION)
+
+    @property
     def transport(self) -> httpx.AsyncBaseTransport:
         return httpx.ASGITransport(self.conductor)
 
@@ -279,13 +295,13 @@ async def mirror(site: Site) -> None:
         found = await runtime.read(lambda c: c.execute(select(table_of(WorkflowRow))).all())
     (report,) = (report for report in reports if report.application_name == APP)
     assert report.error is None, report.error
-    assert len(found) == len(HOSTILE)
+    assert len(found) == len(HOSTILE) - HOSTILE.count("")  # which is no id
 
 
 @asynccontextmanager
 async def refusing(site: Site) -> AsyncIterator[None]:
-    site.conductor.refusing = True
+    site.conductor.refusing = (400, 403, 404, 409, 422, 500, 503)
     try:
         yield
     finally:
-        site.conductor.refusing = False
+        site.conductor.refusing = ()

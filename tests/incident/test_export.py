@@ -268,7 +268,7 @@ def test_what_goes_wrong_leaves_nothing_behind(mirror: Path, tmp_path: Path) -> 
             export(connection, chosen, tmp_path / "none" / "file", now=NOW)
     with closing(sqlite3.connect(broken)) as database, database:
         database.execute(
-            "INSERT INTO event SELECT max(position) + 1, 'shop', 'pay', 'Unheard', 0, 0, '{}'"
+            "INSERT INTO event SELECT max(position) + 1, 'shop', 'pay', 'Unheard', 0, 0, '{}', NULL"
             " FROM event"
         )
     cache = engine.Cache(broken, writable=False)

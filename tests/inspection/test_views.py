@@ -91,7 +91,7 @@ def test_each_time_is_text_beside_its_integer(view: View) -> None:
     [
         ("workflows", WorkflowRow,
          {"id", "content_hash", "payloads_loaded", "input_loaded", "output_loaded"}),
-        ("events", EventRow, set()),
+        ("events", EventRow, {"checksum"}),
         ("executors", ExecutorRow, {"id"}),
         ("commands", CommandRow, {"id"}),
     ],

@@ -16,9 +16,10 @@ from dbos_mcp.server.tools import TOOLS
 from dbos_mcp.settings import DAY_MS, Settings
 from dbos_mcp.store import projector, sync_state
 from dbos_mcp.store.events import ApplicationObserved
-from dbos_mcp.store.migrate import open_cache
+from dbos_mcp.store.migrate import HEAD, open_cache
 from tests.server.conftest import JOBS, Place, Serve, ToolFailedError, asking, mirrored
 from tests.store.factories import BORN, SHOP, observed
+from tests.store.test_versions import migrated_by_a_newer_version
 
 MIRROR = re.compile(r"As of 20\d\d-\S+Z \(\S+( \S+)? ago\); .*live\.$", re.IGNORECASE)
 LIVE = re.compile(r"Read live from Conductor at 20\d\d-\S+Z\.$")
@@ -214,3 +215,21 @@ async def _text(settings: Settings, tool: str, **arguments: object) -> str:
     async with Client(build_server(settings)) as client:
         (content,) = (await client.call_tool(tool, arguments)).content
     return str(getattr(content, "text", ""))
+
+
+async def test_an_older_server_answers_from_a_newer_cache_and_says_what_to_do(
+    sent: Settings, serve: Serve, cache_path: Path
+) -> None:
+    """Migrated before it starts, or while it runs: it reads on, and asks Conductor nothing."""
+    online = sent.model_copy(update={"offline": False})
+    only_read = "this one only reads it, and syncs nothing. Use the newest version"
+    async with serve(online) as running:
+        migrated_by_a_newer_version(cache_path, readable_from=HEAD)
+        async with serve(online) as started:
+            for ask in (running, started):
+                await ask("list_workflows", **SHOP)  # the first to be told, where it runs
+                assert only_read in await ask("list_workflows", **SHOP)
+                assert only_read in await ask("query_sql", sql="SELECT 1")
+                assert only_read in await ask("sync_status")
+                with pytest.raises(ToolFailedError, match=only_read):
+                    await ask("sync_now")

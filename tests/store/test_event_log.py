@@ -67,8 +67,8 @@ def test_a_workflow_is_read_by_itself_oldest_first(cache: Cache) -> None:
         "DELETE FROM event",
         "DELETE FROM event WHERE position = 2",
         "INSERT OR REPLACE INTO event SELECT * FROM event WHERE position = 2",
-        "REPLACE INTO event SELECT 1, 'x', workflow_id, kind, 1, 1, data FROM event",
-        "INSERT INTO event SELECT 0, 'x', workflow_id, kind, 1, 1, data FROM event LIMIT 1",
+        "REPLACE INTO event SELECT 1, 'x', workflow_id, kind, 1, 1, data, 0 FROM event",
+        "INSERT INTO event SELECT 0, 'x', workflow_id, kind, 1, 1, data, 0 FROM event LIMIT 1",
         "UPDATE OR REPLACE event SET position = 1",
     ],
 )

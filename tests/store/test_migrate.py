@@ -27,16 +27,8 @@ from dbos_mcp.store.projections import workflow_counts
 from dbos_mcp.sync.due import Priority
 from tests.store.conftest import opened
 from tests.store.factories import observed
+from tests.store.test_versions import made_by
 
-OPEN_WHEN_TOLD = """
-import sys
-from pathlib import Path
-from dbos_mcp.store.migrate import open_cache
-
-print("ready", flush=True)
-sys.stdin.readline()
-open_cache(Path(sys.argv[1])).close()
-"""
 UPGRADE = """
 import sys
 from pathlib import Path
@@ -119,31 +111,6 @@ def test_opening_twice_does_nothing(cache_path: Path) -> None:
         wal = cache_path.with_name("cache.sqlite-wal")
         assert not wal.exists() or wal.stat().st_size == 0
     assert cache_path.read_bytes() == before
-
-
-def test_eight_processes_open_one_new_file_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "folder" / "cache.sqlite"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", OPEN_WHEN_TOLD, str(path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(8)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    assert [process.communicate()[1] for process in processes] == [""] * 8
-    assert [process.returncode for process in processes] == [0] * 8
-    with opened(path) as cache, cache.read() as connection:
-        assert projector.stale(connection) == []
 
 
 def test_threads_of_one_process_make_several_files_at_once(tmp_path: Path) -> None:
@@ -258,16 +225,6 @@ def test_a_first_opening_may_stop_at_any_statement(tmp_path: Path, blank_cache: 
             pass
         assert contents(path) == contents(blank_cache)
     assert stopped > 25
-
-
-def made_by(path: Path, folder: Path, newest: str) -> None:
-    """A cache file of an older version, whose newest migration was that one."""
-    shutil.copytree(migrations_folder(), folder)
-    for migration in folder.glob("versions/0*.py"):
-        if migration.name[:4] > newest:
-            migration.unlink()
-    with closing(Cache(path)) as cache:
-        upgrade(cache, folder)
 
 
 def test_workflows_of_an_older_cache_are_counted(tmp_path: Path) -> None:

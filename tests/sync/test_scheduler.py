@@ -16,10 +16,12 @@ from dbos_mcp.conductor.credentials import Credentials
 from dbos_mcp.conductor.identity import FixedIdentity
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import AuthenticationError, DbosMcpError, UnavailableError
+from dbos_mcp.store.migrate import HEAD
 from dbos_mcp.store.sync_state import CONDUCTOR, AttentionRow
 from dbos_mcp.sync.pacing import LONGEST_MS, SHORTEST_MS
 from dbos_mcp.sync.scheduler import NOTE_EVERY_MS, SyncScheduler
 from dbos_mcp.sync.visit import ApplicationReport
+from tests.store.test_versions import migrated_by_a_newer_version
 from tests.upstream import APP, Asked, Site, below, open_site, problem
 
 PATIENCE_SECONDS = 20
@@ -556,3 +558,31 @@ async def test_the_next_leader_goes_on_at_the_pace_of_the_one_before(watched: Op
         second.site.clock.ahead_ms += 2 * SHORTEST_MS
         assert await second.looked_at() > 0
         await second.scheduler.stop()
+
+
+async def test_a_process_whose_cache_a_newer_version_has_migrated_leaves_the_lead_to_it(
+    watched: Open, cache_path: Path
+) -> None:
+    async with watched(hurried=False) as one, watched(hurried=False) as other:
+        one.scheduler.note_question(CONDUCTOR)
+        assert await one.looked_at() > 0
+        assert one.scheduler.leads
+        migrated_by_a_newer_version(cache_path, readable_from=HEAD)
+        one.site.clock.ahead_ms += LONGEST_MS
+        one.scheduler.note_question(CONDUCTOR)
+        assert await one.looked_at() == 0
+        assert not one.scheduler.leads
+        assert await other.looked_at() == 0
+        assert other.site.mirror.cache.notice is not None
+
+
+async def test_the_process_that_leads_looks_its_cache_through_for_damage(
+    watched: Open, cache_path: Path
+) -> None:
+    checked = cache_path.with_name(f"{cache_path.name}.checked")
+    async with watched() as one:
+        one.scheduler.start()
+        with anyio.fail_after(PATIENCE_SECONDS):
+            while not checked.exists():
+                await one.told()
+        await one.scheduler.stop()

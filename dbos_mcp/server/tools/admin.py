@@ -336,7 +336,7 @@ async def _ask(
 ) -> tuple[T | None, str]:
     """What Conductor answers, and a line that says so; None: nothing, and why."""
     if runtime.live is None:
-        return None, "Not read live: this server answers from its cache only (--offline)."
+        return None, f"Not read live: {render.plain(runtime.why_not_live, limit=500)}"
     try:
         return await question(runtime.live.client), read_live()
     except ConductorError as error:

@@ -134,7 +134,7 @@ async def list_changes(
             since=began,
             cursor=place,
         )
-        return changes, gap_of_changes(connection, application_name, began)
+        return changes, gap_of_changes(connection, application_name, began, changes.after)
 
     (changes, gap), freshness = await answer_from(runtime, query, application_name, looked=looked)
     columns = _changes_columns(application_name)

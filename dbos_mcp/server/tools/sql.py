@@ -18,8 +18,8 @@ from dbos_mcp.queries.freshness import Freshness, freshness_of_all
 from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render, schema
 from dbos_mcp.server.budget import fitting
-from dbos_mcp.server.context import RuntimeForAll, found_by, now_of
-from dbos_mcp.server.render import LATE_MS, compact_json, freshness_line, plain
+from dbos_mcp.server.context import RuntimeForAll, found_by, line_of, now_of
+from dbos_mcp.server.render import LATE_MS, compact_json, plain
 from dbos_mcp.server.workflow_rows import ANSWER_BYTES
 
 MOST_ROWS = 500
@@ -82,8 +82,7 @@ async def describe_schema(runtime: RuntimeForAll, view: str | None = None) -> st
 
 def _freshness_line(runtime: Runtime, state: Freshness) -> str:
     """SQL has a clock of its own: in it no time counts from the last look."""
-    offline = runtime.live is None
-    return freshness_line(state, now=now_ms(), offline=offline, times_from_then=False)
+    return line_of(runtime, state, times_from_then=False)
 
 
 def _parameters(params: dict[str, Any] | None) -> dict[str, Parameter]:

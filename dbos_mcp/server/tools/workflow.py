@@ -12,7 +12,7 @@ from dbos_mcp.errors import NotFoundError, UsageError
 from dbos_mcp.queries import history as history_queries
 from dbos_mcp.queries import steps as step_queries
 from dbos_mcp.queries import workflow as queries
-from dbos_mcp.queries.coverage import Gap, gap_of
+from dbos_mcp.queries.coverage import LEFT_THE_LOG, Gap, gap_of, gap_of_history
 from dbos_mcp.queries.filters import WorkflowFilter
 from dbos_mcp.queries.freshness import Freshness, Looked
 from dbos_mcp.queries.history import AsOf
@@ -227,8 +227,12 @@ async def _fresh_steps(
         looked=looked,
     )
     steps, state = await find()
-    oldest = 0 if max_age_seconds is None else now_ms() - max_age_seconds * 1000
-    too_old = not steps.deleted and (steps.read_at or 0) < oldest
+    now = now_ms()
+    too_old = (
+        max_age_seconds is not None
+        and not steps.deleted
+        and not now - max_age_seconds * 1000 <= (steps.read_at or 0) <= now
+    )
     if not (steps.may_have_changed or too_old) or looked.why_not or runtime.live is None:
         return steps, None, state
     mirror = runtime.live.mirror
@@ -327,23 +331,22 @@ async def _as_of(
     wanted: frozenset[str],
     looked: Looked,
 ) -> str:
-    then, freshness = await answer_from(
-        runtime,
-        partial(
-            history_queries.get_as_of,
-            application_name=application_name,
-            workflow_id=workflow_id,
-            instant=instant,
-        ),
-        application_name,
-        looked=looked,
-    )
+    def query(connection: Connection) -> tuple[AsOf, Gap | None]:
+        entries = history_queries.get_history(connection, application_name, workflow_id)
+        return (
+            history_queries.get_as_of(connection, application_name, workflow_id, instant),
+            gap_of_history(connection, application_name, workflow_id, entries),
+        )
+
+    (then, gap), freshness = await answer_from(runtime, query, application_name, looked=looked)
+    pruned = gap if gap is not None and gap.missing in LEFT_THE_LOG else None
     item, when = then.workflow, render.time(instant)
     if item is None:
         return render.answer(
             f"At {when} the mirror had not seen {render.plain(workflow_id, limit=300)} yet: it"
             f" first saw it at {render.time(then.first_seen_at)}."
             f" Upstream created it at {render.time(then.created_at)}.",
+            render.gap_line(pruned),
             freshness,
         )
     history = None
@@ -359,6 +362,7 @@ async def _as_of(
         history or f"history: {then.entries} of its {then.total} entries were there by then",
         _what_came(then, instant),
         DATA_NOTE,
+        render.gap_line(pruned),
         freshness,
     )
 

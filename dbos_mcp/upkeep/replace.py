@@ -1,0 +1,69 @@
+"""Puts another file in the place of a cache, while other programs may have it open.
+
+Those that are ours look before each transaction whether it is still the same file. Nobody writes
+meanwhile: who does this holds the lock of all that write.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from dbos_mcp.errors import StoreError
+from dbos_mcp.store.engine import LOCK_TIMEOUT_SECONDS
+
+_COMPANIONS = ("-wal", "-shm")
+
+
+@contextmanager
+def write_lock(path: Path, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[Path]:
+    """Keep everybody from writing to a cache; the file itself, where its name is a link.
+
+    Raises:
+        StoreError: another process held the lock for too long.
+    """
+    file = Path(os.path.realpath(path))
+    lock = FileLock(f"{file}.lock", timeout=timeout_seconds, mode=0o600)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise StoreError(
+            f"Another process has held the cache {path} locked for {timeout_seconds:g} s.",
+            hint="Try again; if it stays so, look for a stopped dbos-mcp process.",
+        ) from error
+    try:
+        yield file
+    finally:
+        lock.release()
+
+
+def put(draft: Path, file: Path, aside: Path | None) -> None:
+    """Under the write lock: a finished cache, without a WAL, in the place of `file`, which stays
+    under the name `aside`, its WAL beside it. Without that name it must have nothing in its WAL.
+
+    Whoever opens the name finds one or the other, never a part.
+    """
+    if aside is not None and file.exists():
+        try:
+            os.link(file, aside)
+        except OSError:  # a file system without links
+            file.replace(aside)
+    for suffix in _COMPANIONS:  # of the old file: the new one must never meet them
+        companion = file.with_name(file.name + suffix)
+        if aside is not None and companion.exists():
+            companion.replace(aside.with_name(aside.name + suffix))
+        else:
+            companion.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    draft.replace(file)
+    folder = os.open(file.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

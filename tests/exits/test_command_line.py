@@ -1,0 +1,167 @@
+"""Whatever the commands write, to a terminal or to a file, over a mirror that means harm.
+
+The commands are found in the program: a new one has no row below, and fails its test until it has.
+"""
+
+import json
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import typer
+from typer.core import TyperGroup
+
+from dbos_mcp.cli import app
+from tests import command_line
+from tests.exits import rules
+from tests.exits.site import APP, HOSTILE, Site, failed_ids
+from tests.loopback import served
+
+ROOT = Path(__file__).parents[2]
+EVIL_ID, *_ = (each for each in failed_ids() if "<" in each and each.isprintable())
+ALL = "SELECT workflow_id, workflow_name, error, executor_id FROM workflows"
+TERMINAL = {"TTY_COMPATIBLE": "1", "NO_COLOR": "1", "TERM": "xterm", "COLUMNS": "120"}
+_STYLE = re.compile(r"\x1b\[(0|1|2|3|4)(;[1-4])*m")
+"""What rich writes where there are no colours; no hostile text has a style without one."""
+
+COMMANDS: dict[str, Sequence[Sequence[str]]] = {
+    "status": [[], ["--json"]],
+    "rebuild": [[]],
+    "export": [
+        ["incident.sqlite", "--workflow", EVIL_ID, "--application", APP],
+        ["since.sqlite", "--since", "-1h", "--with-payloads", "--redact-users", "--limit", "40"],
+    ],
+    "report": [
+        [EVIL_ID, "--application", APP],
+        [EVIL_ID, "--application", APP, "-o", "report.md"],
+        ["--failures", "--application", APP, "-o", "failures.md"],
+        ["--failures"],
+    ],
+    "sql": [[ALL, "--format", form] for form in ("table", "json", "markdown")]
+    + [["SELECT \x1b[31m\u202e"]],
+    "schema": [[], ["workflows"], ["--datasette"], ["\x1b[31m\u202e"]],
+    "whoami": [[], ["--json"]],
+    "sync": [[]],
+}
+ELSEWHERE = {
+    "login": "tests/test_cli_login.py",
+    "logout": "tests/test_cli_login.py",
+    "local-conductor": "tests/local_conductor/test_app.py",
+    "demo": "tests/e2e/test_demo.py",
+}
+"""They show nothing of the mirror: tests that run them."""
+LIVE = ("whoami", "sync")
+
+
+def names_of(group: TyperGroup, before: str = "") -> Iterator[str]:
+    for name, each in group.commands.items():
+        if isinstance(each, TyperGroup):
+            yield from names_of(each, f"{before}{name} ")
+        else:
+            yield f"{before}{name}"
+
+
+def test_each_command_is_run() -> None:
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    assert set(names_of(group)) <= COMMANDS.keys() | ELSEWHERE.keys()
+    assert [path for path in ELSEWHERE.values() if not (ROOT / path).exists()] == []
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the commands are run, and may make files."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def files_in(home: Path) -> set[Path]:
+    """But those that SQLite has beside a file while it is open."""
+    return {path for path in home.rglob("*") if not path.name.endswith(("-wal", "-shm"))}
+
+
+def look_at(done: command_line.Done, *, is_terminal: bool = False) -> None:
+    out = _STYLE.sub("", done.stdout) if is_terminal else done.stdout
+    assert rules.unsafe_in(out) == set(), done.args
+    if not is_terminal:  # where it has a spinner
+        assert rules.unsafe_in(done.stderr) == set(), done.args
+    assert "Traceback" not in done.stderr
+    for line in done.stderr.splitlines():
+        if line.startswith("{"):
+            assert json.loads(line)["message"]
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in LIVE])
+def test_what_a_command_writes_is_seen_as_it_is(site: Site, folder: Path, command: str) -> None:
+    before = files_in(site.home)
+    for arguments in COMMANDS[command]:
+        cache = ["--offline", "--cache", str(site.cache)]
+        done = command_line.run(site.home, *cache, command, *arguments)
+        assert done.returncode in (0, 2, 4), done.stderr
+        look_at(done)
+    assert files_in(site.home) == before
+    for path in folder.rglob("*"):
+        assert path.parent == folder
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", path.name)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        if path.suffix == ".html":
+            html = path.read_text()
+            assert rules.active_in(html) == []
+            assert rules.unsafe_in(html) == set()
+            assert len(html) < 400_000
+        if path.suffix == ".md":
+            written = path.read_text()
+            assert rules.active_in_markdown(written) == []
+            assert rules.unsafe_in(written) == set()
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [("status", []), ("sql", [ALL, "--format", "csv"])],
+)
+def test_a_terminal_gets_no_escape_of_theirs(
+    site: Site, folder: Path, command: str, arguments: list[str]
+) -> None:
+    cache = ["--offline", "--cache", str(site.cache)]
+    done = command_line.run(site.home, *cache, command, *arguments, **TERMINAL)
+    assert done.returncode == 0, done.stderr
+    look_at(done, is_terminal=True)
+
+
+def test_an_incident_file_that_means_harm_is_read_as_any_other(site: Site, folder: Path) -> None:
+    file = folder / "incident.sqlite"
+    cache = ["--offline", "--cache", str(site.cache)]
+    arguments = ["export", str(file), "--workflow", EVIL_ID, "--application", APP]
+    assert command_line.run(site.home, *cache, *arguments).returncode == 0
+    for command in ("status", "schema"):
+        done = command_line.run(site.home, "--offline", "--cache", str(file), command)
+        assert done.returncode == 0, done.stderr
+        look_at(done)
+
+
+@pytest.mark.parametrize("command", LIVE)
+def test_what_conductor_says_of_the_user_or_refuses_with_is_seen_as_it_is(
+    site: Site, folder: Path, command: str
+) -> None:
+    with served(site.conductor) as url:
+        target = {"DBOS_URL": url, "DBOS_TOKEN": "no-key", "DBOS_ORG": "local"}
+        for statuses in ((), (422,)):
+            if command == "sync" and not statuses:
+                continue  # it would read all of it
+            site.conductor.refusing = statuses
+            try:
+                for arguments in COMMANDS[command]:
+                    variables = {**target, "DBOS_MCP_LOG_LEVEL": "debug"}
+                    done = command_line.run(folder, command, *arguments, **variables)
+                    look_at(done)
+                    assert len(done.stderr.splitlines()) > 0 or not statuses
+            finally:
+                site.conductor.refusing = ()
+
+
+def test_there_is_something_to_keep_out() -> None:
+    assert sum(bool(rules.unsafe_in(text)) for text in HOSTILE) > 300
