@@ -4,20 +4,25 @@ The commands are found in the program: a new one has no row below, and fails its
 """
 
 import json
+import logging
 import re
 import stat
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import typer
 from typer.core import TyperGroup
 
+from dbos_mcp import cli
 from dbos_mcp.cli import app
-from tests import command_line
+from tests.command_line import Done
 from tests.exits import rules
 from tests.exits.site import APP, HOSTILE, Site, failed_ids
 from tests.loopback import served
+
+Run = Callable[..., Done]
 
 ROOT = Path(__file__).parents[2]
 EVIL_ID, *_ = (each for each in failed_ids() if "<" in each and each.isprintable())
@@ -88,12 +93,39 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> Iterator[Run]:
+    """`dbos-mcp …` in this process: to start another one takes seconds."""
+    levels = {
+        name: logging.getLogger(name).level for name in (None, *logging.root.manager.loggerDict)
+    }
+    handlers = logging.root.handlers[:]
+
+    def run(home: Path, *arguments: str, **variables: str) -> Done:
+        with monkeypatch.context() as place:
+            for name, value in {"HOME": str(home), **variables}.items():
+                place.setenv(name, value)
+            place.setattr(sys, "argv", ["dbos-mcp", *arguments])
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        shown = capfdbinary.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Done(arguments, ended.value.code, shown.out.decode(), shown.err.decode())
+
+    yield run
+    logging.root.handlers[:] = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
 def files_in(home: Path) -> set[Path]:
     """But those that SQLite has beside a file while it is open."""
     return {path for path in home.rglob("*") if not path.name.endswith(("-wal", "-shm"))}
 
 
-def look_at(done: command_line.Done, *, is_terminal: bool = False) -> None:
+def look_at(done: Done, *, is_terminal: bool = False) -> None:
     out = _STYLE.sub("", done.stdout) if is_terminal else done.stdout
     assert rules.unsafe_in(out) == set(), done.args
     if not is_terminal:  # where it has a spinner
@@ -105,11 +137,13 @@ def look_at(done: command_line.Done, *, is_terminal: bool = False) -> None:
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in LIVE])
-def test_what_a_command_writes_is_seen_as_it_is(site: Site, folder: Path, command: str) -> None:
+def test_what_a_command_writes_is_seen_as_it_is(
+    site: Site, folder: Path, run: Run, command: str
+) -> None:
     before = files_in(site.home)
     for arguments in COMMANDS[command]:
         cache = ["--offline", "--cache", str(site.cache)]
-        done = command_line.run(site.home, *cache, *command.split(), *arguments)
+        done = run(site.home, *cache, *command.split(), *arguments)
         assert done.returncode in (0, 1, 2, 4), done.stderr
         look_at(done)
     assert files_in(site.home) == before
@@ -133,28 +167,30 @@ def test_what_a_command_writes_is_seen_as_it_is(site: Site, folder: Path, comman
     [("status", []), ("sql", [ALL, "--format", "csv"])],
 )
 def test_a_terminal_gets_no_escape_of_theirs(
-    site: Site, folder: Path, command: str, arguments: list[str]
+    site: Site, run: Run, command: str, arguments: list[str]
 ) -> None:
     cache = ["--offline", "--cache", str(site.cache)]
-    done = command_line.run(site.home, *cache, command, *arguments, **TERMINAL)
+    done = run(site.home, *cache, command, *arguments, **TERMINAL)
     assert done.returncode == 0, done.stderr
     look_at(done, is_terminal=True)
 
 
-def test_an_incident_file_that_means_harm_is_read_as_any_other(site: Site, folder: Path) -> None:
+def test_an_incident_file_that_means_harm_is_read_as_any_other(
+    site: Site, folder: Path, run: Run
+) -> None:
     file = folder / "incident.sqlite"
     cache = ["--offline", "--cache", str(site.cache)]
     arguments = ["export", str(file), "--workflow", EVIL_ID, "--application", APP]
-    assert command_line.run(site.home, *cache, *arguments).returncode == 0
+    assert run(site.home, *cache, *arguments).returncode == 0
     for command in ("status", "schema"):
-        done = command_line.run(site.home, "--offline", "--cache", str(file), command)
+        done = run(site.home, "--offline", "--cache", str(file), command)
         assert done.returncode == 0, done.stderr
         look_at(done)
 
 
 @pytest.mark.parametrize("command", LIVE)
 def test_what_conductor_says_of_the_user_or_refuses_with_is_seen_as_it_is(
-    site: Site, folder: Path, command: str
+    site: Site, folder: Path, run: Run, command: str
 ) -> None:
     with served(site.conductor) as url:
         target = {"DBOS_URL": url, "DBOS_TOKEN": "no-key", "DBOS_ORG": "local"}
@@ -165,7 +201,7 @@ def test_what_conductor_says_of_the_user_or_refuses_with_is_seen_as_it_is(
             try:
                 for arguments in COMMANDS[command]:
                     variables = {**target, "DBOS_MCP_LOG_LEVEL": "debug"}
-                    done = command_line.run(folder, command, *arguments, **variables)
+                    done = run(folder, command, *arguments, **variables)
                     look_at(done)
                     assert len(done.stderr.splitlines()) > 0 or not statuses
             finally:
