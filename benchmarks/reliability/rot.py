@@ -54,7 +54,7 @@ def _flip(path: Path, chance: random.Random) -> None:
     path.write_bytes(content)
 
 
-def _is_empty(content: bytes, place: int) -> bool:
+def _is_empty(content: bytearray, place: int) -> bool:
     """Whether it is in the room that a page has left: of a small file, more than a quarter."""
     page = place - place % PAGE
     header = page + (100 if page == 0 else 0)
