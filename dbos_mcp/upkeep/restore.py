@@ -211,7 +211,7 @@ class _Damaged:
             with closing(sqlite3.connect(self._uri, uri=True)) as raw:
                 raw.row_factory = sqlite3.Row
                 return [dict(row) for row in raw.execute(statement)]
-        except (sqlite3.Error, OverflowError):
+        except (sqlite3.Error, OverflowError, UnicodeDecodeError):
             return []
 
 
