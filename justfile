@@ -105,6 +105,10 @@ power-cuts *arguments:
 file-faults *arguments:
     uv run python -m benchmarks.reliability.file_faults {{ arguments }}
 
+# A state machine takes a hundred thousand steps, and finds planted bugs; the suite takes 400
+planted-bugs *arguments:
+    uv run python -m benchmarks.reliability.planted_bugs {{ arguments }}
+
 # A thousand cache files damaged at random, looked through and restored; the suite does a few
 rot *arguments:
     uv run python -m benchmarks.reliability.rot {{ arguments }}

@@ -85,17 +85,27 @@ def damage(raw: sqlite3.Connection, acknowledged: Log) -> list[str]:
         found.append(f"{len(lost)} {LOST}, the first at {min(lost)}")
     if is_new:
         return found
-    if list(log) != list(range(1, len(log) + 1)):
-        found.append(f"{len(log)} events end at {max(log)}: there are gaps")
+    end = max(log, default=0)
+    removed = _removed(raw)
+    if len(log) + removed != end:
+        found.append(f"{len(log)} events end at {end}, and {removed} were removed: there are gaps")
     folded = {row[0] for row in raw.execute("SELECT position FROM projection_checkpoint")}
-    if folded not in (set(), {len(log)}):
-        found.append(f"the log ends at {len(log)}, the read models at {sorted(folded)}")
+    if folded not in (set(), {end}):
+        found.append(f"the log ends at {end}, the read models at {sorted(folded)}")
     watermark = raw.execute(
         "SELECT watermark FROM sync_state WHERE application_name = ?", (RECORDED,)
     ).fetchone()
-    if watermark not in (None, (len(log),)):
-        found.append(f"the log ends at {len(log)}, the watermark says {watermark[0]}")
+    if watermark not in (None, (end,)):
+        found.append(f"the log ends at {end}, the watermark says {watermark[0]}")
     return found
+
+
+def _removed(raw: sqlite3.Connection) -> int:
+    """How many events are gone on purpose; older schemas do not know of any."""
+    if not raw.execute("SELECT 1 FROM sqlite_master WHERE name = 'log_removal'").fetchone():
+        return 0
+    (count,) = raw.execute("SELECT coalesce(sum(events), 0) FROM log_removal").fetchone()
+    return int(count)
 
 
 def mended(path: Path) -> list[str]:

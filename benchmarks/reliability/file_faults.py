@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import count
@@ -175,8 +175,9 @@ def _fail_in(work: Work, path: Path, fault: Fault, tally: Tally) -> list[str]:
                 found.append(f"it fails with {error!r}")
             if not work.closes and not before.items() <= checks.log_in(cache).items():
                 found.append("what was there cannot be read meanwhile")
-        checks.record(cache, checks.batch(9, size=3), at=9)  # with what was open all the time
-        after = checks.log_in(cache)
+        with closing(open_cache(path)) if work.closes else nullcontext(cache) as still_open:
+            checks.record(still_open, checks.batch(9, size=3), at=9)
+            after = checks.log_in(still_open)
     with closing(sqlite3.connect(path)) as raw:
         found += checks.damage(raw, {**after, **before})
     return found + checks.mended(path)

@@ -88,6 +88,23 @@ OPERATIONS = (
         operations.check_incident,
         ends=True,
     ),
+    Operation(
+        "pruning", operations.prune_all, operations.make_ended, operations.check_ended, ends=True
+    ),
+    Operation(
+        "backing up",
+        operations.make_backup,
+        operations.make_cache,
+        operations.check_backup,
+        ends=True,
+    ),
+    Operation(
+        "restoring",
+        operations.restore_backup,
+        operations.make_cache_and_backup,
+        operations.check_backup,
+        ends=True,
+    ),
 )
 CONTROLS = (
     Operation("the cursor apart", operations.write_cursor_first, operations.make_cache),

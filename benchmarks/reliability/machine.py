@@ -11,12 +11,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from unittest import mock
 
 import anyio.to_thread
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from sqlalchemy import Connection, select
 
 from benchmarks.reliability import checks
@@ -25,7 +25,8 @@ from dbos_mcp.conductor.client import ConductorClient
 from dbos_mcp.conductor.models import Step, Workflow
 from dbos_mcp.settings import Payloads
 from dbos_mcp.store import event_log, projector, sync_state
-from dbos_mcp.store.events import Event, WorkflowChanged, WorkflowObserved
+from dbos_mcp.store.event_log import Recorded
+from dbos_mcp.store.events import WorkflowChanged, WorkflowDeleted, WorkflowObserved
 from dbos_mcp.store.migrate import open_cache
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
@@ -46,6 +47,8 @@ SHOWN = (
 )
 """What is compared, column by column."""
 MOMENTS: tuple[Moment, ...] = ("before", "within", "after")
+MOST_PAGES = 4
+"""Answers on their way."""
 MEMORY = Path("/dev/shm")
 
 
@@ -87,6 +90,13 @@ class Page:
     watermark: int
 
 
+class Newest(NamedTuple):
+    """What was last recorded of a workflow."""
+
+    position: int
+    priority: int
+
+
 class Machine(RuleBasedStateMachine):
     steps_taken = 0
 
@@ -101,7 +111,7 @@ class Machine(RuleBasedStateMachine):
         self.pages: list[Page] = []
         self.history = History()
         self.position = 0
-        self.newest: dict[str, int] = {}
+        self.newest: dict[str, Newest] = {}
         self.watermark: int | None = None
         self.commands = 0
         self.dies_at: Moment | None = None
@@ -179,30 +189,32 @@ class Machine(RuleBasedStateMachine):
 
     # What is seen of it
 
-    @rule(ids=st.sets(st.sampled_from(IDS), min_size=1))
-    def look(self, ids: set[str]) -> None:
-        """The answer is still on its way."""
-        if len(self.pages) < 4:
-            self.pages.append(self._look(ids))
+    @rule(
+        ids=st.sets(st.sampled_from(IDS), min_size=1),
+        which=st.integers(-1, MOST_PAGES - 1),
+        again=st.booleans(),
+        dies_at=st.sampled_from([*MOMENTS, None, None]),
+    )
+    def look(self, ids: set[str], which: int, again: bool, dies_at: Moment | None) -> None:
+        """Ask, and record an answer that has come meanwhile: perhaps late, perhaps to be recorded
+        once more, perhaps while the process dies. In one rule, so that neither is left out."""
+        self.pages = [*self.pages[1 - MOST_PAGES :], self._look(ids)]
+        if which >= 0:
+            index = which % len(self.pages)
+            page = self.pages[index] if again else self.pages.pop(index)
+            with self._dying(dies_at):
+                self._record(page)
 
     def _look(self, ids: set[str]) -> Page:
         rows = tuple(self.upstream[each] for each in sorted(ids) if each in self.upstream)
         look = Look(rows, self._read(event_log.last_position))
         return Page(look, tuple(sorted(ids - self.upstream.keys())), self._later())
 
-    @precondition(lambda self: self.pages)
-    @rule(which=st.integers(0, 3), again=st.booleans(), dies_at=st.sampled_from([*MOMENTS, None]))
-    def record(self, which: int, again: bool, dies_at: Moment | None) -> None:
-        """It is here, perhaps late, perhaps once more, perhaps while the process dies."""
-        index = which % len(self.pages)
-        page = self.pages[index] if again else self.pages.pop(index)
-        with self._dying(dies_at):
-            self._record(page)
-
     def _record(self, page: Page) -> None:
         def move_on(connection: Connection) -> None:
             sync_state.update(connection, APP, {"watermark": page.watermark})
 
+        self.page = page
         kept = self.dies_at in (None, "after")
         self._later()
         self.watermark = page.watermark if kept else self.watermark
@@ -214,9 +226,7 @@ class Machine(RuleBasedStateMachine):
         self.dies_at = dies_at
         with suppress(Death):
             yield
-        self.dies_at = None
-        if dies_at is not None:
-            self.start_again()
+        self.dies_at = None  # and another process goes on
 
     @rule()
     def see_everything(self) -> None:
@@ -253,7 +263,17 @@ class Machine(RuleBasedStateMachine):
 
     # What befalls the file
 
-    @rule()
+    @rule(what=st.sampled_from([*["nothing"] * 16, "start again", "fold back", "rebuild"]))
+    def befall(self, what: str) -> None:
+        """Seldom: each takes as long as many looks."""
+        match what:
+            case "start again":
+                self.start_again()
+            case "fold back":
+                self.cache.checkpoint(wal_limit_bytes=0)
+            case "rebuild":
+                self.rebuild()
+
     def start_again(self) -> None:
         found = self._read(lambda connection: checks.damage(checks.raw_of(connection), {}))
         assert found == []
@@ -261,11 +281,6 @@ class Machine(RuleBasedStateMachine):
         open_cache(self.path).close()
         self._open()
 
-    @rule()
-    def fold_back(self) -> None:
-        self.cache.checkpoint(wal_limit_bytes=0)
-
-    @rule()
     def rebuild(self) -> None:
         with self.cache.write() as connection:
             rebuilt = projector.rebuild(connection)
@@ -285,19 +300,23 @@ class Machine(RuleBasedStateMachine):
         )
         for each in new:
             assert self.history.add(each) is None
-            self._hold_against_newest(each.event)
+            self._hold_against_newest(each)
         self.position += len(new)
         assert behind == []
         assert state.watermark == self.watermark
         out_of_time()
 
-    def _hold_against_newest(self, event: Event) -> None:
+    def _hold_against_newest(self, recorded: Recorded) -> None:
+        """Of a workflow, what a page says may not be older than what was recorded of it before."""
+        event = recorded.event
         match event:
             case WorkflowChanged():
-                assert event.priority >= self.newest[event.workflow_id]
-                self.newest[event.workflow_id] = event.priority
-            case WorkflowObserved():
-                self.newest[event.workflow_id] = event.priority
+                assert event.priority >= self.newest[event.workflow_id].priority
+            case WorkflowDeleted():
+                assert self.newest[event.workflow_id].position <= self.page.look.position
+        match event:
+            case WorkflowObserved() | WorkflowChanged():
+                self.newest[event.workflow_id] = Newest(recorded.position, event.priority)
 
     def _mirrored(self) -> dict[str, tuple[Any, ...]]:
         table = table_of(WorkflowRow)

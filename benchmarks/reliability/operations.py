@@ -23,11 +23,14 @@ from dbos_mcp.errors import ConductorError, DbosMcpError, NotFoundError
 from dbos_mcp.incident.export import export
 from dbos_mcp.incident.selection import select_since
 from dbos_mcp.store import event_log, projector, sync_state
+from dbos_mcp.store.backup import backup
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.events import ApplicationObserved
 from dbos_mcp.store.migrate import migrations_folder, open_cache, upgrade
 from dbos_mcp.sync.leadership import Leadership
-from tests.store.factories import SHOP
+from dbos_mcp.upkeep.prune import give_back, prune
+from dbos_mcp.upkeep.restore import restore
+from tests.store.factories import SHOP, changed
 from tests.sync.plans import SEEN_BY_CYCLES, Insert, Transition, Upstream
 from tests.upstream import APP, Site, Tables, open_site
 
@@ -54,6 +57,10 @@ class Place:
     @property
     def system(self) -> Path:
         return self.folder / "system.sqlite"
+
+    @property
+    def backup(self) -> Path:
+        return self.folder / "backup.sqlite"
 
     @property
     def incident(self) -> Path:
@@ -185,6 +192,21 @@ def export_incident(place: Place, _say: Say, _seed: int) -> None:
         export(connection, select_since(connection, None, 0), place.incident, now=now_ms())
 
 
+def prune_all(place: Place, _say: Say, _seed: int) -> None:
+    with closing(open_cache(place.cache)) as cache:
+        prune(cache, before=now_ms(), now=now_ms())
+    give_back(place.cache, at_least=0)
+
+
+def make_backup(place: Place, _say: Say, _seed: int) -> None:
+    with closing(open_cache(place.cache)) as cache:
+        backup(cache, place.backup)
+
+
+def restore_backup(place: Place, _say: Say, _seed: int) -> None:
+    restore(place.cache, place.backup, now=now_ms(), force=True)
+
+
 # The places, as they are before a round, and what must hold after it.
 
 
@@ -216,6 +238,22 @@ def make_old_cache(place: Place) -> Log:
             raw.execute("ATTACH ? AS newer", (str(newer.cache),))
             raw.execute(f"INSERT INTO event ({_COLUMNS}) SELECT {_COLUMNS} FROM newer.event")
             raw.commit()
+    return log
+
+
+def make_ended(place: Place) -> Log:
+    """Workflows with a past. What goes of it was acknowledged, and is not held against the rest."""
+    make_cache(place)
+    with closing(open_cache(place.cache)) as cache:
+        for number in range(BATCHES):
+            ended = (changed(f"order-{number}-{n}", status="SUCCESS") for n in range(18))
+            checks.record(cache, list(ended), at=BATCHES + number)
+    return {}
+
+
+def make_cache_and_backup(place: Place) -> Log:
+    log = make_cache(place)
+    make_backup(place, print, 0)
     return log
 
 
@@ -254,6 +292,24 @@ def check_incident(place: Place) -> list[str]:
             expected = event_log.count(connection)
     place.incident.unlink()
     return [] if held == expected else [f"{held} of {expected} events are in the incident file"]
+
+
+def check_backup(place: Place) -> list[str]:
+    """It is a whole cache, or it is not there."""
+    if not place.backup.exists():
+        return []
+    with closing(sqlite3.connect(place.cache)) as raw:
+        log = checks.log_of(raw)
+    with closing(sqlite3.connect(place.backup)) as raw:
+        return [f"the backup: {line}" for line in checks.damage(raw, log)]
+
+
+def check_ended(place: Place) -> list[str]:
+    """Each workflow is as it was last seen."""
+    with closing(sqlite3.connect(place.cache)) as raw:
+        statuses = raw.execute("SELECT status, count(*) FROM workflow GROUP BY status").fetchall()
+    expected = [("ERROR", BATCHES), ("PENDING", BATCHES), ("SUCCESS", 18 * BATCHES)]
+    return [] if sorted(statuses) == expected else [f"the workflows are {statuses}"]
 
 
 def check_nothing(_place: Place) -> list[str]:

@@ -72,7 +72,7 @@ def deadline(seconds: float) -> Iterator[None]:
         with anyio.fail_after(seconds):
             yield
     except TimeoutError as error:
-        raise httpx.ReadTimeout(f"nothing whole in {seconds:g} seconds") from error
+        raise httpx.ReadTimeout(f"nothing in {seconds:g} seconds") from error
 
 
 async def body_of(response: httpx.Response, most: int) -> tuple[bytes, bool]:

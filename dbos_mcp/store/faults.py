@@ -25,6 +25,7 @@ def faults_as_errors(
         DatabaseError,
         sqlite3.DatabaseError,
         PoolTimeout,
+        UnicodeDecodeError,  # of a message in which SQLite quotes what is damaged
         *others,
     )
     try:
@@ -47,6 +48,8 @@ def primary_code(error: BaseException | None) -> int | None:
 def _explain(error: Exception) -> tuple[str, str]:
     cause = getattr(error, "orig", None) or error
     detail = getattr(cause, "strerror", None) or str(cause)
+    if isinstance(error, UnicodeDecodeError):
+        return "it is damaged (its text cannot be read)", RESTORE
     match primary_code(cause):
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return f"it is damaged ({detail})", RESTORE

@@ -6,7 +6,7 @@ look that finds nothing new writes nothing. The network is async, SQLite is not;
 
 import logging
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -84,6 +84,14 @@ class Look:
 
     def __len__(self) -> int:
         return len(self.rows) + len(self.unreadable)
+
+    def of(self, asked: Collection[str]) -> "Look":
+        """Without what was not asked for."""
+        ids = {*asked, None}
+        rows = [row for row in self.rows if row.workflow_id in ids]
+        return replace(
+            self, rows=rows, unreadable=[row for row in self.unreadable if row.workflow_id in ids]
+        )
 
 
 @dataclass(frozen=True)
@@ -181,12 +189,15 @@ class Mirror:
             if left != asked:
                 if left:
                     waiting.append(left)
-                yield look
+                yield look.of(asked)
             elif len(asked) > 1:  # the first is too large, and does not even begin with its id
                 half = len(asked) // 2
                 waiting += [asked[half:], asked[:half]]
+            elif look.unreadable:
+                known_now = aside.called(asked[0], look.unreadable[0])
+                yield replace(look, rows=(), unreadable=[known_now])
             else:
-                yield replace(look, unreadable=[aside.called(asked[0], look.unreadable[0])])
+                raise shown_again(f"the workflow {one_line(asked[0])}")
 
     async def record_workflows(
         self,

@@ -21,6 +21,7 @@ from dbos_mcp.store.backup import newest_backup
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.migrate import HEAD, open_cache
 from dbos_mcp.store.projections import workflow_counts
+from dbos_mcp.upkeep import replace
 
 LARGEST_WAL_BYTES = 64 * 1024 * 1024
 DAY_MS = 86_400_000
@@ -111,10 +112,7 @@ def _reading(cache: Cache, look: Callable[[Connection], _Findings]) -> Callable[
 
 def _copy_of(cache: Cache, stack: ExitStack) -> Path:
     """As of one moment, page by page, so that damage is copied as it is."""
-    folder = TemporaryDirectory(
-        prefix=f".{cache.path.name[:80]}-", dir=cache.path.absolute().parent
-    )
-    path = Path(stack.enter_context(folder)) / "copy.sqlite"
+    path = stack.enter_context(replace.workplace(cache.path)) / "copy.sqlite"
     engine.copy(cache, path)
     return path
 

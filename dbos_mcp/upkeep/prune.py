@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy import Connection, create_engine, delete, func, select, update
@@ -389,9 +388,9 @@ def give_back(path: Path, *, at_least: int = WORTH_BYTES) -> int:
     """
     with (
         replace.write_lock(path) as file,
-        TemporaryDirectory(prefix=f".{file.name[:80]}-", dir=file.parent) as folder,
+        replace.workplace(file) as folder,
     ):
-        draft = Path(folder) / "draft.sqlite"
+        draft = folder / "draft.sqlite"
         draft.touch(mode=0o600)
         before = file.stat().st_size
         try:

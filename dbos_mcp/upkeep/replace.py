@@ -8,9 +8,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from filelock import FileLock, Timeout
 
+from dbos_mcp import files
 from dbos_mcp.errors import StoreError
 from dbos_mcp.store.engine import LOCK_TIMEOUT_SECONDS
 
@@ -37,6 +39,15 @@ def write_lock(path: Path, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Ite
         yield file
     finally:
         lock.release()
+
+
+@contextmanager
+def workplace(file: Path) -> Iterator[Path]:
+    """A folder on the same file system, so that what is made there is in its place at once. What a
+    killed process leaves of it goes when the next migration makes its backup."""
+    prefix = f".{file.name}."[: files.PREFIX_CHARACTERS]
+    with TemporaryDirectory(prefix=f"{prefix}work-", dir=file.absolute().parent) as folder:
+        yield Path(folder)
 
 
 def put(draft: Path, file: Path, aside: Path | None) -> None:

@@ -10,10 +10,9 @@ small shares, for deletions that nobody remembers.
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
@@ -86,7 +85,7 @@ def restore(path: Path, backup: Path | None = None, *, now: int, force: bool = F
             f"The cache {path} is sound; it was left as it is.",
             hint="--force replaces it all the same; it is set aside, not removed.",
         )
-    with replace.write_lock(path) as file, _workplace(file) as folder:
+    with replace.write_lock(path) as file, replace.workplace(file) as folder:
         draft = folder / "draft.sqlite"
         if backup is not None:
             _copy_sound(backup, draft, now=now)
@@ -111,13 +110,6 @@ def _refuse_excerpt(path: Path) -> None:
             f"{path} is an incident file: it can only be read.",
             hint="Ask for it again where it was made.",
         )
-
-
-@contextmanager
-def _workplace(file: Path) -> Iterator[Path]:
-    """On the same file system, so that what is made there is in its place at once."""
-    with TemporaryDirectory(prefix=f".{file.name[:80]}-", dir=file.parent) as folder:
-        yield Path(folder)
 
 
 def _aside(file: Path, now: int) -> Path:
@@ -219,7 +211,7 @@ class _Damaged:
             with closing(sqlite3.connect(self._uri, uri=True)) as raw:
                 raw.row_factory = sqlite3.Row
                 return [dict(row) for row in raw.execute(statement)]
-        except (sqlite3.Error, OverflowError):
+        except (sqlite3.Error, OverflowError, UnicodeDecodeError):
             return []
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -113,6 +113,18 @@ conductors = st.builds(
 )
 
 
+@example(
+    Conductor(
+        {
+            "/apps": [[APPLICATION]],
+            "/executors": [[]],
+            "/search": [[row("w-1", 0), row("w-2", 0, "ERROR")]],  # also where one was asked for
+            "/steps": [[]],
+            "/aggregates": [[]],
+        }
+    ),
+    1,
+)
 @settings(
     max_examples=EXAMPLES or 12,
     derandomize=not EXAMPLES,

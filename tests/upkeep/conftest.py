@@ -12,7 +12,7 @@ from tests.store.conftest import opened
 from tests.store.factories import BORN, SHOP, changed, deleted, issued, observed, settled, steps
 
 NOW = BORN + 1_000_000
-ORDERS = 300
+ORDERS = 80
 
 
 def record_orders(cache: Cache, orders: int = ORDERS) -> None:

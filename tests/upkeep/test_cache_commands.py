@@ -32,25 +32,20 @@ def test_a_cache_is_checked_backed_up_damaged_restored_and_pruned(
     cache.close()
     told = run(cache_path, "path")
     assert (told.returncode, told.stdout) == (0, f"{cache_path}\n")
-    assert json.loads(run(cache_path, "path", "--json").stdout)["schema"] is not None
-    for _ in range(3):
-        assert run(cache_path, "backup", "--keep", "2").returncode == 0
-    assert len(backups(cache_path)) == 2
+    for _ in range(2):
+        assert run(cache_path, "backup", "--keep", "1").returncode == 0
+    assert len(backups(cache_path)) == 1
     before = log_of(cache_path)
 
     overwrite(cache_path, leaves_of(cache_path)[5:7])
     found = run(cache_path, "check", "--json")
     assert found.returncode == 1
     assert json.loads(found.stdout)["sound"] is False
-    assert "fail  " in run(cache_path, "check", "--deep").stdout
     restored = run(cache_path, "restore")
     assert restored.returncode == 0, restored.stderr
     assert "nothing that is known of" in restored.stdout
     assert log_of(cache_path) == before
 
-    dry = run(cache_path, "prune", "--before", "2099-01-01T00:00:00Z", "--dry-run")
-    assert f"{2 * (ORDERS - 11) + 2} events" in dry.stdout
-    assert log_of(cache_path) == before
     assert run(cache_path, "prune", "--before", "2099-01-01T00:00:00Z").returncode == 0
     assert len(log_of(cache_path)) == len(before) - 2 * (ORDERS - 11) - 2
     sound = run(cache_path, "check", "--deep")

@@ -108,11 +108,11 @@ def test_the_newest_event_stays_in_its_place(cache: Cache) -> None:
 def test_an_end_in_the_middle_leaves_a_whole_log(
     cache: Cache, cache_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pruning, "AT_ONCE", 50)
+    monkeypatch.setattr(pruning, "AT_ONCE", 20)
     before = read_models(cache)
 
     def stop(events: int) -> None:
-        if events > 150:
+        if events > 60:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -160,7 +160,7 @@ def test_the_free_space_is_given_back_while_others_read(cache: Cache, cache_path
         reader.execute("SELECT count(*) FROM event").fetchone()
         freed = give_back(cache_path, at_least=0)
         assert reader.execute("SELECT count(*) FROM event").fetchone() > (0,)
-    assert freed > 100_000
+    assert freed > 10_000
     assert cache_path.stat().st_size == size - freed
     assert cache_path.stat().st_mode & 0o777 == 0o600
     with opened(cache_path) as smaller:
