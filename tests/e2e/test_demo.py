@@ -20,7 +20,7 @@ def test_the_demo_shows_what_it_promises_and_leaves_a_cache_behind(tmp_path: Pat
         env={**os.environ, "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     said = done.stdout
