@@ -143,7 +143,8 @@ def _newer_but_readable(cache: Cache) -> str | None:
     """What to say of such a file."""
     with cache.read() as connection:
         revision = revision_of(connection)
-        if revision is None or revision <= HEAD or not schema.readable_by(connection, HEAD):
+        is_newer = revision is not None and revision.isdecimal() and revision > HEAD
+        if not is_newer or not schema.readable_by(connection, HEAD):
             return None
     return schema.only_read(cache.path, revision, HEAD)
 

@@ -356,6 +356,10 @@ def test_a_newer_one_a_damaged_one_and_another_file_are_refused(exporting: Expor
     good = file.read_bytes()
     with closing(sqlite3.connect(file)) as database, database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
+    with closing(open_cache(file, writable=False)) as cache:
+        assert "this one only reads it" in str(cache.notice)
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("PRAGMA user_version = 9999")
     with pytest.raises(SchemaTooNewError, match="newer version"):
         open_cache(file, writable=False)
     file.write_bytes(good[: len(good) // 2])
