@@ -104,7 +104,7 @@ def test_a_reader_never_sees_half_a_file(path: Path) -> None:
 
     writer = threading.Thread(target=keep_writing)
     writer.start()
-    seen = set()
+    seen: set[Login | None] = set()
     try:
         reads = 0
         while reads < READS or len(seen) < 2:
