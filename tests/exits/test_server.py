@@ -55,7 +55,7 @@ instructions say what they are."""
 READING = {tool.name for tool in TOOLS if tool.annotations and tool.annotations.read_only_hint}
 
 Questions = Mapping[str, Sequence[dict[str, Any]]]
-SOME = [EVIL_ID, *OTHER_IDS[:3], *(each for each in failed_ids() if not each.isprintable())][:8]
+SOME = [EVIL_ID, *OTHER_IDS[:3], *(each for each in failed_ids() if not each.isprintable())][:6]
 QUESTIONS: Questions = {
     "list_applications": [{}],
     "list_executors": [IN_APP],
@@ -178,7 +178,7 @@ async def test_what_tools_answer_is_seen_as_it_is_and_poses_as_nothing(
     refused = set()
     async with client_of(site, user, offline=offline) as client:
         for tool, questions in QUESTIONS.items():
-            for question in questions:
+            for question in questions if offline else questions[:2]:
                 text, is_error = await ask(client, tool, question)
                 look_at(text, name=tool)
                 if is_error:
@@ -195,7 +195,7 @@ async def test_what_tools_answer_is_seen_as_it_is_and_poses_as_nothing(
         assert refused >= {"cancel_workflow", "login_complete", "sync_now"}
     else:
         assert user.shown
-        assert refused & READING == {"query_sql"}
+        assert refused & READING == set()
 
 
 async def test_what_conductor_refuses_with_is_one_line_that_is_seen_as_it_is(site: Site) -> None:
