@@ -104,11 +104,7 @@ def test_a_reader_never_sees_half_a_file(path: Path) -> None:
 
     writer = threading.Thread(target=keep_writing)
     writer.start()
-<<<<<<< HEAD
-    seen: set[Login] = set()
-=======
     seen: set[Login | None] = set()
->>>>>>> eight-exits
     try:
         reads = 0
         while reads < READS or len(seen) < 2:
