@@ -36,6 +36,7 @@ from dbos_mcp.store.events import (
     StepsDiscarded,
     StepsObserved,
     StepState,
+    WorkflowChanged,
     WorkflowDeleted,
     WorkflowObserved,
     WorkflowState,
@@ -159,6 +160,7 @@ class _Run:
             if (self._application_name in (None, key[0]))
             and max(event.recorded_at for event in chain) < self._before
             and kept.isdisjoint(event.position for event in chain)
+            and _may_be_shorter(chain)
         }
         part = _Part([], [])
         sound = {
@@ -241,6 +243,17 @@ class _Run:
                 until_position=func.max(table.c.until_position, max(part.gone)),
             )
         )
+
+
+_ONE_STAYS = (
+    {WorkflowObserved.__name__, WorkflowChanged.__name__},
+    {StepsObserved.__name__, StepsDiscarded.__name__},
+    {WorkflowDeleted.__name__},
+)
+
+
+def _may_be_shorter(chain: Sequence[RawEvent]) -> bool:
+    return any(sum(event.kind in kinds for event in chain) > 1 for kinds in _ONE_STAYS)
 
 
 def _ids_with_several(connection: Connection, after: str) -> list[str]:
