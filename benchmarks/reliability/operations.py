@@ -25,7 +25,7 @@ from dbos_mcp.incident.selection import select_since
 from dbos_mcp.store import event_log, projector, sync_state
 from dbos_mcp.store.backup import backup
 from dbos_mcp.store.engine import Cache
-from dbos_mcp.store.events import ApplicationObserved
+from dbos_mcp.store.events import ApplicationObserved, CommandIssued
 from dbos_mcp.store.migrate import migrations_folder, open_cache, upgrade
 from dbos_mcp.sync.leadership import Leadership
 from dbos_mcp.upkeep.prune import give_back, prune
@@ -329,5 +329,13 @@ async def _settled(place: Place) -> list[str]:
             except DbosMcpError as error:
                 return [f"the next start fails: {error}"]
             if not site.differences():
-                return checks.repeated(site.new_events())
+                site.last_position = 0
+                log = site.new_events()
+                # A SQLite system database counts whole seconds where a command changes it.
+                ordered = {
+                    event.workflow_id or ""
+                    for _, _, event in log
+                    if isinstance(event, CommandIssued)
+                }
+                return checks.repeated(log, ordered)
         return [f"{key}: {ours_theirs}" for key, ours_theirs in site.differences().items()]
