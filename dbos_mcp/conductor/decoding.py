@@ -34,6 +34,7 @@ _IDS: dict[type[Wire], str] = {
     Workflow: "workflow_id",
     Step: "step_id",
 }
+_UNFIT_ID = "its id cannot be used"
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[][{},]', re.DOTALL)
 _OPEN, _CLOSED, _COMMA = b"[{", b"]}", b","
 _LONGEST_INTEGER = 20
@@ -48,6 +49,10 @@ _REASONS = {
     "int_from_float": "is not a whole number",
 }
 _TIME: TypeAdapter[int] = TypeAdapter(EpochMs)
+LONGEST_NAME = 4_096
+LONGEST_ATTRIBUTES = 65_536
+"""Characters. Nobody means longer ones; payloads are cut where they are stored."""
+_PAYLOADS = frozenset({"input", "output", "error", "attributes"})
 
 
 class UnfitError(Exception):
@@ -115,7 +120,7 @@ def rows(shape: type[Row], *, in_part: bool = False) -> Read[Rows[Row]]:
             except ValidationError:
                 pass
             else:
-                if all(_is_usable(row) for row in found):
+                if not any(map(_flaw, found)):
                     return Rows(found)
         return _one_by_one(shape, content, is_cut)
 
@@ -172,7 +177,7 @@ def _row(shape: type[Row], text: bytes, after: int) -> Row | Unreadable:
     adapter: TypeAdapter[Row] = _adapter(shape)
     try:
         row = adapter.validate_json(text)
-        if _is_usable(row):
+        if _flaw(row) is None:
             return row
     except ValidationError:
         pass
@@ -188,9 +193,10 @@ def _row(shape: type[Row], text: bytes, after: int) -> Row | Unreadable:
     except ValueError:
         return _unparsed(shape, text, "it is not JSON", after)
     else:
-        if _is_usable(row) and _says_id(shape, said) == getattr(row, _IDS[shape]):
+        same_id = _says_id(shape, said) == getattr(row, _IDS[shape])
+        reason = _flaw(row) or ("" if same_id else _UNFIT_ID)
+        if not reason:
             return row
-        reason = "its id or its times cannot be used"
     return _described(shape, said, _digest(text), reason, after)
 
 
@@ -206,7 +212,7 @@ def _described(shape: type[Wire], said: object, digest: str, reason: str, after:
         one_line(reason),
         digest,
         after,
-        row_id=str(row_id) if row_id not in ("", None) and storable(row_id) == row_id else None,
+        row_id=str(row_id) if row_id is not None and _is_fit(row_id) else None,
         status=storable(status) if isinstance(status, str) else None,
         created_at=created_at,
     )
@@ -222,18 +228,38 @@ def _unparsed(shape: type[Wire], text: bytes, reason: str, after: int) -> Unread
     return _described(shape, said, _digest(start), reason, after)
 
 
-def _is_usable(row: Wire) -> bool:
-    """Whether it can be kept by its id, and by the time that lists are read by."""
+def _flaw(row: Wire) -> str | None:
+    """Why it cannot be kept by its id, and by the time that lists are read by; None: it can."""
     row_id = getattr(row, _IDS[type(row)])
-    if row_id == "" or storable(row_id) != row_id:
-        return False
+    if not _is_fit(row_id):
+        return _UNFIT_ID
     if isinstance(row, Workflow):
         try:
             to_datetime(row.created_at + 1)
             to_datetime(row.updated_at + 1)
         except ValueError:
-            return False
-    return True
+            return "its times cannot be used"
+        if row.attributes is not None and len(row.attributes) > LONGEST_ATTRIBUTES:
+            return "attributes is too long"
+    for name in _names(type(row)):
+        if len(getattr(row, name) or "") > LONGEST_NAME:
+            return f"{name} is too long"
+    return None
+
+
+def _is_fit(row_id: str | int) -> bool:
+    """Whether it can be kept, and asked for."""
+    if isinstance(row_id, str) and (not 0 < len(row_id) <= LONGEST_NAME or "\0" in row_id):
+        return False
+    return bool(storable(row_id) == row_id)
+
+
+@cache
+def _names(shape: type[Wire]) -> Sequence[str]:
+    """Its fields that hold names, ids and words."""
+    texts = (str, str | None)
+    found = {name for name, field in shape.model_fields.items() if field.annotation in texts}
+    return sorted(found - _PAYLOADS)
 
 
 def _says_id(shape: type[Wire], said: object) -> str | int | None:

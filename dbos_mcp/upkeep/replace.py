@@ -4,6 +4,7 @@ Those that are ours look before each transaction whether it is still the same fi
 meanwhile: who does this holds the lock of all that write.
 """
 
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,20 @@ def workplace(file: Path) -> Iterator[Path]:
     prefix = f".{file.name}."[: files.PREFIX_CHARACTERS]
     with TemporaryDirectory(prefix=f"{prefix}work-", dir=file.absolute().parent) as folder:
         yield Path(folder)
+
+
+def undo_half(file: Path) -> None:
+    """Under the write lock: where `put` was killed in the middle, the old file, which has its own
+    name still, gets its WAL back."""
+    wal = file.with_name(f"{file.name}-wal")
+    if not file.exists() or wal.exists():
+        return
+    for aside in file.parent.glob(f"{glob.escape(file.name)}.damaged-*Z"):
+        its_wal = aside.with_name(f"{aside.name}-wal")
+        if its_wal.exists() and aside.samefile(file):
+            its_wal.replace(wal)
+            aside.unlink()
+            return
 
 
 def put(draft: Path, file: Path, aside: Path | None) -> None:

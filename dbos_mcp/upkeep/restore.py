@@ -79,6 +79,8 @@ def restore(path: Path, backup: Path | None = None, *, now: int, force: bool = F
         StoreError: nothing sound can be made of it; everything is as it was.
     """
     _refuse_excerpt(path)
+    with replace.write_lock(path) as file:
+        replace.undo_half(file)
     is_sound = path.exists() and check(path, now=now, deep=True).is_sound
     if is_sound and not force:
         raise UsageError(

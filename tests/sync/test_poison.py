@@ -65,6 +65,8 @@ SET_ASIDE: dict[str, tuple[Spoil, str]] = {
     "NaN where needed": (raw("updatedAt", b"NaN"), "updatedAt"),
     "too deep": (raw("somethingNew", deep(100_000)), "nested too deeply"),
     "no JSON": (raw("somethingNew", b"nul"), "it is not JSON"),
+    "a name without end": (members(workflowName="n" * 4_097), "workflow_name is too long"),
+    "attributes without end": (members(attributes="a" * 65_537), "attributes is too long"),
 }
 MENDED: dict[str, Spoil] = {
     "lone surrogate": raw("workflowName", b'"re\\ud800stock"'),
@@ -82,6 +84,7 @@ NAMELESS: dict[str, Spoil] = {
     "null id": members(workflowId=None),
     "number for an id": members(workflowId=7),
     "empty id": members(workflowId=""),
+    "NUL in the id": members(workflowId="a\0b"),
     "half a character in the id": raw("workflowId", b'"a\\udc00"'),
     "no object": lambda _row: b"[1, null]",
 }

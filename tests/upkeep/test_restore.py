@@ -127,6 +127,20 @@ def test_what_lies_in_the_wal_alone_is_saved_too(
     assert set(events_of(copy)) == set()
 
 
+def test_a_restore_that_was_killed_before_its_last_step_loses_nothing(
+    cache: Cache, cache_path: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "killed" / "cache.sqlite"
+    copy.parent.mkdir()
+    shutil.copy(cache_path, copy)
+    aside = copy.with_name("cache.sqlite.damaged-20261122T000000.000Z")
+    aside.hardlink_to(copy)
+    shutil.copy(f"{cache_path}-wal", f"{aside}-wal")
+    cache.close()
+    restore(copy, now=NOW, force=True)
+    assert log_of(copy) == log_of(cache_path)
+
+
 def test_nothing_is_made_of_nothing(cache: Cache, cache_path: Path) -> None:
     cache.close()
     with pytest.raises(StoreError, match="No event could be read"):
