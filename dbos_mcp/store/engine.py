@@ -42,6 +42,8 @@ APPLICATION_ID = 0x64626D63  # "dbmc", in the header of every cache file
 EXCERPT_ID = 0x64626D69  # "dbmi": an incident file, which nobody writes to
 SMALL_BYTES = 4 * 1024 * 1024
 LOCK_TIMEOUT_SECONDS = 30.0
+POLL_SECONDS = 0.01
+"""Between two transactions of a load there is hardly more time to get in."""
 CHECKED_BYTES = 256 * 1024 * 1024
 """An incident file that is no larger is looked through for damage when it is opened."""
 CUT_OFF = "It may have been cut off on its way: ask for it again."
@@ -339,7 +341,12 @@ class Cache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        lock = FileLock(self._lock_path, timeout=self._lock_timeout_seconds, mode=0o600)
+        lock = FileLock(
+            self._lock_path,
+            timeout=self._lock_timeout_seconds,
+            mode=0o600,
+            poll_interval=POLL_SECONDS,
+        )
         with ExitStack() as held:
             with self._faults_as_errors("locked", OSError):
                 try:
