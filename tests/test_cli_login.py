@@ -168,7 +168,7 @@ def test_a_login_shows_the_code_and_waits_for_the_approval_through_failures(site
         assert process.stderr is not None
         waiting, failing = process.stderr.readline(), process.stderr.readline()
         assert waiting.startswith("Waiting for the approval, 0:1")
-        assert failing.startswith("Warning: The login server 127.0.0.1 did not answer: 503.")
+        assert failing.startswith("Warning: The login server 127.0.0.1 did not answer: 503 ")
         site.oauth.approve(CODE)
         done, problems = rest_of(site, process, *shown, waiting, failing)
     assert process.returncode == 0

@@ -50,9 +50,10 @@ _REASONS = {
 }
 _TIME: TypeAdapter[int] = TypeAdapter(EpochMs)
 LONGEST_NAME = 4_096
-LONGEST_ATTRIBUTES = 65_536
+LONGEST_LIST = 65_536
 """Characters. Nobody means longer ones; payloads are cut where they are stored."""
-_PAYLOADS = frozenset({"input", "output", "error", "attributes"})
+_LISTS = frozenset({"attributes", "authenticated_roles"})
+_PAYLOADS = frozenset({"input", "output", "error"})
 
 
 class UnfitError(Exception):
@@ -239,10 +240,8 @@ def _flaw(row: Wire) -> str | None:
             to_datetime(row.updated_at + 1)
         except ValueError:
             return "its times cannot be used"
-        if row.attributes is not None and len(row.attributes) > LONGEST_ATTRIBUTES:
-            return "attributes is too long"
-    for name in _names(type(row)):
-        if len(getattr(row, name) or "") > LONGEST_NAME:
+    for name, longest in _names(type(row)):
+        if len(getattr(row, name) or "") > longest:
             return f"{name} is too long"
     return None
 
@@ -255,11 +254,14 @@ def _is_fit(row_id: str | int) -> bool:
 
 
 @cache
-def _names(shape: type[Wire]) -> Sequence[str]:
-    """Its fields that hold names, ids and words."""
+def _names(shape: type[Wire]) -> Sequence[tuple[str, int]]:
+    """Its fields that hold names, ids and words, and how long each may be."""
     texts = (str, str | None)
     found = {name for name, field in shape.model_fields.items() if field.annotation in texts}
-    return sorted(found - _PAYLOADS)
+    return [
+        (name, LONGEST_LIST if name in _LISTS else LONGEST_NAME)
+        for name in sorted(found - _PAYLOADS)
+    ]
 
 
 def _says_id(shape: type[Wire], said: object) -> str | int | None:

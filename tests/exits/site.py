@@ -14,6 +14,7 @@ from sqlalchemy import select
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from dbos_mcp.conductor.decoding import LONGEST_NAME
 from dbos_mcp.conductor.models import (
     Application,
     ApplicationVersion,
@@ -31,6 +32,7 @@ from dbos_mcp.local_conductor.app import create_app
 from dbos_mcp.local_conductor.system_database import SystemDatabase
 from dbos_mcp.runtime import open_runtime
 from dbos_mcp.settings import LOCAL_ORGANIZATION, Settings
+from dbos_mcp.store import unreadable
 from dbos_mcp.store.projections.workflows import WorkflowRow
 from dbos_mcp.store.tables import table_of
 from tests.exits.hostile import SURROGATES, corpus
@@ -59,7 +61,7 @@ WRAPPED: Mapping[str, Callable[[str], str]] = {
     "output": lambda text: pickled({text: text}),
     "error": lambda text: pickled(RuntimeError(text)),
     "authenticated_roles": lambda text: json.dumps([text]),
-    "attributes": lambda text: json.dumps({text: text}),
+    "attributes": lambda text: json.dumps({text[:2_000]: text[:2_000]}),
 }
 
 
@@ -67,9 +69,14 @@ def text(place: int) -> str:
     return HOSTILE[place % len(HOSTILE)]
 
 
+def name(place: int) -> str:
+    """What is longer is set aside."""
+    return text(place)[:LONGEST_NAME]
+
+
 def workflow_id(place: int) -> str:
     """What a search by id can name: no database takes a NUL there."""
-    return text(place).replace("\x00", "\x01\x02")
+    return name(place).replace("\x00", "\x01\x02")[:LONGEST_NAME]
 
 
 def failed_ids() -> list[str]:
@@ -87,7 +94,7 @@ def fill(tables: Tables) -> None:
                 created + place,
                 "ERROR" if place % FAILED_OF == 0 else status,
                 **{
-                    field: text(place + _APART * number) or None
+                    field: name(place + _APART * number) or None
                     for number, field in enumerate(FIELDS, start=1)
                 },
                 **{
@@ -104,7 +111,7 @@ def fill(tables: Tables) -> None:
     tables.add_steps(
         *(
             (
-                *(each, step, text(place * STEPS + step)),
+                *(each, step, name(place * STEPS + step)),
                 pickled(text(place * STEPS + step + 300)),
                 pickled(ValueError(text(place * STEPS + step + 500))) if step == STEPS else None,
                 workflow_id(FAILED_OF * place + 1) if step == 3 else None,
@@ -293,8 +300,10 @@ async def mirror(site: Site) -> None:
     async with open_runtime(site.settings, transport=site.transport) as runtime:
         reports = await runtime.require_live().worker.run_until_read()
         found = await runtime.read(lambda c: c.execute(select(table_of(WorkflowRow))).all())
+        aside = await runtime.read(lambda c: unreadable.workflows(c, APP))
     (report,) = (report for report in reports if report.application_name == APP)
     assert report.error is None, report.error
+    assert [row.workflow_id for row in aside] == [None] * HOSTILE.count("")
     assert len(found) == len(HOSTILE) - HOSTILE.count("")  # which is no id
 
 

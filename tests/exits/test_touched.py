@@ -19,7 +19,6 @@ from dbos_mcp.local_conductor.app import create_app
 from dbos_mcp.local_conductor.system_database import SystemDatabase
 from dbos_mcp.server.tools import TOOLS
 from tests.command_line import environment
-from tests.exits import audited
 from tests.exits.documented import Touched, touched_of
 from tests.loopback import served
 from tests.oauth_server import AUDIENCE, CLIENT_ID, OAuthServer
@@ -50,7 +49,7 @@ def conductor(shop_database: Path) -> Iterator[str]:
 async def ask_everything(home: Path, log: Path, variables: dict[str, str]) -> None:
     parameters = StdioServerParameters(
         command=sys.executable,
-        args=[audited.__file__, str(log)],
+        args=[str(Path(__file__).with_name("audited.py")), str(log)],
         env=environment(home, **variables),
         cwd=home,
     )
