@@ -152,7 +152,9 @@ class Members:
         return [each for each in self.living if each.led_at is not None]
 
     def all_up(self) -> bool:
-        return all(each.is_up for each in self.living) and bool(self.leaders)
+        """And one leads; without a lock each of them."""
+        leading = len(self.living) if self._without_lock else 1
+        return all(each.is_up for each in self.living) and len(self.leaders) >= leading
 
     def bury(self, member: Member) -> None:
         self.living.remove(member)
