@@ -45,8 +45,7 @@ def drafted(path: Path, *, force: bool = False) -> Iterator[Path]:
         ) as folder:
             draft = Path(folder) / "draft"
             yield draft
-            with draft.open("rb") as file:
-                os.fsync(file.fileno())
+            sync(draft)
             publish(draft, path, force=force)
     except OSError as error:
         raise not_to_be_written(path, error) from error
@@ -76,11 +75,16 @@ def publish(draft: Path, path: Path, *, force: bool) -> None:
             except FileExistsError as error:
                 raise _taken(path) from error
             draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def not_to_be_written(path: Path, error: OSError) -> StoreError:

@@ -371,8 +371,8 @@ class Cache:
         return faults_as_errors(self.path, what, *others, hint=hint)
 
     def checkpoint(self, *, wal_limit_bytes: int = WAL_LIMIT_BYTES) -> bool:
-        """Fold a WAL beyond the limit back into the file; whether that was done. Only the syncing
-        process calls this."""
+        """Fold a WAL beyond the limit back into the file; whether that was done. For the process
+        that syncs, and for whoever writes much while none does."""
         if self._writer is None or not self._wal.is_due(wal_limit_bytes):
             return False
         with self._locked(), self._faults_as_errors("written"):

@@ -82,14 +82,6 @@ def put(draft: Path, file: Path, aside: Path | None) -> None:
             companion.replace(aside.with_name(aside.name + suffix))
         else:
             companion.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    files.sync(draft)
     draft.replace(file)
-    folder = os.open(file.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    files.sync(file.parent)
