@@ -64,6 +64,7 @@ def session_of(said: str) -> list[Line]:
         *excerpt(before, "list_failures"),
         "",
         end,
+        LEFT_OUT,
         "",
         *excerpt(after, "diagnose_workflow"),
     ]
@@ -79,7 +80,7 @@ def excerpt(said: str, tool: str) -> list[str]:
             kept.append(line.split(" Last error: ")[0])
         elif kept[-1] != LEFT_OUT:
             kept.append(LEFT_OUT)
-    return kept if kept[-1] != LEFT_OUT else kept[:-1]
+    return kept
 
 
 def shown_in(readme: str) -> str:
