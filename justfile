@@ -53,6 +53,10 @@ starts *arguments:
 demo:
     uv run --extra local dbos-mcp demo
 
+# The session that the README shows, from a run of the demo: its text and docs/session.svg
+session:
+    uv run --extra local python docs/record_session.py
+
 # How fast, how large and how polite sync is, beside the design's targets; `--rows 1000000`
 bench-sync *arguments:
     uv run python -m benchmarks.sync {{ arguments }}

@@ -3,7 +3,8 @@
 It runs as a process of its own (`python -m dbos_mcp.demo.shop`), places orders, says `ready` on
 stdout once every order has come to its end, and then stays up, with work still in flight, until
 its stdin is closed. Orders to Belfast fail: `quote_delivery` knows no rate for the BT postcode
-area. The bug is three workflows deep: place_order → fulfil_order → book_courier.
+area. The bug is three workflows deep: place_order → fulfil_order → book_courier. With `--mended` it
+knows one.
 """
 
 import argparse
@@ -33,6 +34,7 @@ CITIES = {
     "Belfast": "BT1 5GS",
 }
 RATES_PENCE = {"LS": 395, "BS": 450, "CF": 475, "G": 620}
+FORGOTTEN_RATE_PENCE = {"BT": 780}
 
 
 class Order(TypedDict):
@@ -226,8 +228,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--orders", type=int, default=24)
     parser.add_argument("--application-version", default="1.4.0")
     parser.add_argument("--executor-id", default="shop-1")
+    parser.add_argument("--mended", action="store_true", help="the bug is not there")
     options = parser.parse_args(arguments)
 
+    if options.mended:
+        RATES_PENCE.update(FORGOTTEN_RATE_PENCE)
     open_shop(options.system_database_url, options.application_version, options.executor_id)
     open_work()
     orders = make_orders(options.orders)
