@@ -128,3 +128,8 @@ fuzz-ids examples="10000":
 # Whatever JSON a Conductor might say, against sync; the suite tries a few
 fuzz-answers examples="1000":
     FUZZ_EXAMPLES={{ examples }} uv run pytest -q tests/sync/test_any_answer.py
+
+# The pages of docs/ that say what the program is, from the program
+docs:
+    uv run python -m docs.generate.sql
+    uv run python -m docs.generate.tools

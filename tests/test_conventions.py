@@ -9,7 +9,6 @@ import typer
 from mcp.server.mcpserver.tools import Tool
 
 from dbos_mcp.cli import app
-from dbos_mcp.inspection.views import VIEWS
 from dbos_mcp.server.tools import TOOLS
 from dbos_mcp.settings import ENVIRONMENT, SEVERAL, Settings
 from tests.exits.documented import proofs_in
@@ -75,12 +74,6 @@ def test_the_readme_has_a_row_for_each_setting() -> None:
 
 def test_each_variable_names_a_setting() -> None:
     assert set(ENVIRONMENT.values()) <= set(Settings.model_fields)
-
-
-def test_the_readme_tells_the_views() -> None:
-    section = README.split("\n## SQL\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", section, flags=re.MULTILINE)
-    assert rows == [(view.name, view.meaning[0].lower() + view.meaning[1:]) for view in VIEWS]
 
 
 def test_the_readme_counts_the_filters() -> None:
