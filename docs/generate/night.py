@@ -112,11 +112,15 @@ class Night:
             self.end(workflow_id, at + lasts, error)
 
     def end(self, workflow_id: str, at: int, error: str | None = None, **fields: Any) -> None:
-        status = {"status": "SUCCESS" if error is None else "ERROR", "payloads_loaded": True}
+        status: dict[str, Any] = {
+            "status": "SUCCESS" if error is None else "ERROR",
+            "payloads_loaded": True,
+        }
         if error is not None:
-            order = {"order_id": workflow_id[:10], "city": city_of(workflow_id)}
-            text = json.dumps({"args": [order], "kwargs": {}})
+            text = json.dumps({"args": [order_of(workflow_id)], "kwargs": {}})
             status |= {"error": error, "input_loaded": True, "input": text}
+        if "deduplication_id" in self.states[workflow_id]:
+            status["deduplication_id"] = None  # DBOS clears it, so that the next one can come
         self.seen(at, workflow_id, completed_at=at, **{**status, **fields})
 
     def did(self, workflow_id: str, at: int, *steps: tuple[Any, ...]) -> int:
@@ -153,9 +157,12 @@ class Night:
         self.say(at + 1, CommandSettled(**one, outcome="done", new_workflow_id=new))
 
 
-def city_of(workflow_id: str) -> str | None:
+def order_of(workflow_id: str) -> dict[str, str] | None:
+    """What a workflow of an order has as its input."""
     number = workflow_id.removeprefix("fork-").removeprefix("order-")[:4]
-    return [*CITIES][int(number) % 5 - 1] if number.isdecimal() else None
+    if not number.isdecimal():
+        return None
+    return {"order_id": f"order-{number}", "city": [*CITIES][int(number) % 5 - 1]}
 
 
 def version_at(at: int) -> str:
@@ -238,10 +245,8 @@ def _order(night: Night, number: int, at: int) -> None:
     )
     charge = 2_400 if number % 4 == 0 else 800
     if number in (1008, 1023):
-        error = "card declined"
-        night.end(
-            order, night.did(order, at, ("check_stock", 40), ("charge_card", 60, error)), error
-        )
+        ended = night.did(order, at, ("check_stock", 40), ("charge_card", 60, "card declined"))
+        night.end(order, ended, "card declined")
         return
     _receipt(night, mail, at + charge, order)
     error, done = _fulfil(night, order, number, at + charge + 60, version_at(at))
@@ -356,8 +361,10 @@ def _what_somebody_did(night: Night) -> None:
     at += 5 * MINUTE
     for workflow_id in ("reconcile-0313", "stock-0314"):
         night.asked(at, "resume", workflow_id)
-        night.seen(at + 1, workflow_id, status="ENQUEUED", completed_at=None)
-        night.seen(at + 2 * SECOND, workflow_id, status="PENDING", executor_id="shop-1")
+        queued = {"queue_name": "_dbos_internal_queue", "completed_at": None, "dequeued_at": None}
+        night.seen(at + 1, workflow_id, status="ENQUEUED", **queued)
+        taken = at + 2 * SECOND
+        night.seen(taken, workflow_id, status="PENDING", executor_id="shop-1", dequeued_at=taken)
     night.end("reconcile-0313", at + 3 * MINUTE)
     for number, version in ((1020, OLD), (1025, NEW)):
         at += 2 * MINUTE
