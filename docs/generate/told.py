@@ -146,13 +146,13 @@ PREFERRED = {
     "diagnose_workflow": "Of many failures, diagnose one of each cause of `list_failures`.",
     "compare_workflows": "`diagnose_workflow` picks the run to compare with by itself, and compares"
     " with many.",
-    "query_sql": "What `list_failures`, `get_workflow_aggregates` or another tool answers, it answers"
-    " in fewer characters, and says what is not known: SQL is for the rest.",
+    "query_sql": "What `list_failures`, `get_workflow_aggregates` or another tool answers, it"
+    " answers in fewer characters, and says what is not known: SQL is for the rest.",
     "describe_schema": "[docs/sql.md](sql.md) is the same for people, with a cookbook.",
     "sync_status": "Each answer ends with the freshness of what it is about; this says why. In a"
     " terminal: `dbos-mcp status`.",
-    "sync_now": "`max_age_seconds` of another tool looks at what that question rests on, and at"
-    " nothing else.",
+    "sync_now": "`max_age_seconds` of `list_workflows`, or of another tool, looks at what that"
+    " question rests on, and at nothing else.",
     "delete_workflow": "To stop it, `cancel_workflow`: that can be undone. What was mirrored of it"
     " stays.",
     "fork_from_failure": "For one, `fork_workflow` from a step of your choice.",
