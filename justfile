@@ -30,7 +30,10 @@ snapshots:
 
 # A migration from the difference between the tables and the last one
 migration name:
-    uv run alembic revision --autogenerate -m "{{ name }}"
+    rm -f .migration.sqlite
+    uv run alembic -x file=.migration.sqlite upgrade head
+    uv run alembic -x file=.migration.sqlite revision --autogenerate -m "{{ name }}"
+    rm .migration.sqlite
 
 # Random changes, faults and crashes against sync; the suite does a few of them
 fuzz-sync examples="1000":
