@@ -9,6 +9,7 @@ import typer
 from mcp.server.mcpserver.tools import Tool
 
 from dbos_mcp.cli import app
+from dbos_mcp.queries.filters import WorkflowFilter
 from dbos_mcp.server.tools import TOOLS
 from dbos_mcp.settings import ENVIRONMENT, SEVERAL, Settings
 from tests.exits.documented import proofs_in
@@ -74,6 +75,11 @@ def test_the_readme_has_a_row_for_each_setting() -> None:
 
 def test_each_variable_names_a_setting() -> None:
     assert set(ENVIRONMENT.values()) <= set(Settings.model_fields)
+
+
+def test_each_filter_is_an_argument() -> None:
+    (listing,) = (tool for tool in TOOLS if tool.name == "list_workflows")
+    assert WorkflowFilter.model_fields.keys() <= listing.parameters["properties"].keys()
 
 
 def test_the_readme_counts_the_filters() -> None:
