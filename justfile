@@ -30,7 +30,10 @@ snapshots:
 
 # A migration from the difference between the tables and the last one
 migration name:
-    uv run alembic revision --autogenerate -m "{{ name }}"
+    rm -f .migration.sqlite
+    uv run alembic -x file=.migration.sqlite upgrade head
+    uv run alembic -x file=.migration.sqlite revision --autogenerate -m "{{ name }}"
+    rm .migration.sqlite
 
 # Random changes, faults and crashes against sync; the suite does a few of them
 fuzz-sync examples="1000":
@@ -132,3 +135,8 @@ fuzz-ids examples="10000":
 # Whatever JSON a Conductor might say, against sync; the suite tries a few
 fuzz-answers examples="1000":
     FUZZ_EXAMPLES={{ examples }} uv run pytest -q tests/sync/test_any_answer.py
+
+# The pages of docs/ that say what the program is, from the program
+docs:
+    uv run python -m docs.generate.sql
+    uv run python -m docs.generate.tools

@@ -9,7 +9,7 @@ import typer
 from mcp.server.mcpserver.tools import Tool
 
 from dbos_mcp.cli import app
-from dbos_mcp.inspection.views import VIEWS
+from dbos_mcp.queries.filters import WorkflowFilter
 from dbos_mcp.server.tools import TOOLS
 from dbos_mcp.settings import ENVIRONMENT, SEVERAL, Settings
 from tests.exits.documented import proofs_in
@@ -77,10 +77,9 @@ def test_each_variable_names_a_setting() -> None:
     assert set(ENVIRONMENT.values()) <= set(Settings.model_fields)
 
 
-def test_the_readme_tells_the_views() -> None:
-    section = README.split("\n## SQL\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", section, flags=re.MULTILINE)
-    assert rows == [(view.name, view.meaning[0].lower() + view.meaning[1:]) for view in VIEWS]
+def test_each_filter_is_an_argument() -> None:
+    (listing,) = (tool for tool in TOOLS if tool.name == "list_workflows")
+    assert WorkflowFilter.model_fields.keys() <= listing.parameters["properties"].keys()
 
 
 def test_the_readme_counts_the_filters() -> None:

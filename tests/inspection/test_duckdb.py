@@ -1,4 +1,4 @@
-"""The cache in DuckDB, as the README shows it."""
+"""The cache in DuckDB, as docs/sql.md shows it."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -12,13 +12,12 @@ import pytest
 from dbos_mcp.inspection.views import VIEWS
 from dbos_mcp.store import projector
 from dbos_mcp.store.events import ExecutorObserved
+from docs.generate.sql import PAGE
 from tests.store.conftest import opened
 from tests.store.factories import BORN, SHOP, issued, observed, settled
-from tests.test_conventions import README
 
-INSTALL, MACRO, ATTACH, QUESTION = (
-    statement.strip() for statement in README.split("```sql\n")[1].split(";\n```")[0].split(";\n")
-)
+_SETUP, _JOIN = (block.split(";\n```")[0] for block in PAGE.read_text().split("```sql\n")[1:3])
+INSTALL, MACRO, ATTACH, QUESTION = (statement.strip() for statement in _SETUP.split(";\n"))
 SUMS = {
     "workflows": "duration_ms",
     "steps": "step_id",
@@ -108,3 +107,17 @@ def test_the_macro_gives_times_numbers_and_flags_their_types(
     odd = "SELECT created_at FROM mirror.workflows WHERE workflow_id = 'odd'"
     assert duck.execute(odd).fetchone() == (None,)
     assert duck.execute(QUESTION).fetchall()
+
+
+def test_the_mirror_is_joined_with_a_file_of_ones_own(
+    duck: duckdb.DuckDBPyConnection, copy: Path, tmp_path: Path
+) -> None:
+    customers = tmp_path / "customers.csv"
+    lines = [f"customer-{n},Customer {n},0113 496 000{n}" for n in range(9)]
+    customers.write_text("\n".join(["customer,name,phone", *lines]) + "\n")
+    duck.execute(MACRO)
+    attach(duck, copy)
+    assert "'customers.csv'" in _JOIN
+    rows = duck.execute(_JOIN.replace("customers.csv", str(customers))).fetchall()
+    assert {row[2] for row in rows} >= {"order-1005", "order-1010"}
+    assert all(row[0].startswith("Customer ") for row in rows)
