@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio.to_thread
 
-from dbos_mcp.conductor.credentials import API_KEY_PREFIX, Credentials, CredentialStore, Login
-from dbos_mcp.conductor.dbosctl import load_dbosctl_login
-from dbos_mcp.conductor.identity import FixedIdentity, Identity, LoginIdentity
 from dbos_mcp.errors import AuthenticationError, StoreError, UsageError
 from dbos_mcp.settings import LOCAL_ORGANIZATION, Issuer, Redact, Settings
 
@@ -23,6 +20,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from dbos_mcp.conductor.client import ConductorClient
+    from dbos_mcp.conductor.credentials import CredentialStore, Login
+    from dbos_mcp.conductor.identity import FixedIdentity, Identity, LoginIdentity
     from dbos_mcp.conductor.oauth import IssuerClient
     from dbos_mcp.inspection.sandbox import Found, Parameter, Sandbox
     from dbos_mcp.redaction.rules import Rules
@@ -181,7 +180,7 @@ async def open_runtime(
 @asynccontextmanager
 async def open_client(
     settings: Settings,
-    identity: Identity,
+    identity: "Identity",
     transport: "httpx.AsyncBaseTransport | None" = None,
 ) -> "AsyncIterator[ConductorClient]":
     """The way to Conductor: over the network, or to a local one inside this process."""
@@ -254,13 +253,16 @@ def identity_of(
     *,
     pinned: str | None = None,
     transport: "httpx.AsyncBaseTransport | None" = None,
-) -> LoginIdentity | FixedIdentity:
+) -> "LoginIdentity | FixedIdentity":
     """Who asks: DBOS_TOKEN, else nobody in front of a Conductor without logins, else the login that
     is kept. `pinned` is the organization whose mirror is open.
 
     Raises:
         UsageError: the organization of DBOS_TOKEN is missing.
     """
+    from dbos_mcp.conductor.credentials import Credentials
+    from dbos_mcp.conductor.identity import FixedIdentity, LoginIdentity
+
     organization, how_to_log_in = settings.known_organization, how_to_log_in_to(settings)
     if settings.token is not None and not settings.is_local:
         if organization is None:
@@ -290,17 +292,22 @@ def _issuer(issuer: Issuer, transport: "httpx.AsyncBaseTransport | None") -> "Is
     return IssuerClient(issuer, transport=transport)
 
 
-def login_store(settings: Settings) -> CredentialStore:
+def login_store(settings: Settings) -> "CredentialStore":
     """Where the login to this target is kept."""
+    from dbos_mcp.conductor.credentials import CredentialStore
+
     name = settings.profile or (None if settings.is_managed else settings.address)
     return CredentialStore(settings.credentials_path, name)
 
 
-def _other_logins(settings: Settings) -> tuple[Callable[[], Login | None], ...]:
+def _other_logins(settings: Settings) -> "tuple[Callable[[], Login | None], ...]":
     """For a profile: dbosctl's own login to it, and the one that was made without a profile."""
     profile, folder = settings.profile, settings.dbosctl_folder
     if profile is None:
         return ()
+
+    from dbos_mcp.conductor.credentials import CredentialStore, Login
+    from dbos_mcp.conductor.dbosctl import load_dbosctl_login
 
     def of_dbosctl() -> Login | None:
         found = None if folder is None else load_dbosctl_login(folder, profile)
@@ -319,6 +326,8 @@ def _other_logins(settings: Settings) -> tuple[Callable[[], Login | None], ...]:
 
 def how_to_log_in_to(settings: Settings) -> str:
     """The next step when Conductor does not accept who asks."""
+    from dbos_mcp.conductor.credentials import API_KEY_PREFIX
+
     if settings.token is not None:
         if settings.token.get_secret_value().startswith(API_KEY_PREFIX):
             return "The API key in DBOS_TOKEN may have been deleted: set another one."

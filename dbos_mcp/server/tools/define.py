@@ -166,43 +166,41 @@ def _tool(
         meta=meta,
         structured_output=False,
     )
-    tool.fn_metadata.arg_model = _known_arguments_only(tool.name, tool.fn_metadata.arg_model)
-    tool.parameters = _compact(tool.fn_metadata.arg_model.model_json_schema(by_alias=True))
+    arguments = (_KnownArguments, tool.fn_metadata.arg_model)
+    tool.fn_metadata.arg_model = create_model(name, __base__=arguments)
+    tool.parameters = _compact({"additionalProperties": False, **tool.parameters})
     tool.description = " ".join(tool.description.split())
     return tool
 
 
-def _known_arguments_only(name: str, arguments: type[ArgModelBase]) -> type[ArgModelBase]:
-    class KnownArguments(arguments):  # type: ignore[valid-type,misc] # made per tool
-        model_config = ConfigDict(extra="forbid")
-        also_known: ClassVar[tuple[str, ...]] = ()
+class _KnownArguments(ArgModelBase):
+    model_config = ConfigDict(extra="forbid")
+    also_known: ClassVar[tuple[str, ...]] = ()
 
-        @model_validator(mode="before")
-        @classmethod
-        def _name_the_nearest(cls, values: Any) -> Any:
-            known = (*cls.model_fields, *cls.also_known)
-            for name in values if isinstance(values, dict) else ():
-                if name not in known:
-                    near = difflib.get_close_matches(name, known, n=1)
-                    raise PydanticCustomError(
-                        "unknown_argument",
-                        "Unknown argument '{name}'{hint} Arguments: {known}",
-                        {
-                            "name": str(name)[:80],
-                            "hint": f": did you mean '{near[0]}'?" if near else ".",
-                            "known": ", ".join(known),
-                        },
-                    )
-            try:
-                compact_json(values).encode()
-            except UnicodeEncodeError as error:
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest(cls, values: Any) -> Any:
+        known = (*cls.model_fields, *cls.also_known)
+        for name in values if isinstance(values, dict) else ():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
                 raise PydanticCustomError(
-                    "no_text",
-                    "A lone surrogate (\\ud800 to \\udfff) is no character: leave it out.",
-                ) from error
-            return values
-
-    return create_model(name, __base__=KnownArguments)
+                    "unknown_argument",
+                    "Unknown argument '{name}'{hint} Arguments: {known}",
+                    {
+                        "name": str(name)[:80],
+                        "hint": f": did you mean '{near[0]}'?" if near else ".",
+                        "known": ", ".join(known),
+                    },
+                )
+        try:
+            compact_json(values).encode()
+        except UnicodeEncodeError as error:
+            raise PydanticCustomError(
+                "no_text",
+                "A lone surrogate (\\ud800 to \\udfff) is no character: leave it out.",
+            ) from error
+        return values
 
 
 def _compact(schema: Any) -> Any:
