@@ -44,6 +44,9 @@ ERROR_CHARACTERS = 2_000
 QUIET_SECONDS = 0.1
 """After the list of tools a client asks for others. An import beside them would take its time from
 theirs."""
+FIRST_ANSWER_SECONDS = 1.5
+"""A first question is answered then, with what there is, and how to go on: what it waits for may
+never come."""
 HEAD_START_SECONDS = 1.0
 """The longest that a client's first questions are waited for."""
 
@@ -86,6 +89,7 @@ class Session:
         self.on_look: Callable[[], None] = lambda: None
         """Called each time that the scheduler has looked whose turn it is, and run the worker."""
         self.looked_once = False
+        """Since then, no question waits for the first look."""
         self._confirmations: defaultdict[str, Confirmations] = defaultdict(Confirmations)
         self.memory = Memory()
 
@@ -333,13 +337,13 @@ async def opened_for(session: Session, application_name: str) -> Runtime:
     Raises:
         DbosMcpError: see `open_runtime`.
     """
+    asked_at = anyio.current_time()
     runtime = await session.runtime()
     from dbos_mcp.server.freshness import first_look
 
     session.note_question(application_name)
     if runtime.live is not None and not session.looked_once:
-        await first_look(runtime)
-        session.looked_once = True
+        session.looked_once = await first_look(runtime, asked_at + FIRST_ANSWER_SECONDS)
     return runtime
 
 

@@ -28,8 +28,6 @@ from dbos_mcp.queries.freshness import (
 from dbos_mcp.runtime import Runtime
 from dbos_mcp.server.render import WHY_CHARACTERS, duration, plain, time
 
-FIRST_LOOK_SECONDS = 10.0
-FIRST_LOAD_SECONDS = 2.0
 LATE_MS = 600_000
 """Even what nobody asks about is looked at every five minutes, while anybody asks anything."""
 MOST_BEHIND = 3
@@ -112,19 +110,20 @@ def resting_on(error: NotFoundError, runtime: Runtime, state: Freshness) -> NotF
     return NotFoundError(error.message, hint=f"{error.hint} {line}".strip())
 
 
-async def first_look(runtime: Runtime) -> None:
-    """On a new mirror, wait within reason for what any process finds at its first look.
+async def first_look(runtime: Runtime, until: float) -> bool:
+    """On a new mirror, wait until then (the event loop's clock) for what any process finds at its
+    first look; whether the applications were listed, or could not be.
 
-    An application that takes longer to load than that is answered with what is there.
+    An application that takes longer to load is answered with what is there.
     """
-    for patience, looked in (
-        (FIRST_LOOK_SECONDS, looked_at_conductor),
-        (FIRST_LOAD_SECONDS, looked_at_applications),
-    ):
-        with anyio.move_on_after(patience):
-            # Another process may be the one that looks: only the cache says when it has.
-            while not await runtime.read(looked):  # noqa: ASYNC110
-                await anyio.sleep(0.02)
+    listed = False
+    with anyio.CancelScope(deadline=until):
+        # Another process may be the one that looks: only the cache says when it has.
+        while not (listed := await runtime.read(looked_at_conductor)):  # noqa: ASYNC110
+            await anyio.sleep(0.02)
+        while not await runtime.read(looked_at_applications):  # noqa: ASYNC110
+            await anyio.sleep(0.02)
+    return listed
 
 
 def freshness_line(
@@ -176,6 +175,8 @@ def freshness_line(
     line = "; ".join(parts) + "."
     if looked.why_not is not None:
         line += f" {plain(looked.why_not, limit=WHY_CHARACTERS)}"
+    elif state.as_of is None and not offline and state.reason is None:
+        line += " Ask again in a moment; sync_status tells how far it is."
     elif state.reason is not None:
         line += f"{LAST_ERROR}{plain(state.reason, limit=300)}"
     if notice is not None:

@@ -79,7 +79,11 @@ DAY = 1_795_000_000_000
 @pytest.mark.parametrize(
     ("freshness", "line"),
     [
-        (Freshness(None, None, False, None, None), "The first look is not finished."),
+        (
+            Freshness(None, None, False, None, None),
+            "The first look is not finished. Ask again in a moment; sync_status tells how far it"
+            " is.",
+        ),
         (
             Freshness(DAY, DAY - 60_000, False, None, None),
             "As of 2026-11-18T11:06:40Z (5.0s ago); still loading, complete for workflows created"
