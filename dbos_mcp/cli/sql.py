@@ -14,12 +14,7 @@ from dbos_mcp.cli.terminal import err, out, print_warning, size_text, until_inte
 from dbos_mcp.domain import format_duration
 from dbos_mcp.errors import SqlTimeoutError, UsageError
 from dbos_mcp.inspection import sandbox
-from dbos_mcp.inspection import schema as in_use
-from dbos_mcp.inspection.datasette import metadata
-from dbos_mcp.inspection.hints import caution
-from dbos_mcp.server import schema as told
 from dbos_mcp.server.found import SqlFormat, written
-from dbos_mcp.store.migrate import open_cache
 
 SQL_CELL_CHARACTERS = 2_000_000
 """As long as a value can be: what programs get is whole."""
@@ -45,6 +40,9 @@ def sql(
     ] = sandbox.SECONDS,
 ) -> None:
     """Run one SELECT over the mirror's views, which `dbos-mcp schema` tells."""
+    from dbos_mcp.inspection.hints import caution
+    from dbos_mcp.store.migrate import open_cache
+
     text = _stdin() if statement == "-" else statement
     parameters = _parameters(param or [])
     cache = open_cache(existing_cache(context.obj.target()), writable=False)
@@ -91,7 +89,7 @@ def _show(text: str) -> None:
         typer.echo(text.encode(), nl=False)  # bytes are left as they are
 
 
-def _parameters(given: Sequence[str]) -> dict[str, sandbox.Parameter]:
+def _parameters(given: Sequence[str]) -> "dict[str, sandbox.Parameter]":
     parameters: dict[str, sandbox.Parameter] = {}
     for each in given:
         name, equals, value = each.partition("=")
@@ -104,7 +102,7 @@ def _parameters(given: Sequence[str]) -> dict[str, sandbox.Parameter]:
     return parameters
 
 
-def _value(text: str) -> sandbox.Parameter:
+def _value(text: str) -> "sandbox.Parameter":
     """A number where it would be written just so: an id like 0012 and a version like 3.10 are not.
     SQLite compares either with a column as the column's type has it, but not with a result."""
     if re.fullmatch(r"-?\d{1,19}", text) and str(number := int(text)) == text:
@@ -124,6 +122,11 @@ def schema(
     ] = False,
 ) -> None:
     """Show the views for `dbos-mcp sql`, what they hold, and statements to begin with."""
+    from dbos_mcp.inspection import schema as in_use
+    from dbos_mcp.inspection.datasette import metadata
+    from dbos_mcp.server import schema as told
+    from dbos_mcp.store.migrate import open_cache
+
     asked = None if view is None else told.view_named(view)
     path = existing_cache(context.obj.target())
     if datasette:

@@ -4,31 +4,26 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
-from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 from dbos_mcp.cli.options import existing_cache
 from dbos_mcp.cli.terminal import err, out, print_error, until_interrupted
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import DbosMcpError, UsageError
-from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus, sync_status
 from dbos_mcp.runtime import Runtime, open_runtime
 from dbos_mcp.server.render import Column, plain
-from dbos_mcp.server.sync_status import columns as status_columns
-from dbos_mcp.server.sync_status import redacted_line, status_text, who_syncs
 from dbos_mcp.settings import Settings
-from dbos_mcp.store.migrate import open_cache
-from dbos_mcp.sync.leadership import Leadership
-from dbos_mcp.sync.scheduler import SyncScheduler
-from dbos_mcp.sync.spending import Spending
-from dbos_mcp.sync.visit import ApplicationReport
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus
+    from dbos_mcp.sync.scheduler import SyncScheduler
+    from dbos_mcp.sync.visit import ApplicationReport
 
 
 def sync(
@@ -44,6 +39,10 @@ def sync(
 
 
 async def _sync_once(settings: Settings) -> int:
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from dbos_mcp.sync.spending import Spending
+
     async with open_runtime(settings) as runtime:
         worker = runtime.require_live().worker
         if err.is_terminal:
@@ -72,6 +71,9 @@ async def _sync_once(settings: Settings) -> int:
 
 
 async def _watch(settings: Settings) -> int:
+    from dbos_mcp.sync.scheduler import SyncScheduler
+    from dbos_mcp.sync.visit import ApplicationReport
+
     this_run: dict[str, ApplicationReport] = {}
 
     def add(outcome: "list[ApplicationReport] | DbosMcpError") -> None:
@@ -102,11 +104,16 @@ async def _watch(settings: Settings) -> int:
 
 
 async def _show_live(
-    runtime: Runtime, scheduler: SyncScheduler, this_run: Mapping[str, ApplicationReport]
+    runtime: Runtime, scheduler: "SyncScheduler", this_run: "Mapping[str, ApplicationReport]"
 ) -> None:
     """What the cache says, every second, with what this run has seen."""
+    from rich.live import Live
 
-    def of_this_run(item: ApplicationSync) -> ApplicationReport:
+    from dbos_mcp.queries.sync_status import sync_status
+    from dbos_mcp.server.sync_status import who_syncs
+    from dbos_mcp.sync.visit import ApplicationReport
+
+    def of_this_run(item: "ApplicationSync") -> "ApplicationReport":
         return this_run.get(item.application_name) or ApplicationReport(item.application_name)
 
     more: list[Column[ApplicationSync]] = [
@@ -121,7 +128,7 @@ async def _show_live(
             await anyio.sleep(1)
 
 
-def _print_reports(reports: list[ApplicationReport]) -> None:
+def _print_reports(reports: "list[ApplicationReport]") -> None:
     for report in reports:
         out.print(
             escape(plain(report.application_name))
@@ -136,6 +143,11 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show how syncing goes, from the cache file alone."""
+    from dbos_mcp.queries.sync_status import sync_status
+    from dbos_mcp.server.sync_status import redacted_line, status_text, who_syncs
+    from dbos_mcp.store.migrate import open_cache
+    from dbos_mcp.sync.leadership import Leadership
+
     path = existing_cache(context.obj.target())
     cache = open_cache(path, writable=False)
     try:
@@ -157,9 +169,14 @@ def status(
 
 
 def _status_table(
-    found: SyncStatus, *, syncing: str, more: Sequence[Column[ApplicationSync]] = ()
-) -> Table:
+    found: "SyncStatus", *, syncing: str, more: "Sequence[Column[ApplicationSync]]" = ()
+) -> "Table":
     """The columns that hold something, `more` of them before the last."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from dbos_mcp.server.sync_status import columns as status_columns
+
     reason = found.conductor.last_error
     shown = Table(
         title=f"{len(found.applications)} applications, synced by {syncing}",

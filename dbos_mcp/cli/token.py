@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -11,8 +11,10 @@ from dbos_mcp.cli.terminal import err, out
 from dbos_mcp.domain import Rights, format_time
 from dbos_mcp.errors import UsageError
 from dbos_mcp.server.render import table
-from dbos_mcp.serving.tokens import TokenFile
 from dbos_mcp.settings import DAY_MS
+
+if TYPE_CHECKING:
+    from dbos_mcp.serving.tokens import TokenFile
 
 app = typer.Typer(help="Make, list and revoke the tokens of `dbos-mcp serve --http`.")
 
@@ -73,7 +75,9 @@ def revoke(
     out.print(escape(f"Revoked {token.name} ({token.id})."))
 
 
-def _tokens(context: typer.Context) -> TokenFile:
+def _tokens(context: typer.Context) -> "TokenFile":
+    from dbos_mcp.serving.tokens import TokenFile
+
     return TokenFile(context.obj.targets()[0].tokens_path)
 
 

@@ -9,7 +9,7 @@ processes that share the file one asks, and the others find what it got.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 import anyio
@@ -21,10 +21,12 @@ from dbos_mcp.conductor.credentials import (
     Login,
     expiry_of,
 )
-from dbos_mcp.conductor.oauth import IssuerClient, RefusedError
 from dbos_mcp.domain import tell_time
 from dbos_mcp.errors import AuthenticationError, ConductorError, LoginError, UnavailableError
 from dbos_mcp.settings import MANAGED_ISSUER, MANAGED_URL
+
+if TYPE_CHECKING:
+    from dbos_mcp.conductor.oauth import IssuerClient
 
 RENEW_BEFORE_SECONDS = 30
 """Some issuers' tokens live for a minute."""
@@ -122,7 +124,7 @@ class LoginIdentity:
         url: str = MANAGED_URL,
         organization: str | None = None,
         pinned: str | None = None,
-        issuer: IssuerClient | None = None,
+        issuer: "IssuerClient | None" = None,
         fallbacks: tuple[Callable[[], Login | None], ...] = (),
         how_to_log_in: str = "",
         clock: Clock = time.time,
@@ -265,6 +267,8 @@ class LoginIdentity:
             return login  # noqa: RET504 # mypy takes a shielded scope for one that swallows errors
 
     async def _ask(self, login: Login, save: Callable[[Login], None]) -> Login:
+        from dbos_mcp.conductor.oauth import RefusedError
+
         assert self._issuer is not None and login.refresh_token is not None
         save(login)  # on a full disk, better not ask for what could not be kept
         try:
@@ -311,6 +315,8 @@ class LoginIdentity:
         )
 
     def _not_renewed(self, login: Login, error: LoginError) -> AuthenticationError:
+        from dbos_mcp.conductor.oauth import RefusedError
+
         return AuthenticationError(
             f"The login of {login.user_name or 'this user'} could not be renewed: {error.message}",
             hint=self.how_to_log_in if isinstance(error, RefusedError) else error.hint,

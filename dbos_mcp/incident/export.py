@@ -17,6 +17,7 @@ from sqlmodel import col
 
 import dbos_mcp
 from dbos_mcp import files
+from dbos_mcp.domain import CONDUCTOR
 from dbos_mcp.incident.selection import Selection
 from dbos_mcp.queries.coverage import first_looked_at
 from dbos_mcp.redaction import Redactor
@@ -36,7 +37,7 @@ from dbos_mcp.store.migrate import open_cache
 from dbos_mcp.store.projections.executors import ExecutorRow
 from dbos_mcp.store.projections.steps import StepRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
-from dbos_mcp.store.sync_state import CONDUCTOR, Excerpt, StepReadingRow
+from dbos_mcp.store.sync_state import Excerpt, StepReadingRow
 from dbos_mcp.store.tables import batches, table_of
 
 REFERENCES = frozenset(

@@ -30,7 +30,6 @@ SECONDS = 5.0
 """What a statement may take, by SQLite's own clock."""
 PATIENCE = 1.05
 """After so many times that, the process is ended."""
-AT_ONCE = 2
 CELL_CHARACTERS = 2_000
 TOTAL_BYTES = 1_000_000
 _START_SECONDS = 10.0

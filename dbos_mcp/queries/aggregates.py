@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from sqlalchemy import ColumnElement, Connection, func, literal_column, or_, select
 from sqlmodel import col
@@ -15,24 +15,13 @@ from dbos_mcp.errors import UsageError
 from dbos_mcp.queries import day_counts
 from dbos_mcp.queries.applications import require_application
 from dbos_mcp.queries.filters import WorkflowFilter
+from dbos_mcp.queries.groupings import COLUMNS, PERIODS_MS, OrderBy
 from dbos_mcp.store.projections.workflow_counts import DAY_MS
 from dbos_mcp.store.projections.workflows import WorkflowRow
-
-COLUMNS = (
-    "status",
-    "workflow_name",
-    "queue_name",
-    "executor_id",
-    "application_version",
-    "schedule_name",
-)
-PERIODS_MS = {"hour": 3_600_000, "day": 86_400_000}
-GROUPINGS = (*COLUMNS, *PERIODS_MS)
 
 FEW_ROWS = 100_000
 """A window of at most so many workflows is read row by row within 150 ms."""
 
-OrderBy = Literal["count", "failure_rate", "p95"]
 Key = tuple[str | int | None, ...]
 
 _EVER = -(2**63)

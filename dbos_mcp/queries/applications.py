@@ -6,7 +6,7 @@ from pydantic import BaseModel
 from sqlalchemy import Connection, Select, func, select
 from sqlmodel import col
 
-from dbos_mcp.domain import FAILED, IN_FLIGHT, EpochMs
+from dbos_mcp.domain import CONDUCTOR, FAILED, IN_FLIGHT, EpochMs
 from dbos_mcp.errors import NotFoundError
 from dbos_mcp.store import sync_state
 from dbos_mcp.store.projections import workflow_counts
@@ -14,7 +14,6 @@ from dbos_mcp.store.projections.applications import ApplicationRow
 from dbos_mcp.store.projections.executors import ExecutorRow
 from dbos_mcp.store.projections.workflow_counts import WorkflowCountRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
-from dbos_mcp.store.sync_state import CONDUCTOR
 from dbos_mcp.store.tables import table_of
 
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from sqlalchemy import Connection, select
 from sqlmodel import col
 
-from dbos_mcp.domain import IN_FLIGHT
+from dbos_mcp.domain import CONDUCTOR, IN_FLIGHT
 from dbos_mcp.queries.filters import WorkflowFilter
 from dbos_mcp.queries.history import HistoryEntry
 from dbos_mcp.store import event_log, log_removals, sync_state
@@ -77,7 +77,7 @@ def gap_of_changes(
 ) -> Gap | None:
     """Of what changed since a time of our clock, in an application or in all; as the log has it,
     behind a position."""
-    if sync_state.load(connection, application_name or sync_state.CONDUCTOR).excerpt is not None:
+    if sync_state.load(connection, application_name or CONDUCTOR).excerpt is not None:
         return Gap(Missing.REST)
     removal = log_removals.latest(connection, application_name)
     if removal is not None and (

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, bindparam, select
 from sqlmodel import col
 
-from dbos_mcp.domain import format_time
+from dbos_mcp.domain import CONDUCTOR, format_time
 from dbos_mcp.store import sync_state
 from dbos_mcp.store.projections.applications import ApplicationRow
-from dbos_mcp.store.sync_state import CONDUCTOR, Excerpt, SyncStateRow
+from dbos_mcp.store.sync_state import Excerpt, SyncStateRow
 
 _LONGEST_LOOK_MS = 600_000
 

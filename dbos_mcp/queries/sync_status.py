@@ -7,13 +7,13 @@ from pydantic import BaseModel
 from sqlalchemy import Connection, func, select
 from sqlmodel import col
 
-from dbos_mcp.domain import FAILED, TERMINAL, EpochMs, now_ms
+from dbos_mcp.domain import CONDUCTOR, FAILED, TERMINAL, EpochMs, now_ms
 from dbos_mcp.queries.applications import require_application
 from dbos_mcp.store import engine, event_log, log_removals, sync_state, unreadable
 from dbos_mcp.store.event_log import EventRow
 from dbos_mcp.store.projections.applications import ApplicationRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
-from dbos_mcp.store.sync_state import CONDUCTOR, StepDueRow, SyncStateRow
+from dbos_mcp.store.sync_state import StepDueRow, SyncStateRow
 
 
 class SyncCondition(StrEnum):

@@ -3,9 +3,8 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 from mcp.server.context import ServerMiddleware
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.tools import Tool
@@ -23,6 +22,9 @@ from dbos_mcp.server.tools import tools_of
 from dbos_mcp.server.tools.define import CommandTool, LoginTool, of_profile
 from dbos_mcp.server.updates import Updates
 from dbos_mcp.settings import Settings
+
+if TYPE_CHECKING:
+    import httpx
 
 INSTRUCTIONS: tuple[tuple[str, str], ...] = (
     (
@@ -93,7 +95,7 @@ def apps_of(tools: Sequence[Tool]) -> set[str]:
 
 
 def build_server(
-    *targets: Settings, transport: httpx.AsyncBaseTransport | None = None
+    *targets: Settings, transport: "httpx.AsyncBaseTransport | None" = None
 ) -> MCPServer[Sessions]:
     """A server for one target, or for several, which their profiles tell apart; `transport` takes
     the place of the network."""
@@ -120,6 +122,7 @@ def server_of(
             Rights.READ: instructions_for(readers, profiles),
             Rights.FULL: instructions_for(tools, profiles),
         },
+        on_listed=lambda: sessions.tools_were_listed.set(),
     )
     if len(profiles) > 1:
         tools = tuple(of_profile(tool, profiles, sessions.about) for tool in tools)

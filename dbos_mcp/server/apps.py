@@ -1,13 +1,16 @@
 """A picture beside an answer, in clients that show MCP Apps; all others get the text alone."""
 
+from typing import TYPE_CHECKING
+
 from mcp.server.apps import APP_MIME_TYPE, Apps
 from mcp.server.mcpserver.resources import FunctionResource
 from mcp_types import CallToolResult, TextContent
-from sqlalchemy import Connection
 
 from dbos_mcp import __version__
 from dbos_mcp.domain import now_ms
-from dbos_mcp.postmortem.timeline import read_timeline
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 WATERFALL = "ui://dbos-mcp/waterfall.html"
 PICTURE = "dbos-mcp/waterfall"
@@ -42,7 +45,8 @@ def _page() -> str:
     return filled("app.html", {"style": waterfall.style(), "version": __version__})
 
 
-def picture_of(connection: Connection, application_name: str, workflow_id: str) -> str:
+def picture_of(connection: "Connection", application_name: str, workflow_id: str) -> str:
+    from dbos_mcp.postmortem.timeline import read_timeline
     from dbos_mcp.report import waterfall
 
     timeline = read_timeline(

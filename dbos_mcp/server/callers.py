@@ -42,6 +42,8 @@ class Gate:
     """Tools for the user of this process alone: a server that many share has one login, which is
     nobody's of them to change."""
     instructions: Mapping[Rights, str]
+    on_listed: Callable[[], None] = lambda: None
+    """Called when somebody has been told of the tools."""
 
     async def __call__(
         self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
@@ -52,6 +54,7 @@ class Gate:
         result = await call_next(ctx)
         if isinstance(result, dict):
             if ctx.method == "tools/list":
+                self.on_listed()
                 hidden = self._hidden_from(principal)
                 tools = [tool for tool in result["tools"] if tool["name"] not in hidden]
                 return {**result, "tools": tools}

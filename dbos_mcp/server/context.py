@@ -1,7 +1,8 @@
 """What a tool may ask for, of each target: the opened runtime, and the login that is under way.
 
-Nothing is opened, migrated or sent before the client's first messages are answered: the lifespan
-begins to open the runtime beside the server, and a tool that needs the runtime waits for it.
+Nothing is opened, migrated or sent before the client's first messages are answered, nor imported
+what only answers take: the lifespan begins with all that beside the server, once the client has its
+list of tools, and a tool that needs it waits for it.
 """
 
 import functools
@@ -10,51 +11,64 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Annotated, Any, ParamSpec, Self, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, Self, TypeVar
 
 import anyio
-import httpx
+import anyio.to_thread
 from mcp.server.apps import client_supports_apps
 from mcp.server.mcpserver import Context, Resolve
 from mcp.server.mcpserver.exceptions import ToolError
-from sqlalchemy import Connection
 
-from dbos_mcp.domain import format_time, now_ms
+from dbos_mcp.domain import CONDUCTOR, now_ms
 from dbos_mcp.errors import DbosMcpError, NotFoundError, UsageError
-from dbos_mcp.login import LoggedIn, LoginFlow
-from dbos_mcp.queries.applications import is_known
-from dbos_mcp.queries.freshness import (
-    NOTHING_LOOKED_AT,
-    Freshness,
-    Looked,
-    freshness,
-    freshness_of_all,
-    looked_at_applications,
-    looked_at_conductor,
-    now_offline,
-)
 from dbos_mcp.runtime import Runtime, open_runtime, organization_of
 from dbos_mcp.server.callers import USER, Principal, Who
 from dbos_mcp.server.consent import Confirmations
 from dbos_mcp.server.memory import Memory
-from dbos_mcp.server.render import LAST_ERROR, freshness_line, plain
+from dbos_mcp.server.render import plain
 from dbos_mcp.settings import Settings
-from dbos_mcp.store.sync_state import CONDUCTOR
-from dbos_mcp.sync.commands import Commands
-from dbos_mcp.sync.now import Readings
-from dbos_mcp.sync.scheduler import SyncScheduler
+
+if TYPE_CHECKING:
+    import httpx
+
+    from dbos_mcp.login import LoggedIn, LoginFlow
+    from dbos_mcp.sync.commands import Commands
+    from dbos_mcp.sync.now import Readings
+    from dbos_mcp.sync.scheduler import SyncScheduler
 
 logger = logging.getLogger(__name__)
 
-FIRST_LOOK_SECONDS = 10.0
-FIRST_LOAD_SECONDS = 2.0
 ERROR_CHARACTERS = 2_000
+
+QUIET_SECONDS = 0.1
+"""After the list of tools a client asks for others. An import beside them would take its time from
+theirs."""
+FIRST_ANSWER_SECONDS = 1.5
+"""A first question is answered then, with what there is, and how to go on: what it waits for may
+never come."""
+HEAD_START_SECONDS = 1.0
+"""The longest that a client's first questions are waited for."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+
+async def import_answers() -> None:
+    """Have at hand what answers take: sqlalchemy alone costs as much as the server did until now.
+    On a thread, so that other messages are answered meanwhile."""
+    if "dbos_mcp.server.answers" not in _imported:
+        await anyio.to_thread.run_sync(_import_answers)
+
+
+def _import_answers() -> None:
+    import dbos_mcp.server.answers
+
+    _imported.add(dbos_mcp.server.answers.__name__)
+
+
+_imported: set[str] = set()
 
 
 class Session:
@@ -62,10 +76,9 @@ class Session:
     logged in to another organization."""
 
     def __init__(
-        self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None
+        self, settings: Settings, *, transport: "httpx.AsyncBaseTransport | None" = None
     ) -> None:
         self.settings = settings
-        self.login = LoginFlow(settings, transport=transport)
         self.asked_to_open: str | None = None
         """The client's dialog about the login page, which wants to be told of its end."""
         self._transport = transport
@@ -76,9 +89,21 @@ class Session:
         self.on_look: Callable[[], None] = lambda: None
         """Called each time that the scheduler has looked whose turn it is, and run the worker."""
         self.looked_once = False
+        """Since then, no question waits for the first look."""
         self._confirmations: defaultdict[str, Confirmations] = defaultdict(Confirmations)
-        self.readings = Readings(now_ms)
         self.memory = Memory()
+
+    @functools.cached_property
+    def login(self) -> "LoginFlow":
+        from dbos_mcp.login import LoginFlow
+
+        return LoginFlow(self.settings, transport=self._transport)
+
+    @functools.cached_property
+    def readings(self) -> "Readings":
+        from dbos_mcp.sync.now import Readings
+
+        return Readings(now_ms)
 
     async def runtime(self) -> Runtime:
         """Open what is not open yet, and start syncing.
@@ -90,11 +115,14 @@ class Session:
             if self._runtime is not None and self._is_of_another(self._runtime):
                 await self._close()
             if self._runtime is None:
+                await import_answers()
                 async with AsyncExitStack() as stack:
                     runtime = await stack.enter_async_context(
                         open_runtime(self.settings, transport=self._transport)
                     )
                     if runtime.live is not None:
+                        from dbos_mcp.sync.scheduler import SyncScheduler
+
                         self.scheduler = SyncScheduler(
                             runtime.live.worker, on_look=lambda: self.on_look()
                         )
@@ -116,7 +144,7 @@ class Session:
 
     async def _close(self) -> None:
         self._runtime, self.scheduler, self.looked_once = None, None, False
-        self.readings = Readings(now_ms)
+        self.__dict__.pop("readings", None)
         self.memory = Memory()
         await self._stack.aclose()
 
@@ -138,7 +166,7 @@ class Session:
         except Exception:
             logger.exception("Not syncing yet; the next question tries again.")
 
-    async def complete_login(self, timeout_seconds: float) -> LoggedIn:
+    async def complete_login(self, timeout_seconds: float) -> "LoggedIn":
         """Wait for the person's approval, and sync with what came of it.
 
         Raises:
@@ -161,7 +189,7 @@ class Sessions:
         self,
         targets: Sequence[Settings],
         *,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: "httpx.AsyncBaseTransport | None" = None,
         who: Who = lambda: USER,
     ) -> None:
         self.who = who
@@ -169,6 +197,7 @@ class Sessions:
             settings.profile: Session(settings, transport=transport) for settings in targets
         }
         self._first = next(iter(self.by_profile))
+        self.tools_were_listed = anyio.Event()
         self._asked_about: ContextVar[str | None] = ContextVar("profile", default=None)
 
     def named(self, profile: str | None) -> Session:
@@ -198,7 +227,7 @@ class Sessions:
     async def opened(self) -> AsyncIterator[Self]:
         """Opens the first one in the background; the others at the first question about them."""
         async with anyio.create_task_group() as background:
-            background.start_soon(self.current.begin)
+            background.start_soon(self._begin)
             try:
                 yield self
             finally:
@@ -206,6 +235,12 @@ class Sessions:
                 with anyio.CancelScope(shield=True):
                     for session in self.by_profile.values():
                         await session.close()
+
+    async def _begin(self) -> None:
+        with anyio.move_on_after(HEAD_START_SECONDS):
+            await self.tools_were_listed.wait()
+            await anyio.sleep(QUIET_SECONDS)
+        await self.current.begin()
 
 
 Caller = Context[Sessions, Any]
@@ -246,6 +281,7 @@ def speaking_to_agents(function: Callable[P, Awaitable[R]]) -> Callable[P, Await
 
     @functools.wraps(function)
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        await import_answers()
         try:
             return await function(*args, **kwargs)
         except DbosMcpError as error:
@@ -262,7 +298,7 @@ def principal_of(ctx: Context[Sessions, Any]) -> Principal:
     return ctx.request_context.lifespan_context.who()
 
 
-def commands_for(ctx: Context[Sessions, Any], runtime: Runtime) -> Commands:
+def commands_for(ctx: Context[Sessions, Any], runtime: Runtime) -> "Commands":
     """What is sent for whoever asks.
 
     Raises:
@@ -301,101 +337,14 @@ async def opened_for(session: Session, application_name: str) -> Runtime:
     Raises:
         DbosMcpError: see `open_runtime`.
     """
+    asked_at = anyio.current_time()
     runtime = await session.runtime()
+    from dbos_mcp.server.freshness import first_look
+
     session.note_question(application_name)
     if runtime.live is not None and not session.looked_once:
-        await _first_look(runtime)
-        session.looked_once = True
+        session.looked_once = await first_look(runtime, asked_at + FIRST_ANSWER_SECONDS)
     return runtime
-
-
-async def answer_from(
-    runtime: Runtime,
-    query: Callable[[Connection], T],
-    application_name: str | None = CONDUCTOR,
-    *,
-    looked: Looked = NOTHING_LOOKED_AT,
-) -> tuple[T, str]:
-    """What a query finds, and the line that says how fresh it is, of one snapshot. It is about an
-    application, about the list of them (CONDUCTOR), or about all of them (None)."""
-    result, state = await found_by(runtime, query, application_name, looked=looked)
-    return result, line_of(runtime, state)
-
-
-async def found_by(
-    runtime: Runtime,
-    query: Callable[[Connection], T],
-    application_name: str | None = CONDUCTOR,
-    *,
-    looked: Looked = NOTHING_LOOKED_AT,
-) -> tuple[T, Freshness]:
-    """What a query finds, and how fresh it is, of one snapshot.
-
-    Raises:
-        NotFoundError: it found nothing, in a mirror that is as fresh as the hint says.
-    """
-
-    def work(connection: Connection) -> tuple[T, Freshness]:
-        if application_name is None:
-            state = freshness_of_all(connection)
-        elif is_known(connection, application_name):
-            state = freshness(connection, application_name)
-        else:
-            state = freshness(connection)
-        state = replace(state, looked=looked)
-        try:
-            return query(connection), state
-        except NotFoundError as error:
-            raise resting_on(error, runtime, state) from error
-
-    return await runtime.read(work)
-
-
-async def now_of(runtime: Runtime, application_name: str | None) -> int:
-    """What `now` and `-2h` mean in a question. Where nobody looks any more, of an incident file or
-    a mirror that is read offline, it is when somebody last did: all that is there is of before."""
-    now = now_ms()
-    if runtime.live is not None:
-        return now
-    return await runtime.read(partial(now_offline, application_name=application_name, now=now))
-
-
-def read_live() -> str:
-    """In place of that line, where nothing is of the mirror."""
-    return f"Read live from Conductor at {format_time(now_ms())}."
-
-
-def line_of(runtime: Runtime, state: Freshness, *, times_from_then: bool = True) -> str:
-    return freshness_line(
-        state,
-        now=now_ms(),
-        offline=runtime.live is None,
-        times_from_then=times_from_then,
-        notice=runtime.cache.notice,
-    )
-
-
-def resting_on(error: NotFoundError, runtime: Runtime, state: Freshness) -> NotFoundError:
-    """Not found: in a mirror of when?"""
-    line = line_of(runtime, state)
-    if state.reason is not None and state.reason in str(error):
-        line, _, _ = line.partition(LAST_ERROR)
-    return NotFoundError(error.message, hint=f"{error.hint} {line}".strip())
-
-
-async def _first_look(runtime: Runtime) -> None:
-    """On a new mirror, wait within reason for what any process finds at its first look.
-
-    An application that takes longer to load than that is answered with what is there.
-    """
-    for patience, looked in (
-        (FIRST_LOOK_SECONDS, looked_at_conductor),
-        (FIRST_LOAD_SECONDS, looked_at_applications),
-    ):
-        with anyio.move_on_after(patience):
-            # Another process may be the one that looks: only the cache says when it has.
-            while not await runtime.read(looked):  # noqa: ASYNC110
-                await anyio.sleep(0.02)
 
 
 CurrentSession = Annotated[Session, Resolve(session_of)]

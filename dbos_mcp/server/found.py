@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
-from dbos_mcp.inspection.sandbox import Found
 from dbos_mcp.server.render import plain, printable_json
+
+if TYPE_CHECKING:
+    from dbos_mcp.inspection.sandbox import Found
 
 WIDEST = 60
 LONGEST = 2_000
@@ -20,7 +23,7 @@ class SqlFormat(StrEnum):
     MARKDOWN = "markdown"
 
 
-def written(found: Found, form: SqlFormat, *, terminal: int | None = None) -> str:
+def written(found: "Found", form: SqlFormat, *, terminal: int | None = None) -> str:
     """All rows, for programs, or for people at a terminal of so many columns: what they look at has
     no character that could move its cursor."""
     match form:
@@ -54,7 +57,7 @@ def _visible_csv(value: object) -> str:
     return _csv(value if value is None else plain(value, limit=len(str(value)) + 1))
 
 
-def _markdown(found: Found) -> str:
+def _markdown(found: "Found") -> str:
     from dbos_mcp.report.markdown import text  # templates, which nothing else here needs
 
     def cell(value: object) -> str:
@@ -66,7 +69,7 @@ def _markdown(found: Found) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _table(found: Found, terminal: int | None) -> str:
+def _table(found: "Found", terminal: int | None) -> str:
     """Aligned; where that is wider than the terminal, each row as lines of its own."""
     lines = [[plain(v, limit=WIDEST) for v in line] for line in (found.columns, *found.rows)]
     widths = [max(map(cell_len, cells)) for cells in zip(*lines, strict=True)]
@@ -76,7 +79,7 @@ def _table(found: Found, terminal: int | None) -> str:
     return "".join(_line(line, widths) for line in lines)
 
 
-def _records(found: Found) -> str:
+def _records(found: "Found") -> str:
     names = [plain(name, limit=WIDEST) for name in found.columns]
     widths = [max(map(cell_len, names)), 0]
     lines: list[str] = []

@@ -1,4 +1,5 @@
-"""What people see beside a name: four shapes, written by hand, since every client pays for them.
+"""What people see beside the name of a resource or a prompt: shapes written by hand, since every
+client pays for them. The tools have none: their list is sent the most, and to models too.
 
 They are whole inside their URI, so no client asks anybody for them.
 """
@@ -16,9 +17,5 @@ def _drawn(path: str) -> Icon:
 
 LOOK = _drawn("M0,4q4-6,8,0-4,6-8,0")
 """An eye."""
-ACT = _drawn("M1,0l7,4-7,4z")
-"""The triangle that starts things."""
-LOG_IN = _drawn("M0,3h4v-3l4,4-4,4v-3h-4z")
-"""An arrow that goes in."""
 SYNC = _drawn("M4,0a4,4,0,1,0,4,4h-4z")
 """A clock's face with a quarter of an hour to go."""

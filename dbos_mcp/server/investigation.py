@@ -13,8 +13,9 @@ from dbos_mcp.postmortem.case import Case, Message, ScheduleState, Told, read_ca
 from dbos_mcp.postmortem.queues import QueueLimits
 from dbos_mcp.queries.freshness import Freshness
 from dbos_mcp.runtime import Runtime
-from dbos_mcp.server.context import Asker, found_by
+from dbos_mcp.server.context import Asker
 from dbos_mcp.server.differences import explain_differences
+from dbos_mcp.server.freshness import found_by
 from dbos_mcp.server.lookup import NOT_TO_BE_READ, look_up
 
 READ_SECONDS = 5.0

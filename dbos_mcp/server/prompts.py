@@ -12,16 +12,11 @@ from mcp.server.mcpserver.prompts.base import Message, PromptArgument, UserMessa
 from mcp_types import INVALID_PARAMS
 from pydantic import Field
 
+from dbos_mcp.domain import CONDUCTOR
 from dbos_mcp.errors import DbosMcpError, UsageError
-from dbos_mcp.queries import applications as application_queries
 from dbos_mcp.server import render
-from dbos_mcp.server.context import Asker, Session, Sessions, now_of, opened_for, words_of
+from dbos_mcp.server.context import Asker, Session, Sessions, import_answers, opened_for, words_of
 from dbos_mcp.server.icons import LOOK
-from dbos_mcp.server.tools.applications import list_applications
-from dbos_mcp.server.tools.postmortem import tell_failures
-from dbos_mcp.server.tools.workflow import get_workflow
-from dbos_mcp.server.windows import failures_of_a_day
-from dbos_mcp.store.sync_state import CONDUCTOR
 
 ARGUMENT_CHARACTERS = 200
 FACTS_BYTES = 3_000
@@ -132,6 +127,7 @@ class ToldPrompt(Prompt):
     async def render(
         self, arguments: dict[str, Any] | None, context: Context[Any, Any]
     ) -> list[Message]:
+        await import_answers()
         try:
             given = self._given(arguments or {})
             session = self.sessions.named(given.get("profile"))
@@ -261,6 +257,8 @@ def _to_review(given: Mapping[str, str]) -> str:
 
 
 async def _facts_of_a_failure(session: Session, given: Mapping[str, str]) -> str:
+    from dbos_mcp.server.answers.workflow import get_workflow
+
     application_name, workflow_id = given["application_name"], given.get("workflow_id")
     runtime = await opened_for(session, application_name)
     if workflow_id is not None:
@@ -269,6 +267,8 @@ async def _facts_of_a_failure(session: Session, given: Mapping[str, str]) -> str
 
 
 async def _facts_of_a_workflow(session: Session, given: Mapping[str, str]) -> str:
+    from dbos_mcp.server.answers.workflow import get_workflow
+
     runtime = await opened_for(session, given["application_name"])
     return await get_workflow(
         Asker(session),
@@ -280,11 +280,14 @@ async def _facts_of_a_workflow(session: Session, given: Mapping[str, str]) -> st
 
 
 async def _facts_of_a_day(session: Session, given: Mapping[str, str]) -> str:
+    from dbos_mcp.queries import applications as queries
+    from dbos_mcp.server.answers.applications import list_applications
+
     name = given.get("application_name")
     runtime = await opened_for(session, name or CONDUCTOR)
     if name is not None:
         return await _failures(session, name, FACTS_BYTES)
-    items = await runtime.read(application_queries.list_applications)
+    items = await runtime.read(queries.list_applications)
     failing = [item.application_name for item in items if item.failed][:MOST_REVIEWED]
     budget = FACTS_BYTES // max(1, len(failing))
     told_of = [await _failures(session, name, budget) for name in failing]
@@ -293,6 +296,10 @@ async def _facts_of_a_day(session: Session, given: Mapping[str, str]) -> str:
 
 async def _failures(session: Session, application_name: str, budget: int) -> str:
     """Those of the last day, by cause."""
+    from dbos_mcp.server.answers.postmortem import tell_failures
+    from dbos_mcp.server.freshness import now_of
+    from dbos_mcp.server.windows import failures_of_a_day
+
     runtime = await opened_for(session, application_name)
     window = failures_of_a_day(await now_of(runtime, application_name))
     return await tell_failures(Asker(session), runtime, application_name, window, budget=budget)

@@ -32,11 +32,11 @@ from dbos_mcp.report.subjects import (
     separation,
 )
 from dbos_mcp.runtime import Runtime
-from dbos_mcp.server.context import Asker, Session, found_by, line_of, now_of
+from dbos_mcp.server.context import Asker, Session
 from dbos_mcp.server.differences import differences_of
+from dbos_mcp.server.freshness import found_by, gap_line, line_of, now_of
 from dbos_mcp.server.investigation import investigate
 from dbos_mcp.server.lookup import look_at
-from dbos_mcp.server.render import gap_line
 from dbos_mcp.server.tools import arguments
 from dbos_mcp.settings import DAY_MS, Settings
 from dbos_mcp.store.projections.applications import ApplicationRow

@@ -8,24 +8,12 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.server.mcpserver.resources import FunctionResource, Resource, ResourceSecurity
 
+from dbos_mcp.domain import CONDUCTOR
 from dbos_mcp.errors import DbosMcpError, NotFoundError
-from dbos_mcp.server import addresses, render, schema
+from dbos_mcp.server import addresses, render
 from dbos_mcp.server.addresses import FAILURE_GROUP, FAILURES, PROFILE, SCHEMA, WORKFLOW
-from dbos_mcp.server.context import (
-    Asker,
-    Session,
-    Sessions,
-    answer_from,
-    now_of,
-    opened_for,
-    words_of,
-)
+from dbos_mcp.server.context import Asker, Session, Sessions, import_answers, opened_for, words_of
 from dbos_mcp.server.icons import LOOK, SYNC
-from dbos_mcp.server.tools.postmortem import tell_failures
-from dbos_mcp.server.tools.sync import read_status
-from dbos_mcp.server.tools.workflow import get_workflow
-from dbos_mcp.server.windows import failures_of_a_day, failures_of_a_week
-from dbos_mcp.store.sync_state import CONDUCTOR
 
 # A value goes into a question to the mirror and into no path.
 _ANYTHING = ResourceSecurity(
@@ -40,6 +28,7 @@ def speaking_to_readers(function: Callable[P, Awaitable[str]]) -> Callable[P, Aw
 
     @functools.wraps(function)
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> str:
+        await import_answers()
         try:
             return await function(*args, **kwargs)
         except NotFoundError as error:
@@ -138,23 +127,36 @@ def add_templates(server: MCPServer[Sessions], sessions: Sessions) -> None:
 
 
 async def read_workflow(session: Session, application_name: str, workflow_id: str) -> str:
+    from dbos_mcp.server.answers.workflow import get_workflow
+
     runtime = await opened_for(session, application_name)
     return await get_workflow(Asker(session), runtime, application_name, workflow_id)
 
 
 async def read_failures(session: Session, application_name: str) -> str:
+    from dbos_mcp.server.answers.postmortem import tell_failures
+    from dbos_mcp.server.freshness import now_of
+    from dbos_mcp.server.windows import failures_of_a_day
+
     runtime = await opened_for(session, application_name)
     window = failures_of_a_day(await now_of(runtime, application_name))
     return await tell_failures(Asker(session), runtime, application_name, window)
 
 
 async def read_failure_group(session: Session, application_name: str, group: str) -> str:
+    from dbos_mcp.server.answers.postmortem import tell_failures
+    from dbos_mcp.server.freshness import now_of
+    from dbos_mcp.server.windows import failures_of_a_week
+
     runtime = await opened_for(session, application_name)
     window = failures_of_a_week(await now_of(runtime, application_name))
     return await tell_failures(Asker(session), runtime, application_name, window, group=group)
 
 
 async def read_schema(session: Session) -> str:
+    from dbos_mcp.server import schema
+    from dbos_mcp.server.freshness import answer_from
+
     runtime = await opened_for(session, CONDUCTOR)
     _, freshness = await answer_from(runtime, lambda _connection: None)
     return render.answer(
@@ -168,6 +170,8 @@ async def read_schema(session: Session) -> str:
 
 def _sync_status(session: Session, profile: str | None) -> Resource:
     async def sync_status() -> str:
+        from dbos_mcp.server.answers.sync import read_status
+
         return await read_status(session)
 
     return FunctionResource.from_function(

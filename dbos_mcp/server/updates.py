@@ -6,11 +6,11 @@ older era a client subscribes to URIs, in the newer one it listens to a stream o
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from mcp import MCPError
@@ -27,19 +27,15 @@ from mcp_types import (
     UnsubscribeRequestParams,
 )
 from pydantic import ValidationError
-from sqlalchemy import Connection
 
-from dbos_mcp.domain import now_ms
+from dbos_mcp.domain import CONDUCTOR
 from dbos_mcp.errors import DbosMcpError, NotFoundError
-from dbos_mcp.postmortem.failures import outline
-from dbos_mcp.queries.sync_status import sync_status
 from dbos_mcp.server import addresses
-from dbos_mcp.server.addresses import FAILURE_GROUP, FAILURES, SCHEMA, SYNC_STATUS, WORKFLOW
 from dbos_mcp.server.context import Session, Sessions
 from dbos_mcp.server.render import plain
-from dbos_mcp.server.windows import failures_of_a_day, failures_of_a_week
-from dbos_mcp.store import event_log
-from dbos_mcp.store.sync_state import CONDUCTOR
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +52,7 @@ class Watched:
     uri: str
     session: Session
     application_name: str
-    state: Callable[[Connection], object]
+    state: "Callable[[Connection], object]"
     """Two of them differ if what is shown does, but for clocks and counters."""
     last: object = None
     clients: dict[int, Client] = field(default_factory=dict)
@@ -191,7 +187,7 @@ class Updates:
         except NotFoundError:
             return None
         values = {name: value for name, value in address.values.items() if name != "profile"}
-        state = partial(_STATE[address.of], **values)
+        state = partial(_state, address.of, values)
         return Watched(uri, session, values.get("application_name", CONDUCTOR), state)
 
     def _forget(self, client: Client) -> None:
@@ -236,58 +232,23 @@ async def _states(session: Session, group: Iterable[Watched]) -> dict[str, objec
     for name in {watched.application_name for watched in group}:
         session.note_question(name)
 
-    def read(connection: Connection) -> dict[str, object]:
+    def read(connection: "Connection") -> dict[str, object]:
         return {watched.uri: _state_or_none(connection, watched) for watched in group}
 
     return await runtime.read(read)
 
 
-def _state_or_none(connection: Connection, watched: Watched) -> object:
+def _state_or_none(connection: "Connection", watched: Watched) -> object:
     try:
         return watched.state(connection)
     except NotFoundError:
         return None
 
 
-def _of_sync_status(connection: Connection) -> object:
-    status = sync_status(connection, now=now_ms())
-    return (
-        status.conductor.condition,
-        status.events,
-        [
-            (
-                item.application_name,
-                item.condition,
-                item.covered_since,
-                item.history_complete,
-                item.offline_since,
-                item.last_error,
-            )
-            for item in status.applications
-        ],
-    )
+def _state(of: str, values: Mapping[str, str], connection: "Connection") -> object:
+    from dbos_mcp.server.answers.watched import STATE
 
-
-def _of_failures(connection: Connection, application_name: str) -> object:
-    return outline(connection, application_name, failures_of_a_day(now_ms()))
-
-
-def _of_failure_group(connection: Connection, application_name: str, group: str) -> object:
-    groups = outline(connection, application_name, failures_of_a_week(now_ms()))
-    return next((each for each in groups if each.group == group), None)
-
-
-def _of_schema(_connection: Connection) -> object:
-    return None
-
-
-_STATE: dict[str, Callable[..., object]] = {
-    SYNC_STATUS: _of_sync_status,
-    SCHEMA: _of_schema,
-    WORKFLOW: event_log.last_position_of_workflow,
-    FAILURES: _of_failures,
-    FAILURE_GROUP: _of_failure_group,
-}
+    return STATE[of](connection, **values)
 
 
 def _client_of(ctx: ServerRequestContext[Any, Any]) -> Client:

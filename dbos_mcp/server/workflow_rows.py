@@ -10,6 +10,7 @@ from dbos_mcp.queries.paging import NEWEST_FIRST, Order, OrderBy
 from dbos_mcp.queries.workflows import WorkflowItem, WorkflowPage
 from dbos_mcp.server import render
 from dbos_mcp.server.budget import fitting
+from dbos_mcp.server.freshness import gap_line
 from dbos_mcp.server.render import Column
 
 ANSWER_BYTES = 8_192
@@ -155,7 +156,7 @@ def _freshness(freshness: Freshness, gap: Gap | None, *, live: bool) -> dict[str
         "offline_since": render.time(freshness.offline_since),
         "last_error": freshness.reason and render.plain(freshness.reason, limit=CELL_CHARACTERS),
         "not_fresher": why_not and render.plain(why_not, limit=CELL_CHARACTERS),
-        "may_lack": render.gap_line(gap),
+        "may_lack": gap_line(gap),
     }
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -13,9 +13,6 @@ from sqlmodel import Field, SQLModel, col
 from dbos_mcp.errors import StoreError
 from dbos_mcp.store.tables import table_of
 
-CONDUCTOR = ""
-"""The name under which the list of applications itself is kept in `sync_state`."""
-
 
 class SyncStateRow(SQLModel, table=True):
     """One application's place. All times are epoch milliseconds: those of workflows by upstream's

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import anyio
 from sqlalchemy import Connection
 
+from dbos_mcp.domain import CONDUCTOR
 from dbos_mcp.errors import DbosMcpError, NotFoundError
 from dbos_mcp.queries import sync_status
 from dbos_mcp.queries.applications import require_application
 from dbos_mcp.store import event_log, sync_state
-from dbos_mcp.store.sync_state import CONDUCTOR, SyncStateRow
+from dbos_mcp.store.sync_state import SyncStateRow
 from dbos_mcp.sync import known
 from dbos_mcp.sync.leadership import Leadership
 from dbos_mcp.sync.visit import ApplicationReport, Progress

@@ -7,7 +7,8 @@ Pure: all times are epoch milliseconds by our clock, passed in.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dbos_mcp.store.sync_state import CONDUCTOR, SyncStateRow
+from dbos_mcp.domain import CONDUCTOR
+from dbos_mcp.store.sync_state import SyncStateRow
 
 SHORTEST_MS = 5_000
 LONGEST_MS = 60_000

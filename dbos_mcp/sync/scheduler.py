@@ -11,9 +11,10 @@ from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import Connection
 
 from dbos_mcp.conductor.credentials import Credentials
+from dbos_mcp.domain import CONDUCTOR
 from dbos_mcp.errors import AuthenticationError, DbosMcpError, SchemaTooNewError, StoreError
 from dbos_mcp.store import damage, sync_state
-from dbos_mcp.store.sync_state import CONDUCTOR, SyncStateRow
+from dbos_mcp.store.sync_state import SyncStateRow
 from dbos_mcp.sync import known
 from dbos_mcp.sync.leadership import Leadership
 from dbos_mcp.sync.pacing import (

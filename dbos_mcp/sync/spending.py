@@ -6,8 +6,8 @@ from dataclasses import asdict
 from sqlalchemy import Connection
 
 from dbos_mcp.conductor.traffic import TrafficCount
+from dbos_mcp.domain import CONDUCTOR
 from dbos_mcp.store import sync_state
-from dbos_mcp.store.sync_state import CONDUCTOR
 from dbos_mcp.sync.mirror import Mirror
 
 

@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 
 from dbos_mcp.conductor.decoding import Rows, Unreadable
 from dbos_mcp.conductor.models import Application
+from dbos_mcp.domain import CONDUCTOR
 from dbos_mcp.errors import (
     AuthenticationError,
     ConductorError,
@@ -28,7 +29,7 @@ from dbos_mcp.errors import (
 )
 from dbos_mcp.settings import DAY_MS
 from dbos_mcp.store import sync_state, unreadable
-from dbos_mcp.store.sync_state import CONDUCTOR, SyncStateRow
+from dbos_mcp.store.sync_state import SyncStateRow
 from dbos_mcp.store.unreadable import APPLICATION, EXECUTOR
 from dbos_mcp.sync import aside, diff, due, known
 from dbos_mcp.sync.audit import audit

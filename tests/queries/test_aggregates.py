@@ -14,16 +14,9 @@ from sqlalchemy import Connection, insert
 
 from dbos_mcp.domain import FAILED, IN_FLIGHT, TERMINAL, WorkflowStatus
 from dbos_mcp.errors import NotFoundError, UsageError
-from dbos_mcp.queries.aggregates import (
-    GROUPINGS,
-    PERIODS_MS,
-    Aggregates,
-    Group,
-    Numbers,
-    Spread,
-    get_aggregates,
-)
+from dbos_mcp.queries.aggregates import Aggregates, Group, Numbers, Spread, get_aggregates
 from dbos_mcp.queries.filters import WorkflowFilter
+from dbos_mcp.queries.groupings import GROUPINGS, PERIODS_MS
 from dbos_mcp.queries.workflows import WorkflowItem
 from dbos_mcp.settings import DAY_MS
 from dbos_mcp.store import projector

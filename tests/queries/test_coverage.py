@@ -18,7 +18,7 @@ from dbos_mcp.queries.coverage import (
 )
 from dbos_mcp.queries.filters import WorkflowFilter
 from dbos_mcp.queries.history import get_history
-from dbos_mcp.server import render
+from dbos_mcp.server.freshness import gap_line
 from dbos_mcp.store import event_log, projector, sync_state
 from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.events import ApplicationObserved
@@ -163,8 +163,8 @@ def test_where_a_log_begins_is_found_without_reading_it(connection: Connection) 
 
 @pytest.mark.parametrize("missing", Missing)
 def test_each_gap_has_a_short_line_with_its_time(missing: Missing) -> None:
-    line = render.gap_line(Gap(missing, BORN + 1))
+    line = gap_line(Gap(missing, BORN + 1))
     assert line is not None
     assert len(line.encode()) <= 120
     assert (format_time(BORN + 1) in line) == (missing not in (Missing.ALL, Missing.REST))
-    assert render.gap_line(None) is None
+    assert gap_line(None) is None

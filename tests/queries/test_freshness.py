@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dbos_mcp.domain import format_time
+from dbos_mcp.domain import CONDUCTOR, format_time
 from dbos_mcp.errors import AuthenticationError, NotFoundError, UnavailableError
 from dbos_mcp.queries.applications import list_applications, list_executors, require_application
 from dbos_mcp.queries.freshness import (
@@ -18,7 +18,6 @@ from dbos_mcp.queries.freshness import (
 from dbos_mcp.settings import DAY_MS
 from dbos_mcp.store import projector, sync_state
 from dbos_mcp.store.events import ApplicationObserved
-from dbos_mcp.store.sync_state import CONDUCTOR
 from dbos_mcp.sync.worker import EXECUTORS_EVERY_MS
 from tests.store.conftest import opened
 from tests.store.factories import BORN

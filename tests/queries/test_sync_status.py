@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
+from dbos_mcp.domain import CONDUCTOR
 from dbos_mcp.errors import NotFoundError
 from dbos_mcp.queries.sync_status import (
     SyncCondition,
@@ -18,7 +19,7 @@ from dbos_mcp.server.sync_status import status_text
 from dbos_mcp.store import projector, sync_state
 from dbos_mcp.store.events import ApplicationObserved
 from dbos_mcp.store.migrate import open_cache
-from dbos_mcp.store.sync_state import CONDUCTOR, StepDueRow
+from dbos_mcp.store.sync_state import StepDueRow
 from dbos_mcp.store.tables import table_of
 
 NOW = 1_790_000_000_000

@@ -84,7 +84,7 @@ async def ask(shop_settings: Settings, serve: Serve, era: str) -> AsyncIterator[
 async def mirrored(ask: Ask) -> None:
     """Until the first load has come to its end; answers before that show what is there."""
     with anyio.fail_after(30):
-        while "loading" in await ask("list_applications"):
+        while re.search("loading|not finished", await ask("list_applications")):
             await anyio.lowlevel.checkpoint()
 
 

@@ -20,7 +20,7 @@ from tests.loopback import served
 from tests.oauth_server import AUDIENCE, CLIENT_ID, OAuthServer
 from tests.secured_conductor import Identity, SecuredConductor
 from tests.server.conftest import Ask, ToolFailedError, asking
-from tests.server.test_snapshots import DEFINITIONS_BYTES, dumped, size, without_icons
+from tests.server.test_snapshots import DEFINITIONS_BYTES, dumped, size
 from tests.upstream import Tables
 
 
@@ -88,7 +88,7 @@ async def test_each_tool_takes_the_profile_where_there_are_several(
     for tool, plain_tool in zip(tools, plain_tools, strict=True):
         assert tool.input_schema["properties"]["profile"]["enum"] == ["prod", "staging"]
         assert "profile" not in plain_tool.input_schema["properties"]
-    assert size(without_icons(dumped(tools))) <= DEFINITIONS_BYTES + 80 * len(tools)
+    assert size(dumped(tools)) <= DEFINITIONS_BYTES + 80 * len(tools)
     assert instructions is not None and "prod, staging" in instructions
     assert resources == [
         "dbos://sync-status/prod",

@@ -4,6 +4,7 @@ import pytest
 
 from dbos_mcp.queries.freshness import Freshness
 from dbos_mcp.server import render
+from dbos_mcp.server.freshness import freshness_line
 
 HOSTILE = [
     "two\nlines",
@@ -78,7 +79,11 @@ DAY = 1_795_000_000_000
 @pytest.mark.parametrize(
     ("freshness", "line"),
     [
-        (Freshness(None, None, False, None, None), "The first look is not finished."),
+        (
+            Freshness(None, None, False, None, None),
+            "The first look is not finished. Ask again in a moment; sync_status tells how far it"
+            " is.",
+        ),
         (
             Freshness(DAY, DAY - 60_000, False, None, None),
             "As of 2026-11-18T11:06:40Z (5.0s ago); still loading, complete for workflows created"
@@ -100,10 +105,8 @@ DAY = 1_795_000_000_000
     ],
 )  # fmt: skip
 def test_freshness_says_when_how_complete_and_how_live(freshness: Freshness, line: str) -> None:
-    assert render.freshness_line(freshness, now=DAY + 5000) == line
+    assert freshness_line(freshness, now=DAY + 5000) == line
 
 
 def test_a_freshness_of_the_future_is_not_negative() -> None:
-    assert "(0ms ago)" in render.freshness_line(
-        Freshness(DAY, 0, True, None, None), now=DAY - 60_000
-    )
+    assert "(0ms ago)" in freshness_line(Freshness(DAY, 0, True, None, None), now=DAY - 60_000)

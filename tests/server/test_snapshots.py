@@ -19,7 +19,6 @@ from dbos_mcp.settings import Settings
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 TOOLSETS = {"tools.json": "default", "admin.json": "admin"}
 DEFINITIONS_BYTES = 16 * 1024
-ICON_BYTES = 160
 
 
 @asynccontextmanager
@@ -70,23 +69,11 @@ def size(definition: object) -> int:
     return len(json.dumps(definition, ensure_ascii=False, separators=(",", ":")).encode())
 
 
-def without_icons(definitions: Iterable[dict[str, object]]) -> list[dict[str, object]]:
-    """What is meant for the agent."""
-    return [
-        {name: value for name, value in definition.items() if name != "icons"}
-        for definition in definitions
-    ]
-
-
-async def test_the_definitions_stay_within_their_budget(tmp_path: Path) -> None:
-    assert size(without_icons(await listed("auto", tmp_path))) <= DEFINITIONS_BYTES
-
-
-async def test_each_tool_has_a_title_and_an_icon_of_few_bytes(tmp_path: Path) -> None:
+async def test_each_tool_has_a_title_and_no_icon_to_pay_for(tmp_path: Path) -> None:
     for tool in await listed("auto", tmp_path, "all"):
         assert str(tool["title"])[0].isupper()
         assert "_" not in str(tool["title"])
-        assert 0 < size({"icons": tool["icons"]}) <= ICON_BYTES
+        assert "icons" not in tool
 
 
 async def test_clients_cut_no_description(tmp_path: Path) -> None:

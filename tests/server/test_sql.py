@@ -12,8 +12,9 @@ import pytest
 from dbos_mcp import runtime
 from dbos_mcp.domain import format_time, now_ms
 from dbos_mcp.inspection.examples import EXAMPLES
-from dbos_mcp.inspection.sandbox import AT_ONCE, Sandbox, Stop
+from dbos_mcp.inspection.sandbox import Sandbox, Stop
 from dbos_mcp.inspection.views import VIEWS, View
+from dbos_mcp.runtime import STATEMENTS_AT_ONCE
 from dbos_mcp.server.workflow_rows import ANSWER_BYTES
 from dbos_mcp.settings import Settings
 from dbos_mcp.store import sync_state
@@ -24,7 +25,7 @@ from tests.upstream import APP, workflow
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 CROSS = f"SELECT count(*) FROM {', '.join(f'workflows AS w{n}' for n in range(12))}"
-BOMBS = [ENDLESS, CROSS] * AT_ONCE
+BOMBS = [ENDLESS, CROSS] * STATEMENTS_AT_ONCE
 """As many wait for their turn as run."""
 
 
@@ -193,7 +194,7 @@ async def test_statements_that_do_not_end_delay_nothing_and_end_with_their_calls
             for sql in BOMBS:
                 calls.start_soon(ask_for, ask, sql)
             await until(lambda: len(statements) == len(BOMBS))
-            await until(lambda: sum(bool(each.pid) for each in statements) == AT_ONCE)
+            await until(lambda: sum(bool(each.pid) for each in statements) == STATEMENTS_AT_ONCE)
             place.tables.add(workflow("late", now_ms()))
             assert "live" in await ask("sync_now")
             assert "late" in await ask("list_workflows", application_name=APP)
@@ -204,7 +205,7 @@ async def test_statements_that_do_not_end_delay_nothing_and_end_with_their_calls
         running = [each.pid for each in statements if each.pid]
         await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running))
         assert "7" in await ask("query_sql", sql="SELECT 7")
-        assert [bool(each.pid) for each in statements].count(True) == AT_ONCE + 1
+        assert [bool(each.pid) for each in statements].count(True) == STATEMENTS_AT_ONCE + 1
 
 
 async def test_numbers_keep_what_matters(place: Place) -> None:

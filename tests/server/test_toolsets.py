@@ -70,18 +70,18 @@ HINTS = {
 
 async def test_each_tool_hints_at_what_it_does(settings: Settings, era: str) -> None:
     """Whether it only reads; whether it may destroy; whether twice is as good as once; whether it
-    asks Conductor. What is left out is false, and destroying and repeating are no matter of
-    reading."""
+    asks Conductor. What is left out is what the protocol takes it for, and destroying and repeating
+    are no matter of reading."""
     everything = settings.model_copy(update={"toolsets": frozenset(Toolset)})
     async with Client(build_server(everything), mode=era) as client:
         hints = {tool.name: tool.annotations for tool in (await client.list_tools()).tools}
     seen = {
         name: hint
         and (
-            hint.read_only_hint,
+            bool(hint.read_only_hint),
             hint.destructive_hint,
             hint.idempotent_hint,
-            hint.open_world_hint,
+            hint.open_world_hint is not False,
         )
         for name, hint in hints.items()
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from dbos_mcp.store.sync_state import CONDUCTOR
+from dbos_mcp.domain import CONDUCTOR
 from dbos_mcp.sync.pacing import LONGEST_MS
 from dbos_mcp.sync.scheduler import SyncScheduler
 from tests.upstream import Asked, open_site

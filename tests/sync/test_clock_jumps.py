@@ -6,7 +6,7 @@ import pytest
 
 from dbos_mcp.domain import now_ms
 from dbos_mcp.queries.freshness import freshness
-from dbos_mcp.server.render import freshness_line
+from dbos_mcp.server.freshness import freshness_line
 from dbos_mcp.settings import DAY_MS
 from dbos_mcp.store import event_log
 from dbos_mcp.sync.now import Readings, Wanted

@@ -8,9 +8,8 @@ import pytest
 from httpx import Response
 
 from dbos_mcp.conductor.traffic import FAILURES_TO_OPEN
-from dbos_mcp.domain import now_ms
+from dbos_mcp.domain import CONDUCTOR, now_ms
 from dbos_mcp.errors import AuthenticationError, NotFoundError, UnavailableError
-from dbos_mcp.store.sync_state import CONDUCTOR
 from dbos_mcp.sync.leadership import Leadership
 from dbos_mcp.sync.now import LookedAt, Readings, Wanted, look_unless_met, sync_now
 from dbos_mcp.sync.visit import no_progress

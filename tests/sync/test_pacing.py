@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from dbos_mcp.store.sync_state import CONDUCTOR, SyncStateRow
+from dbos_mcp.domain import CONDUCTOR
+from dbos_mcp.store.sync_state import SyncStateRow
 from dbos_mcp.sync.pacing import (
     IDLE_AFTER_MS,
     Attention,

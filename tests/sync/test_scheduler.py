@@ -14,10 +14,10 @@ from httpx import Response
 from benchmarks.reliability.file_faults import limited_size
 from dbos_mcp.conductor.credentials import Credentials
 from dbos_mcp.conductor.identity import FixedIdentity
-from dbos_mcp.domain import now_ms
+from dbos_mcp.domain import CONDUCTOR, now_ms
 from dbos_mcp.errors import AuthenticationError, DbosMcpError, UnavailableError
 from dbos_mcp.store.migrate import HEAD
-from dbos_mcp.store.sync_state import CONDUCTOR, AttentionRow
+from dbos_mcp.store.sync_state import AttentionRow
 from dbos_mcp.sync.pacing import LONGEST_MS, SHORTEST_MS
 from dbos_mcp.sync.scheduler import NOTE_EVERY_MS, SyncScheduler
 from dbos_mcp.sync.visit import ApplicationReport

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from dbos_mcp.conductor.models import ForkRequest, WorkflowSearch
-from dbos_mcp.domain import now_ms
+from dbos_mcp.domain import CONDUCTOR, now_ms
 from dbos_mcp.errors import (
     AuthenticationError,
     ConductorError,
@@ -21,7 +21,6 @@ from dbos_mcp.store import projector
 from dbos_mcp.store.projections.applications import ApplicationRow
 from dbos_mcp.store.projections.executors import ExecutorRow
 from dbos_mcp.store.projections.workflows import WorkflowRow
-from dbos_mcp.store.sync_state import CONDUCTOR
 from dbos_mcp.sync.diff import REMOVED
 from dbos_mcp.sync.visit import OVERLAP_MS
 from dbos_mcp.sync.worker import EXECUTORS_EVERY_MS

@@ -8,7 +8,7 @@ import pytest
 from dbos_mcp.errors import StoreError, UsageError
 from dbos_mcp.queries.coverage import Gap, Missing, gap_of_changes, gap_of_history
 from dbos_mcp.queries.history import get_history
-from dbos_mcp.server import render
+from dbos_mcp.server.freshness import gap_line
 from dbos_mcp.store import sync_state
 from dbos_mcp.store.backup import backups
 from dbos_mcp.store.engine import Cache
@@ -95,7 +95,7 @@ def test_history_says_what_was_pruned(cache: Cache) -> None:
         assert gap_of_changes(connection, "shop", before, 10_000) is None
         entries = get_history(connection, "shop", "order-5")
         assert gap_of_history(connection, "shop", "order-5", entries) == pruned
-    assert "pruned before" in (render.gap_line(pruned) or "")
+    assert "pruned before" in (gap_line(pruned) or "")
 
 
 def test_each_check_finds_what_the_others_cannot(cache: Cache, cache_path: Path) -> None:

@@ -4,14 +4,16 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from dbos_mcp.domain import WorkflowStatus, one_line, parse_time, to_datetime, to_ms
 from dbos_mcp.errors import UsageError
-from dbos_mcp.queries.filters import Scalar
+
+if TYPE_CHECKING:
+    from dbos_mcp.queries.filters import Scalar
 
 MOST_VALUES = 1_000
 
@@ -37,6 +39,7 @@ Duration = Annotated[str | None, BeforeValidator(_as_text)]
 """See `duration`."""
 MaxAge = Annotated[float | None, AfterValidator(_no_less_than_0)]
 """Seconds: what the mirror has not looked at for longer is looked at first. 0: now."""
+OneApplication = Annotated[str | None, Field(description="Default: all")]
 TIMES = "-2h, -30m, -3d, now, today, yesterday (UTC), ISO 8601 with a zone, or epoch ms"
 
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
@@ -168,7 +171,7 @@ def _duration(text: str) -> int:
     return round(ms)
 
 
-def attributes(value: Mapping[str, Any] | None) -> tuple[tuple[str, Scalar], ...]:
+def attributes(value: Mapping[str, Any] | None) -> "tuple[tuple[str, Scalar], ...]":
     """Raises UsageError for values that have parts: they cannot be matched."""
     for key, item in (value or {}).items():
         if "\0" in key:

@@ -2,7 +2,8 @@
 
 The SDK ignores unknown arguments, so a misspelt filter would answer with an unfiltered list. Here
 it is an error that names the nearest argument. Schemas are made compact, since every client pays
-for them at every start.
+for them at every start; so are hints: what a tool does not say of itself is that it writes, reaches
+out into an open world, and would not do the same twice, as the protocol has it.
 """
 
 import difflib
@@ -14,13 +15,12 @@ from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase
-from mcp_types import CallToolResult, Icon, InputRequiredResult, TextContent, ToolAnnotations
+from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
 from pydantic import ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from dbos_mcp.domain import visible
 from dbos_mcp.server.context import speaking_to_agents
-from dbos_mcp.server.icons import ACT, LOG_IN, LOOK, SYNC
 from dbos_mcp.server.render import compact_json, plain
 
 Handler = (
@@ -39,8 +39,7 @@ def read_tool(function: Handler, *, open_world: bool = False, app: str | None = 
     is what shows its answers in clients that show MCP Apps."""
     return _tool(
         function,
-        ToolAnnotations(read_only_hint=True, open_world_hint=open_world),
-        icon=SYNC if function.__name__.startswith("sync_") else LOOK,
+        ToolAnnotations(read_only_hint=True, open_world_hint=None if open_world else False),
         meta=None if app is None else {"ui": {"resourceUri": app}},
     )
 
@@ -65,15 +64,8 @@ class CommandTool(_PlainTool):
 def command_tool(function: Handler, *, destructive: bool, idempotent: bool) -> Tool:
     return _tool(
         function,
-        ToolAnnotations(
-            read_only_hint=False,
-            destructive_hint=destructive,
-            # False is what its absence means.
-            idempotent_hint=idempotent or None,
-            open_world_hint=True,
-        ),
+        ToolAnnotations(destructive_hint=destructive, idempotent_hint=idempotent or None),
         CommandTool,
-        icon=ACT,
     )
 
 
@@ -85,13 +77,8 @@ def login_tool(function: Handler) -> Tool:
     """A tool that changes nothing but who we are to Conductor."""
     return _tool(
         function,
-        ToolAnnotations(
-            read_only_hint=False,
-            destructive_hint=False,
-            open_world_hint=True,
-        ),
+        ToolAnnotations(destructive_hint=False),
         LoginTool,
-        icon=LOG_IN,
     )
 
 
@@ -154,7 +141,6 @@ def _tool(
     annotations: ToolAnnotations,
     kind: type[Tool] = _PlainTool,
     *,
-    icon: Icon,
     meta: dict[str, Any] | None = None,
 ) -> Tool:
     name = function.__name__
@@ -162,47 +148,44 @@ def _tool(
         speaking_to_agents(function),
         title=_TITLES.get(name) or name.replace("_", " ").capitalize(),
         annotations=annotations,
-        icons=[icon],
         meta=meta,
         structured_output=False,
     )
-    tool.fn_metadata.arg_model = _known_arguments_only(tool.name, tool.fn_metadata.arg_model)
-    tool.parameters = _compact(tool.fn_metadata.arg_model.model_json_schema(by_alias=True))
+    arguments = (_KnownArguments, tool.fn_metadata.arg_model)
+    tool.fn_metadata.arg_model = create_model(name, __base__=arguments)
+    tool.parameters = _compact({"additionalProperties": False, **tool.parameters})
     tool.description = " ".join(tool.description.split())
     return tool
 
 
-def _known_arguments_only(name: str, arguments: type[ArgModelBase]) -> type[ArgModelBase]:
-    class KnownArguments(arguments):  # type: ignore[valid-type,misc] # made per tool
-        model_config = ConfigDict(extra="forbid")
-        also_known: ClassVar[tuple[str, ...]] = ()
+class _KnownArguments(ArgModelBase):
+    model_config = ConfigDict(extra="forbid")
+    also_known: ClassVar[tuple[str, ...]] = ()
 
-        @model_validator(mode="before")
-        @classmethod
-        def _name_the_nearest(cls, values: Any) -> Any:
-            known = (*cls.model_fields, *cls.also_known)
-            for name in values if isinstance(values, dict) else ():
-                if name not in known:
-                    near = difflib.get_close_matches(name, known, n=1)
-                    raise PydanticCustomError(
-                        "unknown_argument",
-                        "Unknown argument '{name}'{hint} Arguments: {known}",
-                        {
-                            "name": str(name)[:80],
-                            "hint": f": did you mean '{near[0]}'?" if near else ".",
-                            "known": ", ".join(known),
-                        },
-                    )
-            try:
-                compact_json(values).encode()
-            except UnicodeEncodeError as error:
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest(cls, values: Any) -> Any:
+        known = (*cls.model_fields, *cls.also_known)
+        for name in values if isinstance(values, dict) else ():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
                 raise PydanticCustomError(
-                    "no_text",
-                    "A lone surrogate (\\ud800 to \\udfff) is no character: leave it out.",
-                ) from error
-            return values
-
-    return create_model(name, __base__=KnownArguments)
+                    "unknown_argument",
+                    "Unknown argument '{name}'{hint} Arguments: {known}",
+                    {
+                        "name": str(name)[:80],
+                        "hint": f": did you mean '{near[0]}'?" if near else ".",
+                        "known": ", ".join(known),
+                    },
+                )
+        try:
+            compact_json(values).encode()
+        except UnicodeEncodeError as error:
+            raise PydanticCustomError(
+                "no_text",
+                "A lone surrogate (\\ud800 to \\udfff) is no character: leave it out.",
+            ) from error
+        return values
 
 
 def _compact(schema: Any) -> Any:
