@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from dbos_mcp.domain import counted
 from dbos_mcp.queries import applications
 from dbos_mcp.server import render
 from dbos_mcp.server.budget import listed
@@ -35,7 +36,7 @@ async def list_applications(
         items,
     )
     return render.answer(
-        f"{len(items)} applications",
+        counted(len(items), "application"),
         table if items else "None is registered, or none has been seen yet.",
         freshness,
     )

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from sqlalchemy import Connection
 
+from dbos_mcp.domain import counted
 from dbos_mcp.errors import UsageError
 from dbos_mcp.queries import changes as change_queries
 from dbos_mcp.queries import history as queries
@@ -145,7 +146,8 @@ async def list_changes(
     )
     first_seen = f", {changes.first_seen} first seen" if changes.first_seen else ""
     header = (
-        f"{total} workflows{of_what} changed {start}, in {changes.events} events{first_seen}"
+        f"{counted(total, 'workflow')}{of_what} changed {start}, in"
+        f" {counted(changes.events, 'event')}{first_seen}"
         + (f": {_counts(changes.outcomes)}" if total else "")
     )
 
