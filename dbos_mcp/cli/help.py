@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
+from dbos_mcp.cli.terminal import writable
+
 Parameter = TyperArgument | TyperOption
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,12 +30,12 @@ BEFORE = "Options such as --cache and --profile go before the command; see `dbos
 
 class Command(TyperCommand):
     def get_help(self, ctx: Any) -> str:
-        return "\n".join(_page(self, ctx, width()))
+        return writable("\n".join(_page(self, ctx, width())))
 
 
 class Group(TyperGroup):
     def get_help(self, ctx: Any) -> str:
-        return "\n".join(_page(self, ctx, width()))
+        return writable("\n".join(_page(self, ctx, width())))
 
 
 class Commands(typer.Typer):
@@ -62,9 +64,14 @@ def usage(command: TyperCommand | TyperGroup, path: str) -> str:
         for each in parameters(command)
         if isinstance(each, TyperArgument)
     ]
+    needed = [
+        term(each)
+        for each in parameters(command)
+        if isinstance(each, TyperOption) and each.required and each.envvar is None
+    ]
     if isinstance(command, TyperGroup):
         arguments.append("[COMMAND]" if command.invoke_without_command else "COMMAND")
-    return " ".join([path, "[OPTIONS]", *arguments])
+    return " ".join([path, *needed, "[OPTIONS]", *arguments])
 
 
 def summary(command: TyperCommand | TyperGroup) -> str:

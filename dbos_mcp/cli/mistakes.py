@@ -12,10 +12,22 @@ from dbos_mcp.cli.completion import PROGRAM
 from dbos_mcp.cli.help import choices_of, parameters, term, usage
 from dbos_mcp.domain import one_line
 
+_WANTED = (
+    ("valid integer", "a whole number"),
+    ("valid number", "a number"),
+    (r"greater than or equal to (\S+)", "{} or more"),
+    (r"less than or equal to (\S+)", "{} or less"),
+)
+"""What pydantic says of a value, and what that means here."""
+
 
 def explained(error: typer.TyperException) -> tuple[str, str]:
     """A sentence, and the next step."""
     context = getattr(error, "ctx", None)
+    if type(error).__name__ == "BadOptionUsage":
+        name = one_line(str(getattr(error, "option_name", "")), 80)
+        says = "takes no value" if "does not take" in error.message else "wants a value"
+        return f"{name} {says}.", f"`{PROGRAM} COMMAND --help` tells the options of a command."
     if context is None:
         return error.format_message(), f"`{PROGRAM} --help` tells the commands and options."
     path = context.command_path
@@ -24,11 +36,6 @@ def explained(error: typer.TyperException) -> tuple[str, str]:
     match type(error).__name__:
         case "NoSuchOption":
             return _no_such_option(str(getattr(error, "option_name", "")), context)
-        case "BadOptionUsage":
-            name = str(getattr(error, "option_name", ""))
-            if "does not take a value" in error.message:
-                return f"{name} takes no value.", more
-            return f"{name} wants a value.", more
         case "MissingParameter" if parameter is not None:
             return f"{_named(parameter)} is missing.", f"It is `{usage(context.command, path)}`."
         case "BadParameter" if parameter is not None:
@@ -75,6 +82,9 @@ def _below(group: TyperGroup) -> Iterator[tuple[str, str]]:
 def _bad_value(message: str, parameter: TyperArgument | TyperOption) -> str:
     choices = choices_of(parameter)
     message = message.removeprefix("Value error, ")
+    for pattern, wanted in _WANTED:
+        if found := re.search(pattern, message):
+            return f"{_named(parameter)} wants {wanted.format(*found.groups())}."
     if choices and (found := re.search(r"'([^']*)' is not one of", message)):
         near = _nearest(found[1], choices)
         value = one_line(found[1], 80)

@@ -1,12 +1,15 @@
 """Commands that are loaded when they are needed: to start one takes no time of the others."""
 
+import os
 from collections.abc import Iterator, MutableMapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import typer
+from typer._click.shell_completion import CompletionItem
 from typer.core import TyperGroup
 
+from dbos_mcp.cli.completion import COMPLETE
 from dbos_mcp.cli.help import EXAMPLE, Commands, Group
 
 
@@ -75,5 +78,13 @@ def group_of(table: tuple[Registered, ...]) -> type[Group]:
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
             self.commands = _Loaded(table, self.commands)
+
+        def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+            if os.environ.get(COMPLETE) != "complete_bash":
+                return super().shell_complete(ctx, incomplete)
+            names = [name for name in self.commands if name.startswith(incomplete)]
+            # It shows no descriptions, for which each command would be loaded.
+            options = super(TyperGroup, self).shell_complete(ctx, incomplete)
+            return [*map(CompletionItem, names), *options]
 
     return Program

@@ -172,6 +172,8 @@ def _status_shown(
     """The columns that hold something, `more` of them before the last; where they are wider than
     the terminal, each application has lines of its own."""
     title = f"{counted(len(found.applications), 'application')}, synced by {syncing}"
+    if not found.applications:
+        return Text(f"{title}\nNone is registered, or none has been seen yet.")
     reason = found.conductor.last_error
     caption = Text(plain(of_the_command_line(reason), limit=500)) if reason else None
     *columns, last = status_columns(now=now_ms(), syncing=syncing)

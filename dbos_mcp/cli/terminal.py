@@ -16,21 +16,30 @@ from dbos_mcp.domain import plain
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
+_NEAREST_THAT_IT_HAS = "dbos_mcp_nearest"
 _NEAREST = {"…": "...", "\u2013": "-", "\u2014": "-", "“": '"', "”": '"', "\u2019": "'", "¦": "|"}
 
 
 def show_all_characters() -> None:
     """A character that the terminal's encoding has not is shown by the nearest that it has."""
-    codecs.register_error("dbos_mcp_nearest", _nearest)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="dbos_mcp_nearest")
+            stream.reconfigure(errors=_NEAREST_THAT_IT_HAS)
 
 
 def _nearest(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
     wrong = error.object[error.start : error.end]
     return "".join(_NEAREST.get(character, "?") for character in wrong), error.end
+
+
+codecs.register_error(_NEAREST_THAT_IT_HAS, _nearest)
+
+
+def writable(text: str) -> str:
+    """For those who write by themselves, with a mind of their own on what cannot be."""
+    encoding = out.encoding
+    return text.encode(encoding, _NEAREST_THAT_IT_HAS).decode(encoding)
 
 
 def say(text: str, *, console: Console = out, limit: int = 4000) -> None:
