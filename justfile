@@ -24,6 +24,10 @@ fix:
     uv run ruff check --fix .
     uv run ruff format .
 
+# The pages of docs/ that say what the program is, from the program
+docs:
+    uv run python -m docs.generate.commands
+
 # Accept the tools' schemas as they are now
 snapshots:
     UPDATE_SNAPSHOTS=1 uv run pytest -q tests/server/test_snapshots.py

@@ -23,6 +23,13 @@ class Rights(StrEnum):
     """Commands, too."""
 
 
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 class WorkflowStatus(StrEnum):
     """The statuses known today. Conductor's field is open: a newer SDK may report others."""
 
@@ -100,6 +107,11 @@ def format_duration(ms: int) -> str:
     size, unit, smaller, small_unit = next(units for units in _UNITS if seconds >= units[0])
     rest = seconds % size // smaller
     return f"{seconds // size}{unit}" + (f" {rest}{small_unit}" if rest else "")
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 workflow`, `2 workflows`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def tell_time(seconds: int) -> str:

@@ -27,6 +27,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from dbos_mcp.domain import LogLevel as LogLevel
 from dbos_mcp.errors import UsageError
 from dbos_mcp.profiles import config_folder, load_profiles
 
@@ -86,13 +87,6 @@ class Toolset(StrEnum):
 
 
 DEFAULT_TOOLSETS = frozenset(Toolset) - {Toolset.ADMIN}
-
-
-class LogLevel(StrEnum):
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 class Settings(BaseModel):

@@ -13,9 +13,19 @@ import sys
 LONGEST_SECONDS = 60
 LOADED_LATE = (
     "alembic.command",
+    "dbos_mcp.cli.account",
+    "dbos_mcp.cli.cache",
+    "dbos_mcp.cli.export",
+    "dbos_mcp.cli.local",
+    "dbos_mcp.cli.report",
+    "dbos_mcp.cli.serve",
+    "dbos_mcp.cli.sql",
+    "dbos_mcp.cli.sync",
+    "dbos_mcp.cli.token",
     "dbos_mcp.local_conductor.app",
     "dbos_mcp.local_conductor.system_database",
     "dbos_mcp.report.page",
+    "dbos_mcp.server.app",
     "dbos_mcp.server.reports",
     "dbos_mcp.server.tools",
 )

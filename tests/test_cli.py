@@ -89,7 +89,7 @@ def test_the_status_is_told_from_the_cache_alone(run: Run, shop_url: str, tmp_pa
     done = run("status", DBOS_SYSTEM_DATABASE_URL=shop_url)
     assert (done.returncode, done.stderr) == (0, "")
     headline, headings, shop, *_ = done.stdout.splitlines()
-    assert headline == "1 applications, synced by no process"
+    assert headline == "1 application, synced by no process"
     assert headings.startswith("application_name | state | complete_since | lag | ")
     assert shop.startswith("shop | live | ")
 

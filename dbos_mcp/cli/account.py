@@ -4,50 +4,53 @@ import json
 import time
 import webbrowser
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import anyio
 import typer
-from rich.markup import escape
+from rich.panel import Panel
+from rich.style import Style
+from rich.text import Text
 
-from dbos_mcp.cli.options import OneProfile
-from dbos_mcp.cli.terminal import err, out, print_warning, until_interrupted
-from dbos_mcp.domain import tell_time
+from dbos_mcp.cli.options import AsJson, OneProfile
+from dbos_mcp.cli.terminal import err, out, print_warning, say, until_interrupted, working
+from dbos_mcp.conductor.device_login import DeviceLogin
+from dbos_mcp.domain import plain, tell_time
 from dbos_mcp.errors import LoginPendingError, UnavailableError
-from dbos_mcp.server.render import fields, plain
+from dbos_mcp.login import Account, LoggedIn, LoginFlow, log_out, who_am_i
+from dbos_mcp.server.render import fields
 from dbos_mcp.settings import Settings
-
-if TYPE_CHECKING:
-    from dbos_mcp.conductor.device_login import DeviceLogin
-    from dbos_mcp.login import Account, LoggedIn, LoginFlow
 
 
 def login(
     context: typer.Context,
     profile: OneProfile = None,
     browser: Annotated[
-        bool, typer.Option("--browser", help="Open the address in a browser.")
+        bool, typer.Option("--browser", help="Open the address in a browser of this machine.")
     ] = False,
 ) -> None:
-    """Log in to Conductor, by a code that is approved in a browser."""
+    """Log in to Conductor, by a code that you approve in a browser.
+
+    It shows an address and a code, and waits until you have approved the code there, on any device.
+    Approve it only if the page shows the same one. The login is kept for all servers of this user,
+    and is renewed by itself where the issuer allows it.
+    """
     settings = context.obj.target(profile)
     with until_interrupted("The login was given up."):
         done = anyio.run(_log_in, settings, browser)
     login = done.login
     who = plain(login.user_name or "a user")
     of = f" of {plain(login.organization)}" if login.organization else ""
-    out.print(escape(f"Logged in as {who}{of}."))
+    say(f"Logged in as {who}{of}.")
     if login.refresh_token is not None:
-        out.print("The login is renewed by itself.")
+        say("The login is renewed by itself.")
     elif login.ends_at is not None:
-        out.print(f"The login is good until {tell_time(login.ends_at)}.")
+        say(f"The login is good until {tell_time(login.ends_at)}.")
     if done.problem is not None:
         print_warning(f"{done.problem} Then `dbos-mcp whoami` asks again.")
 
 
-async def _log_in(settings: Settings, browser: bool) -> "LoggedIn":
-    from dbos_mcp.login import LoginFlow
-
+async def _log_in(settings: Settings, browser: bool) -> LoggedIn:
     flow = LoginFlow(settings)
     device = await flow.begin()
     _show_code(device)
@@ -57,35 +60,31 @@ async def _log_in(settings: Settings, browser: bool) -> "LoggedIn":
     return await _approved(flow, device)
 
 
-def _show_code(device: "DeviceLogin") -> None:
-    from rich.panel import Panel
-    from rich.style import Style
-    from rich.text import Text
-
+def _show_code(device: DeviceLogin) -> None:
     url = plain(device.url, limit=2000)
     seconds = device.expires_at - time.monotonic()
-    out.print("Open this address in a browser, and check that it shows the same code:")
+    say("Open this address in a browser, and check that it shows the same code:")
     out.print(Text.assemble("url: ", (url, Style(link=url))))
     code = plain(device.user_code)
     if out.is_terminal:
         out.print(Panel.fit(Text(code, "bold"), padding=(1, 4)), soft_wrap=False)
     else:
-        out.print(escape(f"code: {code}"))
+        say(f"code: {code}")
     until = f"{tell_time(int(time.time() + seconds))} ({_left(seconds)})"
-    out.print(escape(fields([("host", device.host), ("valid until", until)])))
+    say(fields([("host", device.host), ("valid until", until)]))
 
 
-async def _approved(flow: "LoginFlow", device: "DeviceLogin") -> "LoggedIn":
+async def _approved(flow: LoginFlow, device: DeviceLogin) -> LoggedIn:
     """Wait for as long as the code is valid."""
 
     def waiting() -> str:
         left = _left(device.expires_at - time.monotonic())
         return f"Waiting for the approval, {left} left; Ctrl-C gives the login up."
 
-    if not err.is_terminal or err.is_dumb_terminal:
-        err.print(waiting())
+    if not err.is_interactive:
+        say(waiting(), console=err)
     problem = ""
-    with err.status(waiting()) as spinner:
+    with working(waiting()) as spinner:
         while True:
             try:
                 return await flow.complete(timeout_seconds=1)
@@ -104,38 +103,41 @@ def _left(seconds: float) -> str:
 
 
 def logout(context: typer.Context, profile: OneProfile = None) -> None:
-    """Forget the login to Conductor; the mirror stays."""
-    from dbos_mcp.login import log_out
+    """Forget the login to Conductor; the mirror stays.
 
+    What was mirrored can still be read. The login server is asked to end the login, too, where it
+    can; a login that dbosctl made is only no longer used here.
+    """
     settings = context.obj.target(profile)
     with until_interrupted():
         done = anyio.run(log_out, settings)
     if done.who is None:
-        out.print(escape(f"Nobody is logged in to {plain(settings.address)}."))
+        say(f"Nobody is logged in to {plain(settings.address)}.")
         return
     organization = settings.organization or done.who.organization
     who = plain(done.who.user_name or "a user")
     of = f" of {plain(organization)}" if organization else ""
-    out.print(escape(f"Logged out {who}{of}."))
+    say(f"Logged out {who}{of}.")
     if done.borrowed:
-        out.print("That login was made elsewhere: there it stays, and is not used here any more.")
+        say("That login was made elsewhere: there it stays, and is not used here any more.")
     elif done.revoked:
-        out.print("The login server has ended the login, too.")
+        say("The login server has ended the login, too.")
     else:
         until = f" at {tell_time(done.who.ends_at)}" if done.who.ends_at else " by itself"
-        out.print(f"The login server has not ended the login: its token ends{until}.")
+        say(f"The login server has not ended the login: its token ends{until}.")
     if organization and (path := settings.cache_path(organization)).exists():
-        out.print(escape(f"The mirror stays, and can still be read: {path}"))
+        say(f"The mirror stays, and can still be read: {path}")
 
 
 def whoami(
     context: typer.Context,
     profile: OneProfile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show who one is to Conductor, what one may, and until when."""
-    from dbos_mcp.login import who_am_i
+    """Show who you are to Conductor, what you may, and until when.
 
+    Conductor is asked, so it also tells whether the login or the API key is still good.
+    """
     settings = context.obj.target(profile)
     with until_interrupted():
         account = anyio.run(who_am_i, settings)
@@ -148,14 +150,14 @@ def whoami(
             (name.replace("_", " "), ", ".join(value) if isinstance(value, list) else value)
             for name, value in told.items()
         ]
-        out.print(escape(fields(lines)))
+        say(fields(lines))
     for warning in account.warnings:
         print_warning(warning)
     if account.error is not None:
         raise account.error
 
 
-def _account_fields(account: "Account") -> dict[str, Any]:
+def _account_fields(account: Account) -> dict[str, Any]:
     user = account.user
     role = None if user is None else user.role
     return {

@@ -2,27 +2,27 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from dbos_mcp import incident
 from dbos_mcp.cli.options import existing_cache
-from dbos_mcp.cli.terminal import err, out, redacted_text, size_text, until_interrupted
-from dbos_mcp.domain import now_ms
+from dbos_mcp.cli.terminal import redacted_text, say, size_text, until_interrupted, working
+from dbos_mcp.domain import counted, now_ms
 from dbos_mcp.errors import UsageError
+from dbos_mcp.incident import LIMIT, selection
+from dbos_mcp.incident.export import Exported
+from dbos_mcp.incident.export import export as write_export
+from dbos_mcp.queries.freshness import now_offline
 from dbos_mcp.server.render import fields
-
-if TYPE_CHECKING:
-    from dbos_mcp.incident.export import Exported
+from dbos_mcp.store.migrate import open_cache
 
 
 def export(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="The file to make.", dir_okay=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to make.", dir_okay=False)],
     workflow: Annotated[
-        str | None, typer.Option(metavar="ID", help="It, and what belongs to it.")
+        str | None, typer.Option(metavar="ID", help="This workflow, and what belongs to it.")
     ] = None,
     since: Annotated[
         str | None,
@@ -38,15 +38,15 @@ def export(
     redact_users: Annotated[
         bool, typer.Option("--redact-users", help="Without names of users and e-mail addresses.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Workflows at the most.")] = incident.LIMIT,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Workflows at the most.")] = LIMIT,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Write an incident file: part of the mirror, without secrets, for a colleague's agent."""
-    from dbos_mcp.incident import selection
-    from dbos_mcp.incident.export import export as write_export
-    from dbos_mcp.queries.freshness import now_offline
-    from dbos_mcp.store.migrate import open_cache
+    """Write an incident file: part of the mirror, without secrets.
 
+    It is for a colleague, or their agent, who reads it with `--offline --cache FILE` and needs no
+    login. It has the workflow with its history, steps and relatives, failures of the same cause,
+    and runs that went well to compare with. Inputs and outputs stay behind unless you ask for them.
+    """
     if (workflow is None) == (since is None):
         raise UsageError(
             "Say what to export.", hint="Either --workflow ID, or --since TIME, as --since -24h."
@@ -59,7 +59,7 @@ def export(
     try:
         with (
             until_interrupted("Nothing was written."),
-            err.status("Exporting…"),
+            working("Exporting…"),
             cache.read() as connection,
         ):
             seen = now_offline(connection, application, now=now) if settings.offline else now
@@ -82,7 +82,7 @@ def export(
     _print_exported(done)
 
 
-def _print_exported(done: "Exported") -> None:
+def _print_exported(done: Exported) -> None:
     excerpt = done.excerpt
     parts = ", ".join(f"{count} {reason}" for reason, count in done.parts.items() if count)
     redacted = redacted_text(done.redacted)
@@ -92,11 +92,11 @@ def _print_exported(done: "Exported") -> None:
         (
             "workflows",
             f"{excerpt.workflows} of {excerpt.of_workflows}: {parts};"
-            f" {done.events} events, {done.steps} steps",
+            f" {counted(done.events, 'event')}, {counted(done.steps, 'step')}",
         ),
         ("left out", "; ".join(excerpt.left_out)),
         ("payloads", "inputs and outputs, as far as mirrored" if excerpt.payloads else "none"),
         ("redacted", redacted or "nothing was found; errors, ids and names are in it as they are"),
         ("open it", f"dbos-mcp --offline --cache {shlex.quote(str(done.path))}"),
     ]
-    out.print(escape(fields(lines, limit=2000)))
+    say(fields(lines, limit=2000))

@@ -5,7 +5,7 @@ import logging
 import sys
 from typing import Any
 
-from dbos_mcp.settings import LogLevel
+from dbos_mcp.domain import LogLevel
 
 
 class JsonLines(logging.Formatter):

@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
-from rich.markup import escape
 
 from dbos_mcp import files
 from dbos_mcp.cli.options import cache_file, existing_cache
 from dbos_mcp.cli.terminal import (
-    err,
-    out,
     print_warning,
     redacted_text,
+    say,
     size_text,
     until_interrupted,
+    working,
 )
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import UsageError
@@ -37,7 +36,7 @@ class ReportFormat(StrEnum):
 def report(
     context: typer.Context,
     workflow_id: Annotated[
-        str | None, typer.Argument(metavar="[WORKFLOW_ID]", help="On this workflow.")
+        str | None, typer.Argument(metavar="WORKFLOW_ID", help="The workflow that it is on.")
     ] = None,
     failures: Annotated[
         bool, typer.Option("--failures", help="On what failed, grouped by its cause.")
@@ -55,7 +54,11 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="The file to make; - is stdout.", dir_okay=False
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The file to make; - is stdout. Left out, a name is made.",
+            dir_okay=False,
         ),
     ] = None,
     form: Annotated[
@@ -63,8 +66,12 @@ def report(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Write a report on a workflow, or on failures: one page that needs nothing but itself, or
-    Markdown. Without secrets."""
+    """Write a report on a workflow, or on failures, to read, print or pass on.
+
+    It is one HTML page that needs nothing but itself, or Markdown: the verdict with its evidence, a
+    timeline, what sets failed runs apart, and next steps. With a login Conductor is asked first for
+    what is new; without one the mirror alone answers. Secrets are taken out.
+    """
     if (workflow_id is None) != failures:
         raise UsageError(
             "Say what to report on.",
@@ -88,7 +95,7 @@ def report(
     to_stdout = str(path) == "-"
     if not (force or to_stdout):
         files.require_free(path)
-    with until_interrupted("Nothing was written."), err.status("Looking…"):
+    with until_interrupted("Nothing was written."), working("Looking…"):
         made = anyio.run(
             partial(
                 _read_report, settings, workflow_id, application, since=since, until=until, now=now
@@ -107,7 +114,7 @@ def report(
             ("tells", made.title),
             ("redacted", redacted_text(made.source.redacted) or "nothing was found"),
         ]
-        out.print(escape(fields(lines, limit=2000)))
+        say(fields(lines, limit=2000))
 
 
 async def _read_report(

@@ -1,7 +1,6 @@
 """`sql` and `schema`: statements over the mirror."""
 
 import json
-import pydoc
 import re
 import sys
 from collections.abc import Sequence
@@ -9,12 +8,28 @@ from typing import Annotated
 
 import typer
 
+from dbos_mcp.cli.completion import view_names
 from dbos_mcp.cli.options import existing_cache
-from dbos_mcp.cli.terminal import err, out, print_warning, size_text, until_interrupted
+from dbos_mcp.cli.pager import page
+from dbos_mcp.cli.terminal import (
+    err,
+    out,
+    print_warning,
+    say,
+    size_text,
+    until_interrupted,
+    working,
+)
+from dbos_mcp.cli.words import of_the_command_line
 from dbos_mcp.domain import format_duration
 from dbos_mcp.errors import SqlTimeoutError, UsageError
 from dbos_mcp.inspection import sandbox
+from dbos_mcp.inspection import schema as in_use
+from dbos_mcp.inspection.datasette import metadata
+from dbos_mcp.inspection.hints import caution
+from dbos_mcp.server import schema as told
 from dbos_mcp.server.found import SqlFormat, written
+from dbos_mcp.store.migrate import open_cache
 
 SQL_CELL_CHARACTERS = 2_000_000
 """As long as a value can be: what programs get is whole."""
@@ -23,7 +38,7 @@ SQL_BYTES = 8_000_000
 
 def sql(
     context: typer.Context,
-    statement: Annotated[str, typer.Argument(help="One SELECT; - is stdin.")],
+    statement: Annotated[str, typer.Argument(metavar="STATEMENT", help="One SELECT; - is stdin.")],
     form: Annotated[SqlFormat, typer.Option("--format", help="How rows are told.")] = (
         SqlFormat.TABLE
     ),
@@ -34,21 +49,23 @@ def sql(
             help="For :NAME; repeat for more. 5 and 1.5 are numbers; 05 and 1.50 are text.",
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The most rows.")] = 1000,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="The most rows.")] = 1000,
     timeout: Annotated[
         float, typer.Option(min=0.1, max=600, metavar="SECONDS", help="How long it may take.")
     ] = sandbox.SECONDS,
 ) -> None:
-    """Run one SELECT over the mirror's views, which `dbos-mcp schema` tells."""
-    from dbos_mcp.inspection.hints import caution
-    from dbos_mcp.store.migrate import open_cache
+    """Run one SELECT over the mirror's views.
 
+    `dbos-mcp schema` tells which views and columns there are. The statement runs in a process of
+    its own that can read the views and do nothing else. Conductor is not asked. On a terminal a
+    long result goes through $PAGER.
+    """
     text = _stdin() if statement == "-" else statement
     parameters = _parameters(param or [])
     cache = open_cache(existing_cache(context.obj.target()), writable=False)
     box = sandbox.Sandbox(cache.read_uri, seconds=timeout)
     try:
-        with until_interrupted(), err.status("Looking…"):
+        with until_interrupted(), working("Looking…"):
             found = box.run(
                 text,
                 parameters,
@@ -64,14 +81,14 @@ def sql(
         cache.close()
     _show(written(found, form, terminal=out.width if out.is_terminal else None))
     if mind := caution(text, parameters):
-        print_warning(mind)
+        print_warning(of_the_command_line(mind))
     if found.more:
         cut = f"cut at {size_text(SQL_BYTES)}: select less"
         if len(found.rows) == limit:
             cut = "--limit takes more"
         print_warning(f"{len(found.rows)} of {found.counted}; {cut}.")
     elif out.is_terminal and err.is_terminal:
-        err.print(f"{found.counted}, {format_duration(round(found.ms))}")
+        say(f"{found.counted}, {format_duration(round(found.ms))}", console=err)
 
 
 def _stdin() -> str:
@@ -84,12 +101,12 @@ def _stdin() -> str:
 def _show(text: str) -> None:
     """Through $PAGER where it is longer than the terminal."""
     if out.is_terminal and text.count("\n") >= out.height:
-        pydoc.pager(text)
+        page(text)
     else:
         typer.echo(text.encode(), nl=False)  # bytes are left as they are
 
 
-def _parameters(given: Sequence[str]) -> "dict[str, sandbox.Parameter]":
+def _parameters(given: Sequence[str]) -> dict[str, sandbox.Parameter]:
     parameters: dict[str, sandbox.Parameter] = {}
     for each in given:
         name, equals, value = each.partition("=")
@@ -102,7 +119,7 @@ def _parameters(given: Sequence[str]) -> "dict[str, sandbox.Parameter]":
     return parameters
 
 
-def _value(text: str) -> "sandbox.Parameter":
+def _value(text: str) -> sandbox.Parameter:
     """A number where it would be written just so: an id like 0012 and a version like 3.10 are not.
     SQLite compares either with a column as the column's type has it, but not with a result."""
     if re.fullmatch(r"-?\d{1,19}", text) and str(number := int(text)) == text:
@@ -115,18 +132,22 @@ def _value(text: str) -> "sandbox.Parameter":
 def schema(
     context: typer.Context,
     view: Annotated[
-        str | None, typer.Argument(metavar="[VIEW]", help="What its columns mean.")
+        str | None,
+        typer.Argument(
+            metavar="VIEW",
+            help="Tell what the columns of this one mean.",
+            autocompletion=view_names,
+        ),
     ] = None,
     datasette: Annotated[
-        bool, typer.Option("--datasette", help="The same as metadata for Datasette.")
+        bool, typer.Option("--datasette", help="Write it as metadata for Datasette.")
     ] = False,
 ) -> None:
-    """Show the views for `dbos-mcp sql`, what they hold, and statements to begin with."""
-    from dbos_mcp.inspection import schema as in_use
-    from dbos_mcp.inspection.datasette import metadata
-    from dbos_mcp.server import schema as told
-    from dbos_mcp.store.migrate import open_cache
+    """Show the views for `dbos-mcp sql`, and what they hold.
 
+    It names each view with its columns and their frequent values, and ends with statements to begin
+    with. Of one view it tells what each column means.
+    """
     asked = None if view is None else told.view_named(view)
     path = existing_cache(context.obj.target())
     if datasette:
@@ -142,4 +163,4 @@ def schema(
             )
     finally:
         cache.close()
-    typer.echo("\n".join(lines))
+    _show(of_the_command_line("\n".join(lines)) + "\n")

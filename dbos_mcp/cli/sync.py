@@ -4,33 +4,45 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import anyio
 import typer
-from rich.markup import escape
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.measure import Measurement
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
-from dbos_mcp.cli.options import existing_cache
-from dbos_mcp.cli.terminal import err, out, print_error, until_interrupted
-from dbos_mcp.domain import now_ms
+from dbos_mcp.cli.options import AsJson, existing_cache
+from dbos_mcp.cli.terminal import err, out, print_error, say, until_interrupted
+from dbos_mcp.cli.words import of_the_command_line
+from dbos_mcp.domain import counted, now_ms, plain
 from dbos_mcp.errors import DbosMcpError, UsageError
+from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus, sync_status
 from dbos_mcp.runtime import Runtime, open_runtime
-from dbos_mcp.server.render import Column, plain
+from dbos_mcp.server.render import Column
+from dbos_mcp.server.sync_status import columns as status_columns
+from dbos_mcp.server.sync_status import redacted_line, status_text, who_syncs
 from dbos_mcp.settings import Settings
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus
-    from dbos_mcp.sync.scheduler import SyncScheduler
-    from dbos_mcp.sync.visit import ApplicationReport
+from dbos_mcp.store.migrate import open_cache
+from dbos_mcp.sync.leadership import Leadership
+from dbos_mcp.sync.scheduler import SyncScheduler
+from dbos_mcp.sync.spending import Spending
+from dbos_mcp.sync.visit import ApplicationReport
 
 
 def sync(
     context: typer.Context,
     watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
 ) -> None:
-    """Mirror Conductor into the cache, once."""
+    """Mirror Conductor into the cache, once.
+
+    A server syncs while it runs, so this is for a mirror that is to be fresh without one: once, or
+    with --watch for as long as it runs. The first time it reads the last 30 days, newest first;
+    DBOS_MCP_HISTORY says how many.
+    """
     settings = context.obj.target()
     if settings.offline:
         raise UsageError("sync and --offline do not go together.")
@@ -39,13 +51,9 @@ def sync(
 
 
 async def _sync_once(settings: Settings) -> int:
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    from dbos_mcp.sync.spending import Spending
-
     async with open_runtime(settings) as runtime:
         worker = runtime.require_live().worker
-        if err.is_terminal:
+        if err.is_interactive:
             with Progress(
                 SpinnerColumn(),
                 BarColumn(bar_width=20),
@@ -66,14 +74,11 @@ async def _sync_once(settings: Settings) -> int:
             reports = await worker.run_until_read()
         await Spending(worker.mirror).save()
         _print_reports(reports)
-        out.print(f"Cache: {escape(str(runtime.cache.path))}")
+        say(f"Cache: {runtime.cache.path}")
     return max((report.error.exit_code for report in reports if report.error), default=0)
 
 
 async def _watch(settings: Settings) -> int:
-    from dbos_mcp.sync.scheduler import SyncScheduler
-    from dbos_mcp.sync.visit import ApplicationReport
-
     this_run: dict[str, ApplicationReport] = {}
 
     def add(outcome: "list[ApplicationReport] | DbosMcpError") -> None:
@@ -83,18 +88,19 @@ async def _watch(settings: Settings) -> int:
 
     def tell(outcome: "list[ApplicationReport] | DbosMcpError") -> None:
         if isinstance(outcome, DbosMcpError):
-            print_error(str(outcome))
+            print_error(of_the_command_line(str(outcome)))
         else:
             _print_reports([r for r in outcome if r.events or r.error])
 
     async with open_runtime(settings) as runtime:
+        worker = runtime.require_live().worker
         scheduler = SyncScheduler(
-            runtime.require_live().worker, watched=True, on_cycle=add if out.is_terminal else tell
+            worker, watched=True, on_cycle=add if out.is_interactive else tell
         )
         scheduler.start()
-        out.print(f"Mirroring into {escape(str(runtime.cache.path))}; Ctrl-C ends it.")
+        say(f"Mirroring into {runtime.cache.path}; Ctrl-C ends it.")
         try:
-            if out.is_terminal:
+            if out.is_interactive:
                 await _show_live(runtime, scheduler, this_run)
             await anyio.sleep_forever()
         finally:
@@ -104,16 +110,11 @@ async def _watch(settings: Settings) -> int:
 
 
 async def _show_live(
-    runtime: Runtime, scheduler: "SyncScheduler", this_run: "Mapping[str, ApplicationReport]"
+    runtime: Runtime, scheduler: SyncScheduler, this_run: Mapping[str, ApplicationReport]
 ) -> None:
     """What the cache says, every second, with what this run has seen."""
-    from rich.live import Live
 
-    from dbos_mcp.queries.sync_status import sync_status
-    from dbos_mcp.server.sync_status import who_syncs
-    from dbos_mcp.sync.visit import ApplicationReport
-
-    def of_this_run(item: "ApplicationSync") -> "ApplicationReport":
+    def of_this_run(item: ApplicationSync) -> ApplicationReport:
         return this_run.get(item.application_name) or ApplicationReport(item.application_name)
 
     more: list[Column[ApplicationSync]] = [
@@ -124,30 +125,27 @@ async def _show_live(
         while True:
             status = await runtime.read(partial(sync_status, now=now_ms()))
             syncing = who_syncs(scheduler.leadership)
-            live.update(_status_table(status, syncing=syncing, more=more), refresh=True)
+            live.update(_status_shown(status, syncing=syncing, more=more), refresh=True)
             await anyio.sleep(1)
 
 
-def _print_reports(reports: "list[ApplicationReport]") -> None:
+def _print_reports(reports: list[ApplicationReport]) -> None:
     for report in reports:
-        out.print(
-            escape(plain(report.application_name))
-            + f": {report.workflows_seen} workflows seen, {report.events} events"
-        )
+        seen, events = counted(report.workflows_seen, "workflow"), counted(report.events, "event")
+        say(f"{plain(report.application_name)}: {seen} seen, {events}")
         if report.error is not None:
-            print_error(str(report.error))
+            print_error(of_the_command_line(str(report.error)))
 
 
 def status(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show how syncing goes, from the cache file alone."""
-    from dbos_mcp.queries.sync_status import sync_status
-    from dbos_mcp.server.sync_status import redacted_line, status_text, who_syncs
-    from dbos_mcp.store.migrate import open_cache
-    from dbos_mcp.sync.leadership import Leadership
+    """Show how syncing goes, from the cache file alone.
 
+    Of each application: how complete and how old its mirror is, what it cost, and the last error.
+    Conductor is not asked: `dbos-mcp sync` does that.
+    """
     path = existing_cache(context.obj.target())
     cache = open_cache(path, writable=False)
     try:
@@ -160,36 +158,41 @@ def status(
         content = {"cache": str(path), "synced_by": syncing, **found.model_dump(mode="json")}
         typer.echo(json.dumps(content, indent=2))
     elif out.is_terminal:
-        out.print(_status_table(found, syncing=syncing), soft_wrap=False)
+        out.print(_status_shown(found, syncing=syncing), soft_wrap=False)
         for line in filter(None, map(redacted_line, found.applications)):
-            out.print(escape(line))
-        out.print(f"Cache: {escape(str(path))}, {found.events} events")
+            say(line)
+        say(f"Cache: {path}, {counted(found.events, 'event')}")
     else:
-        out.print(escape(status_text(found, cache=path, syncing=syncing)))
+        say(of_the_command_line(status_text(found, cache=path, syncing=syncing)))
 
 
-def _status_table(
-    found: "SyncStatus", *, syncing: str, more: "Sequence[Column[ApplicationSync]]" = ()
-) -> "Table":
-    """The columns that hold something, `more` of them before the last."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from dbos_mcp.server.sync_status import columns as status_columns
-
+def _status_shown(
+    found: SyncStatus, *, syncing: str, more: Sequence[Column[ApplicationSync]] = ()
+) -> RenderableType:
+    """The columns that hold something, `more` of them before the last; where they are wider than
+    the terminal, each application has lines of its own."""
+    title = f"{counted(len(found.applications), 'application')}, synced by {syncing}"
+    if not found.applications:
+        return Text(f"{title}\nNone is registered, or none has been seen yet.")
     reason = found.conductor.last_error
-    shown = Table(
-        title=f"{len(found.applications)} applications, synced by {syncing}",
-        caption=Text(plain(reason, limit=500)) if reason else None,
-    )
+    caption = Text(plain(of_the_command_line(reason), limit=500)) if reason else None
     *columns, last = status_columns(now=now_ms(), syncing=syncing)
     held = []
     for heading, read in (*columns, *more, last):
         cells = [plain(read(item), limit=200) for item in found.applications]
         if any(cells):
-            held.append((heading, cells))
+            held.append((heading.replace("_", " "), cells))
+    shown = Table(title=title, caption=caption)
     for heading, _ in held:
-        shown.add_column(heading.replace("_", " "))
-    for row in zip(*(cells for _, cells in held), strict=True):
+        shown.add_column(heading)
+    rows = list(zip(*(cells for _, cells in held), strict=True))
+    for row in rows:
         shown.add_row(*map(Text, row))
-    return shown
+    if Measurement.get(out, out.options, shown).minimum < out.width:
+        return shown
+    lines = [Text(f"{title}\n", "italic")]
+    for name, *cells in rows:
+        lines.append(Text(name, "bold"))
+        named = zip((heading for heading, _ in held[1:]), cells, strict=True)
+        lines += [Text(f"  {heading}: {cell}") for heading, cell in named if cell]
+    return Group(*lines, *filter(None, [caption]))

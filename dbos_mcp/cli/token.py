@@ -2,35 +2,50 @@
 
 import json
 import re
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from dbos_mcp.cli.terminal import err, out
+from dbos_mcp.cli.help import Commands
+from dbos_mcp.cli.options import AsJson
+from dbos_mcp.cli.terminal import err, say
 from dbos_mcp.domain import Rights, format_time
 from dbos_mcp.errors import UsageError
 from dbos_mcp.server.render import table
+from dbos_mcp.serving.tokens import TokenFile
 from dbos_mcp.settings import DAY_MS
 
-if TYPE_CHECKING:
-    from dbos_mcp.serving.tokens import TokenFile
+app = Commands(
+    help="""Make, list and revoke the tokens of `dbos-mcp serve --http`.
 
-app = typer.Typer(help="Make, list and revoke the tokens of `dbos-mcp serve --http`.")
+    A token is what a client sends to say who it is. It is shown once, and kept as a hash.
+    """
+)
 
 _UNITS_MS = {"h": DAY_MS // 24, "d": DAY_MS, "w": 7 * DAY_MS}
 
 
-@app.command()
+@app.command(epilog="Example: dbos-mcp token create alice --expires 30d")
 def create(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Of whom: the log has it beside their commands.")],
-    full: Annotated[bool, typer.Option("--full", help="For commands, too.")] = False,
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="Whose it is: the log has it beside their commands."),
+    ],
+    full: Annotated[
+        bool, typer.Option("--full", help="For commands, too, not for questions alone.")
+    ] = False,
     expires: Annotated[
-        str | None, typer.Option(help="How long it is good, as 12h, 30d or 8w; else until revoked.")
+        str | None,
+        typer.Option(
+            metavar="TIME", help="How long it is good, as 12h, 30d or 8w; else until revoked."
+        ),
     ] = None,
 ) -> None:
-    """Make a token, and show it this once."""
+    """Make a token, and show it this once.
+
+    Whoever has it may ask the server, and with --full also command. The token alone goes to stdout.
+    """
     secret, token = _tokens(context).create(
         name,
         Rights.FULL if full else Rights.READ,
@@ -39,20 +54,23 @@ def create(
     typer.echo(secret)
     may = "ask and command" if full else "ask"
     until = "it is revoked" if token.expires_at is None else format_time(token.expires_at)
-    err.print(f"Whoever has it may {may} until {until}. It is kept nowhere: copy it now.")
+    say(f"Whoever has it may {may} until {until}. It is kept nowhere: copy it now.", console=err)
 
 
-@app.command("list")
+@app.command("list", epilog="Example: dbos-mcp token list --json")
 def list_tokens(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show the tokens: whose they are, what they may, and when they were used; never themselves."""
+    """Show whose tokens there are, what they may, and when they were used.
+
+    The tokens themselves are kept nowhere, and cannot be shown.
+    """
     tokens = _tokens(context).tokens()
     if as_json:
         typer.echo(json.dumps([token.model_dump(exclude={"sha256"}) for token in tokens], indent=2))
     elif not tokens:
-        out.print("There are none: `dbos-mcp token create NAME` makes one.")
+        say("There are none: `dbos-mcp token create NAME` makes one.")
     else:
         columns = [
             ("id", lambda token: token.id),
@@ -62,22 +80,23 @@ def list_tokens(
             ("expires_at", lambda token: _time(token.expires_at)),
             ("last_used_at", lambda token: _time(token.last_used_at)),
         ]
-        out.print(escape(table(columns, tokens)))
+        say(table(columns, tokens))
 
 
-@app.command()
+@app.command(epilog="Example: dbos-mcp token revoke alice")
 def revoke(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Its name, or its id.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name, or its id.")],
 ) -> None:
-    """End a token: servers that run refuse it from now on."""
+    """End a token, by its name or its id.
+
+    Servers that run refuse it from now on, also where something of it still runs.
+    """
     token = _tokens(context).revoke(name)
-    out.print(escape(f"Revoked {token.name} ({token.id})."))
+    say(f"Revoked {token.name} ({token.id}).")
 
 
-def _tokens(context: typer.Context) -> "TokenFile":
-    from dbos_mcp.serving.tokens import TokenFile
-
+def _tokens(context: typer.Context) -> TokenFile:
     return TokenFile(context.obj.targets()[0].tokens_path)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from time import monotonic
 from typing import IO, Any
 
+from dbos_mcp.domain import counted
 from dbos_mcp.errors import SqlRejectedError, SqlStoppedError, SqlTimeoutError, StoreError
 from dbos_mcp.inspection import worker
 from dbos_mcp.inspection.hints import hint
@@ -55,7 +56,7 @@ class Found:
     def counted(self) -> str:
         """How many there are, in words."""
         total = len(self.rows) + self.more
-        rows = "1 row" if total == 1 else f"{total} rows"
+        rows = counted(total, "row")
         return rows if self.all_counted else f"more than {rows}"
 
 

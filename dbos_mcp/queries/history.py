@@ -18,6 +18,7 @@ from dbos_mcp.domain import (
     TERMINAL,
     EpochMs,
     WorkflowStatus,
+    counted,
     format_duration,
     format_time,
     plain,
@@ -523,7 +524,7 @@ def _what(recorded: Recorded) -> str:
             return "gone upstream"
         case StepsObserved(steps=steps):
             failed = sum(step.error is not None for step in steps)
-            count = "1 step" if len(steps) == 1 else f"{len(steps)} steps"
+            count = counted(len(steps), "step")
             return count + (f", {failed} failed" if failed else "")
         case StepsDiscarded(step_ids=ids):
             return f"steps {', '.join(map(str, ids))} discarded: a rewind"

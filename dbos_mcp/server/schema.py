@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from dbos_mcp.domain import counted
 from dbos_mcp.errors import UsageError
 from dbos_mcp.inspection import schema as in_use
 from dbos_mcp.inspection.examples import EXAMPLES
@@ -57,7 +58,7 @@ def _names(view: View) -> list[str]:
 def detail(one: ViewInUse) -> list[str]:
     """One view, with the meaning of each column."""
     return [
-        f"{one.view.name}: {one.view.meaning}. {one.rows} rows. * has an index, behind"
+        f"{one.view.name}: {one.view.meaning}. {counted(one.rows, 'row')}. * has an index, behind"
         " application_name.",
         *(
             f"{column.name}{'*' if column.is_indexed else ''}: {column.meaning}"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dbos_mcp.domain import now_ms
+from dbos_mcp.domain import counted, now_ms
 from dbos_mcp.queries.sync_status import (
     ApplicationSync,
     SyncCondition,
@@ -48,12 +48,12 @@ def status_text(status: SyncStatus, *, cache: Path, syncing: str) -> str:
         columns(now=now_ms(), syncing=syncing), status.applications, limit=ERROR_CHARACTERS
     )
     return render.answer(
-        f"{len(status.applications)} applications, synced by {syncing}",
+        f"{counted(len(status.applications), 'application')}, synced by {syncing}",
         found if status.applications else "None is registered, or none has been seen yet.",
         *(redacted_line(item) for item in status.applications),
         f"Besides: {_requests(conductor)} requests, {_kilobytes(conductor)} KB for what concerns no"
         " application.",
-        f"Cache: {render.plain(cache, limit=300)}, {status.events} events,"
+        f"Cache: {render.plain(cache, limit=300)}, {counted(status.events, 'event')},"
         f" {status.bytes / 1_000_000:.1f} MB.",
         *(_unreadable(item.application_name, item) for item in status.applications),
         _unreadable("the list of applications", conductor),
@@ -66,7 +66,7 @@ def status_text(status: SyncStatus, *, cache: Path, syncing: str) -> str:
 def _unreadable(of_what: str, item: SyncItem) -> str | None:
     if not item.unreadable:
         return None
-    rows = "1 row" if item.unreadable == 1 else f"{item.unreadable} rows"
+    rows = counted(item.unreadable, "row")
     example = render.plain(item.unreadable_example, limit=ERROR_CHARACTERS)
     return (
         f"{rows} of {render.plain(of_what)} could not be read, and may be missing or out of date"

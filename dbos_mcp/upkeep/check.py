@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from sqlalchemy import Connection
 
-from dbos_mcp.domain import format_time, one_line
+from dbos_mcp.domain import counted, format_time, one_line
 from dbos_mcp.errors import DbosMcpError
 from dbos_mcp.store import engine, event_log, indexes, log_removals, projector, sync_state
 from dbos_mcp.store.backup import newest_backup
@@ -231,7 +231,7 @@ def _log(connection: Connection, *, is_excerpt: bool, deep: bool) -> _Findings:
         )
     elif not (broken or (missing and not is_excerpt)):
         sound = ", each as it was written" if deep else ""
-        yield Finding(Level.OK, "log", f"{count} events{sound}")
+        yield Finding(Level.OK, "log", f"{counted(count, 'event')}{sound}")
     for removal in log_removals.load_all(connection):
         yield Finding(
             Level.OK,
@@ -305,7 +305,7 @@ def _rebuild(copy: Path, progress: Progress | None) -> _Findings:
         yield Finding(Level.FAIL, "rebuild", told, REBUILD)
     else:
         rows = sum(table.rows for table in tables)
-        yield Finding(Level.OK, "rebuild", f"the log makes the same {rows} rows")
+        yield Finding(Level.OK, "rebuild", f"the log makes the same {counted(rows, 'row')}")
 
 
 def _backups(path: Path) -> _Findings:

@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 from sqlalchemy import insert, select
 
-from dbos_mcp.domain import IN_FLIGHT, WAITING
+from dbos_mcp.domain import CONDUCTOR, IN_FLIGHT, WAITING
 from dbos_mcp.store import projector, sync_state
 from dbos_mcp.store.events import (
     ApplicationObserved,
@@ -36,7 +36,7 @@ from dbos_mcp.store.events import (
 )
 from dbos_mcp.store.migrate import open_cache
 from dbos_mcp.store.projections.workflows import WorkflowRow
-from dbos_mcp.store.sync_state import CONDUCTOR, StepReadingRow
+from dbos_mcp.store.sync_state import StepReadingRow
 from dbos_mcp.store.tables import table_of
 
 APP = "shop"

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from dbos_mcp.domain import now_ms
-from dbos_mcp.incident import selection
+from dbos_mcp.incident import LIMIT, selection
 from dbos_mcp.incident.export import Exported, export
 from dbos_mcp.settings import Payloads
 from dbos_mcp.store.migrate import open_cache
@@ -82,7 +82,7 @@ def exporting(mirror: Path, tmp_path: Path) -> Iterator[Export]:
             *,
             since: int = 0,
             application_name: str | None = None,
-            limit: int = selection.LIMIT,
+            limit: int = LIMIT,
             **options: Any,
         ) -> Exported:
             if workflow_id is not None:

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from dbos_mcp.domain import CONDUCTOR
+from dbos_mcp.domain import CONDUCTOR, counted
 from dbos_mcp.queries import applications
 from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
@@ -34,7 +34,7 @@ async def list_applications(
         items,
     )
     return render.answer(
-        f"{len(items)} applications",
+        counted(len(items), "application"),
         table if items else "None is registered, or none has been seen yet.",
         freshness,
     )

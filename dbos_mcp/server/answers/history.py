@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection
 
+from dbos_mcp.domain import counted
 from dbos_mcp.errors import UsageError
 from dbos_mcp.queries import changes as change_queries
 from dbos_mcp.queries import history as queries
@@ -134,7 +135,8 @@ async def list_changes(
     )
     first_seen = f", {changes.first_seen} first seen" if changes.first_seen else ""
     header = (
-        f"{total} workflows{of_what} changed {start}, in {changes.events} events{first_seen}"
+        f"{counted(total, 'workflow')}{of_what} changed {start}, in"
+        f" {counted(changes.events, 'event')}{first_seen}"
         + (f": {_counts(changes.outcomes)}" if total else "")
     )
 

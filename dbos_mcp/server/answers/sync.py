@@ -6,7 +6,7 @@ from typing import Any
 
 from mcp.server.mcpserver import Context
 
-from dbos_mcp.domain import CONDUCTOR, now_ms
+from dbos_mcp.domain import CONDUCTOR, counted, now_ms
 from dbos_mcp.queries import sync_status as queries
 from dbos_mcp.runtime import Runtime
 from dbos_mcp.server import render
@@ -47,7 +47,7 @@ async def sync_now(
     _, freshness = await answer_from(
         runtime, lambda _connection: None, application_name or CONDUCTOR
     )
-    headline = f"Looked at {len(now.applications)} applications now"
+    headline = f"Looked at {counted(len(now.applications), 'application')} now"
     if not now.finished:
         syncing = who_syncs(leadership_of(session, runtime))
         headline = f"Not finished within {timeout_seconds:g} s; what was read is kept. " + (
