@@ -4,6 +4,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -92,6 +93,8 @@ def _example(name: str, before: str) -> str:
 
 
 def _told(found: Found) -> str:
+    if found.columns[-1] == "detail":  # of a query plan; its numbers are those of one SQLite
+        found = replace(found, columns=["detail"], rows=[row[-1:] for row in found.rows])
     lines = written(found, SqlFormat.MARKDOWN).splitlines(keepends=True)
     shown, more = lines[: MOST_ROWS + 2], len(lines) - MOST_ROWS - 2
     return "".join(shown) + (f"\n… and {more} more.\n" if more > 0 else "")
