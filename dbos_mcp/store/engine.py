@@ -71,11 +71,13 @@ class Cache:
         path: Path,
         *,
         writable: bool = True,
+        leave_no_trace: bool = False,
         lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
         shown_as: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Open `path`; a writable one is created when it is missing.
+        """Open `path`; a writable one is created when it is missing. With `leave_no_trace` one that
+        is only read, and that nobody has open, gets no -wal and no -shm beside it either.
 
         Raises:
             NotFoundError: read-only, and there is no such file.
@@ -105,8 +107,8 @@ class Cache:
         self.cleanup = ExitStack()
         """What `close()` does besides."""
         # Such a file in WAL mode can be opened in no other way, and hardly be written to.
-        sealed_in = not writable and not _may_write_to(self._file.parent)
-        immutable = sealed_in and not self._wal.path.exists()
+        sealed_in = leave_no_trace or not _may_write_to(self._file.parent)
+        immutable = not writable and sealed_in and not self._wal.path.exists()
         self.read_uri = uri_of(self._file, "ro") + ("&immutable=1" if immutable else "")
         """How a connection that only reads is opened, by any process."""
         self._reader = engine_of(self.read_uri, read_only=True)
