@@ -99,6 +99,12 @@ def format_duration(ms: int) -> str:
     return f"{seconds // size}{unit}" + (f" {rest}{small_unit}" if rest else "")
 
 
+def size_text(count: int) -> str:
+    if count >= 10**9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1000:.0f} KB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
 def tell_time(seconds: int) -> str:
     """Unix seconds by somebody else's word, for people: it may be no time at all."""
     try:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 
+from dbos_mcp.domain import size_text as size_text
 from dbos_mcp.server.render import plain
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -30,10 +31,6 @@ def print_error(text: str) -> None:
 
 def print_warning(text: str) -> None:
     err.print(escape(plain(f"Warning: {text}", limit=2000)))
-
-
-def size_text(count: int) -> str:
-    return f"{count / 1000:.0f} KB" if count < 1e6 else f"{count / 1e6:.1f} MB"
 
 
 def redacted_text(found: Mapping[str, int]) -> str:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-
 LOCKS = Path("/proc/locks")
 
 
