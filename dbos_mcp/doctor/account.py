@@ -62,7 +62,6 @@ def _kept(subject: Subject, account: Account, login: Login) -> Finding:
     organization = settings.organization or login.organization
     of = f" of {organization}" if organization else ""
     borrowed = login_store(settings, look_only=True).load() != login
-    elsewhere = ", whose login is kept elsewhere" if borrowed else ""
     facts: dict[str, Fact] = {
         "kind": "login",
         "user": login.user_name,
@@ -71,15 +70,15 @@ def _kept(subject: Subject, account: Account, login: Login) -> Finding:
         "renewed": account.renews,
         "borrowed": borrowed,
     }
+    if account.renews and account.ended(now):
+        told = f"{who}{of}: it has ended, and the next request renews it; this look does not"
+        return ok(told, **facts)
     if account.renews:
-        past = ", ended and is renewed by the next request (not by this one)"
-        state = past if account.ended(now) else " is renewed by itself"
-        return ok(f"{who}{of}: the login{state}", **facts)
+        return ok(f"{who}{of}, renewed by itself", **facts)
     command = f"Type `{login_command(settings)}` for one that is renewed by itself."
-    if borrowed:
-        elsewhere = " (dbosctl's, or one without a profile: not renewed here)"
+    elsewhere = " (borrowed from dbosctl, and not renewed here)" if borrowed else ""
     if login.ends_at is None:
-        return ok(f"{who}{of}{elsewhere}: it is not known until when", **facts)
+        return ok(f"{who}{of}{elsewhere}; it is not known until when", **facts)
     left = login.ends_at * 1000 - now
     if left < SOON_MS:
         return warn(f"{who}{of}{elsewhere}: it ends in {format_duration(left)}", command, **facts)

@@ -3,10 +3,12 @@
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
 import anyio
+import anyio.to_thread
 import httpx
 
 from dbos_mcp.conductor.client import ConductorClient
@@ -49,6 +51,8 @@ class Asked:
     user: UserProfile | None = None
     user_error: DbosMcpError | None = None
     executors: dict[str, Sequence[Executor] | DbosMcpError] = field(default_factory=dict)
+    schema_version: int | None = None
+    """Of a system database."""
     requests: int = 0
     milliseconds: int | None = None
     """That the first answer took, with all that came before it."""
@@ -90,6 +94,8 @@ async def _ask(settings: Settings, asker: Asker) -> Asked:
             event_hooks={"request": [clock.sent], "response": [clock.answered]},
         ) as client:
             await _questions(client, asker, asked)
+        if settings.is_local and asked.error is None:
+            asked.schema_version = await anyio.to_thread.run_sync(_schema_version, settings)
     except DbosMcpError as error:  # before anything could be sent
         asked.error = asked.error or error
     return asked
@@ -170,6 +176,18 @@ async def _is_found(asked: Asked) -> bool:
         else f"Nobody said in {NAME_SECONDS:g} s where {host} is."
     )
     return False
+
+
+def _schema_version(settings: Settings) -> int | None:
+    from sqlalchemy.exc import DBAPIError
+
+    from dbos_mcp.local_conductor.system_database import SystemDatabase
+
+    assert settings.system_database_url is not None
+    database = SystemDatabase(settings.system_database_url.get_secret_value())
+    with closing(database), suppress(DBAPIError):
+        return database.schema_version()
+    return None
 
 
 class _Clock:

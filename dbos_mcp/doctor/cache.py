@@ -41,8 +41,8 @@ def file(subject: Subject) -> Iterator[Finding]:
     facts: dict[str, Fact] = {"path": str(held.path), "exists": held.exists}
     if held.mount is not None and held.mount.is_remote and not subject.settings.offline:
         yield fail(
-            f"{shown(held.path)} is on a network file system ({held.mount.kind}), where it is not safe"
-            " from several processes",
+            f"{shown(held.path)} is on a network file system ({held.mount.kind}), where it is not"
+            " safe from several processes",
             "Name a file on a local disk: `export DBOS_MCP_CACHE=/path/on/a/local/disk.sqlite`.",
             **facts,
         )
@@ -59,7 +59,10 @@ def file(subject: Subject) -> Iterator[Finding]:
         "incident_file": held.is_excerpt,
     }
     if held.error is not None:
-        yield fail(held.error.message.rstrip("."), held.error.hint, **facts)
+        step = held.error.hint
+        if not os.access(held.path, os.R_OK):
+            step = f"Type `ls -l {shown(held.path)}`: it must be yours, and readable."
+        yield fail(held.error.message, step, **facts)
         return
     kind = ", an incident file" if held.is_excerpt else ""
     wal = f" and {size_text(held.wal_bytes)} of WAL" if held.wal_bytes else ""
@@ -79,7 +82,8 @@ def file(subject: Subject) -> Iterator[Finding]:
     elif held.unwritable is not None and not (subject.settings.offline or held.is_excerpt):
         yield warn(
             f"{told}, cannot be written to: it is only read, and nothing is synced",
-            f"Type `chmod u+w {shown(held.path)} {shown(held.folder)}`; or name another with DBOS_MCP_CACHE.",
+            f"Type `chmod u+w {shown(held.path)} {shown(held.folder)}`; or name another with"
+            " DBOS_MCP_CACHE.",
             **facts,
         )
     elif held.wal_bytes > LARGEST_WAL_BYTES:
@@ -117,7 +121,10 @@ def disk(subject: Subject) -> Iterator[Finding]:
         return
     told = f"{size_text(held.free_bytes)} are free in {shown(held.folder)}"
     facts: dict[str, Fact] = {"free_bytes": held.free_bytes, "folder": str(held.folder)}
-    step = f"Free some space (`df -h {shown(held.folder)}`), or name a file elsewhere with DBOS_MCP_CACHE."
+    step = (
+        f"Free some space (`df -h {shown(held.folder)}`), or name a file elsewhere with"
+        " DBOS_MCP_CACHE."
+    )
     if held.free_bytes < TOO_LITTLE_BYTES:
         yield fail(f"{told}: nothing can be synced", step, **facts)
     elif held.free_bytes < max(LITTLE_BYTES, held.bytes):

@@ -6,6 +6,7 @@ from dbos_mcp.conductor.wire import Fault
 from dbos_mcp.doctor.asking import NAME_SECONDS, Asked
 from dbos_mcp.doctor.finding import Finding, fail, failed, ok, skip
 from dbos_mcp.doctor.subject import Subject
+from dbos_mcp.errors import UnavailableError
 
 OFFLINE = "--offline: nothing is sent"
 
@@ -146,10 +147,7 @@ def conductor(subject: Subject) -> Iterator[Finding]:
         yield skip(OFFLINE)
         return
     if subject.settings.is_local:
-        if asked.error is None:
-            yield ok("the system database answers")
-        else:
-            yield failed(asked.error)
+        yield _database(asked)
         return
     if not asked.requests or asked.fault is not None:
         yield skip("there is no answer")
@@ -158,6 +156,18 @@ def conductor(subject: Subject) -> Iterator[Finding]:
     else:
         assert asked.error is not None
         yield failed(asked.error)
+
+
+def _database(asked: Asked) -> Finding:
+    error, version = asked.error, asked.schema_version
+    if error is None:
+        schema = "" if version is None else f"; its schema is DBOS's number {version}"
+        return ok(f"the system database answers{schema}", schema=version)
+    step = "Start that database, or correct DBOS_SYSTEM_DATABASE_URL."
+    if isinstance(error, UnavailableError):  # the local Conductor's words around it say little
+        because = error.message.partition(": ")[2] or error.message
+        return fail(f"the system database does not answer: {because}", step)
+    return failed(error, error.hint or step)
 
 
 def _check_the_setting(subject: Subject, asked: Asked) -> str:

@@ -20,7 +20,7 @@ from dbos_mcp.runtime import identity_of, locate_cache
 from dbos_mcp.settings import Settings
 from dbos_mcp.upkeep import check as upkeep
 
-_PLAIN_PATH = re.compile(r"~/[\w./+@%-]*")
+_PLAIN_PATH = re.compile(r"~[\w./+@%-]*")
 
 BOUND_SECONDS = 14.0
 DEEP_BOUND_SECONDS = 60.0
@@ -79,9 +79,10 @@ class Subject:
     def shown(self, path: Path) -> str:
         """As short as it can be typed."""
         try:
-            text = f"~/{path.relative_to(self.settings.home)}"
+            below = path.relative_to(self.settings.home)
         except ValueError:
             return shlex.quote(str(path))
+        text = "/".join(("~", *below.parts))
         return text if _PLAIN_PATH.fullmatch(text) else shlex.quote(str(path))
 
     @property
