@@ -11,6 +11,7 @@ from dbos_mcp.doctor.network import OFFLINE
 from dbos_mcp.doctor.subject import Account, Subject
 from dbos_mcp.domain import format_duration, tell_time
 from dbos_mcp.errors import AuthenticationError, NotFoundError, PermissionDeniedError
+from dbos_mcp.files import may
 from dbos_mcp.login import NOT_REGISTERED, REFUSED_WITHOUT
 from dbos_mcp.runtime import how_to_log_in_to, login_command, login_store
 from dbos_mcp.settings import Settings
@@ -136,7 +137,7 @@ def file(subject: Subject) -> Iterator[Finding]:
         )
     elif os.name == "posix" and mode & 0o077:
         yield warn(f"others can read {shown} ({mode:04o})", f"Type `chmod 600 {shown}`.", **facts)
-    elif not os.access(path, os.R_OK):
+    elif not may(path, os.R_OK):
         yield fail(f"{shown} cannot be read ({mode:04o})", f"Type `chmod 600 {shown}`.", **facts)
     elif os.name == "posix" and path.parent.stat().st_mode & 0o022:
         others = f"others can put files into {folder}"

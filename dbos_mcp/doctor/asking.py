@@ -43,6 +43,8 @@ class Asked:
     """Why there was no answer."""
     error: DbosMcpError | None = None
     """What came of the first question instead of its answer."""
+    is_connected: bool = False
+    """Whether a connection came about, to the proxy where there is one."""
     is_conductor: bool = False
     """Whether something that speaks API v2 answered, be it with a refusal."""
     organization: str | None = None
@@ -197,10 +199,16 @@ class _Clock:
         self._asked = asked
         self._sent_ms = 0.0
 
-    async def sent(self, _: httpx.Request) -> None:
+    async def sent(self, request: httpx.Request) -> None:
+        request.extensions["trace"] = self._traced
         self._asked.requests += 1
         if self._asked.requests == 1:
             self._sent_ms = time.monotonic() * 1000
+
+    async def _traced(self, event: str, _: object) -> None:
+        """httpcore's: a handshake that takes too long looks like a connection that does not come
+        about."""
+        self._asked.is_connected |= event == "connection.connect_tcp.complete"
 
     async def answered(self, response: httpx.Response) -> None:
         asked = self._asked

@@ -10,6 +10,7 @@ from dbos_mcp.doctor.later import LateError
 from dbos_mcp.doctor.subject import DEEP_BOUND_SECONDS, Subject
 from dbos_mcp.domain import format_duration, format_time, size_text
 from dbos_mcp.errors import AuthenticationError, UsageError
+from dbos_mcp.files import may
 from dbos_mcp.store import schema
 from dbos_mcp.store.damage import EVERY_MS
 from dbos_mcp.store.migrate import HEAD
@@ -60,14 +61,21 @@ def file(subject: Subject) -> Iterator[Finding]:
     }
     if held.error is not None:
         step = held.error.hint
-        if not os.access(held.path, os.R_OK):
+        if not may(held.path, os.R_OK):
             step = f"Type `ls -l {shown(held.path)}`: it must be yours, and readable."
         yield fail(held.error.message, step, **facts)
         return
     kind = ", an incident file" if held.is_excerpt else ""
     wal = f" and {size_text(held.wal_bytes)} of WAL" if held.wal_bytes else ""
     told = f"{shown(held.path)}{kind}, {size_text(held.bytes)}{wal}"
-    if os.name == "posix" and held.owner != os.geteuid():
+    if held.unwritable is not None and not (subject.settings.offline or held.is_excerpt):
+        yield warn(
+            f"{told}, cannot be written to: it is only read, and nothing is synced",
+            f"Type `chmod u+w {shown(held.folder)} {shown(held.path)}`; or name another file with"
+            " DBOS_MCP_CACHE.",
+            **facts,
+        )
+    elif os.name == "posix" and held.owner != os.geteuid():
         yield warn(
             f"{told}, is another user's (number {held.owner})",
             f"Run dbos-mcp as that user, or type `sudo chown $(id -u) {shown(held.path)}`.",
@@ -77,13 +85,6 @@ def file(subject: Subject) -> Iterator[Finding]:
         yield warn(
             f"{told}, can be read by others ({held.mode:04o})",
             f"Type `chmod 600 {shown(held.path)}`.",
-            **facts,
-        )
-    elif held.unwritable is not None and not (subject.settings.offline or held.is_excerpt):
-        yield warn(
-            f"{told}, cannot be written to: it is only read, and nothing is synced",
-            f"Type `chmod u+w {shown(held.path)} {shown(held.folder)}`; or name another with"
-            " DBOS_MCP_CACHE.",
             **facts,
         )
     elif held.wal_bytes > LARGEST_WAL_BYTES:

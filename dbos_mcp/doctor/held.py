@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbos_mcp.errors import DbosMcpError
+from dbos_mcp.files import may
 from dbos_mcp.queries.sync_status import SyncStatus, sync_status
 from dbos_mcp.store import schema
 from dbos_mcp.store.damage import found_sound_at
@@ -52,7 +53,7 @@ def look_into(path: Path, *, now: int) -> Held:
         held.free_bytes = shutil.disk_usage(folder).free
     except OSError:
         held.free_bytes = None
-    held.writable = os.access(folder, os.W_OK | os.X_OK)
+    held.writable = may(folder, os.W_OK | os.X_OK)
     try:
         found = path.stat()
     except FileNotFoundError:

@@ -80,6 +80,8 @@ def _broken(subject: Subject, asked: Asked, fault: Fault) -> Finding:
     url = subject.settings.address
     place = f"{asked.host}:{asked.port}"
     proxy = asked.proxy
+    if fault is Fault.TIMEOUT and asked.is_connected:
+        fault = Fault.NOT_TLS
     check = _check_the_setting(subject, asked)
     try_it = f"`curl -v --max-time 5 {url}/` shows the same."
     message, step = {

@@ -101,9 +101,7 @@ def test_credentials_that_conductor_does_not_take(place: Place) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "status"), [(-60, Status.FAIL), (60, Status.WARN)])
-def test_a_token_that_has_ended_or_is_about_to(
-    place: Place, seconds: int, status: Status
-) -> None:
+def test_a_token_that_has_ended_or_is_about_to(place: Place, seconds: int, status: Status) -> None:
     found = found_at(place.as_user(seconds=seconds))
     assert found.one("account.login").status is status
     assert found.exit_code == (3 if status is Status.FAIL else 0)
@@ -176,8 +174,7 @@ def test_no_application_and_none_connected_are_warnings(place: Place) -> None:
 
 def test_many_applications_cost_no_more_requests(place: Place) -> None:
     place.applications += [
-        {"id": str(number), "name": f"app-{number}", "status": "AVAILABLE"}
-        for number in range(200)
+        {"id": str(number), "name": f"app-{number}", "status": "AVAILABLE"} for number in range(200)
     ]
     found = found_at(place.as_user())
     assert len(found.all("conductor.applications")) < 12

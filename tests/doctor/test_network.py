@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from starlette.responses import JSONResponse
 
 from dbos_mcp.doctor.finding import Status
 from dbos_mcp.settings import Settings
@@ -23,7 +24,7 @@ from tests.faulty_server import (
     serving,
     silence,
 )
-from tests.loopback import open_listener, url_of
+from tests.loopback import open_listener, served, url_of
 
 AUTHORITY = trustme.CA()
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
@@ -137,9 +138,7 @@ async def test_certificates_that_are_not_good(
     assert found.one("network.connection").facts["fault"] == told
 
 
-async def test_a_certificate_that_is_good(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_certificate_that_is_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trusted = tmp_path / "authority.pem"
     AUTHORITY.cert_pem.write_to_path(str(trusted))
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
@@ -151,10 +150,14 @@ async def test_a_certificate_that_is_good(
 
 
 async def test_https_where_there_is_none(tmp_path: Path) -> None:
-    async with serving(FaultyServer(fault=says(b""))) as server:
-        found = await look(target(server.url.replace("http:", "https:"), tmp_path))
-    assert found.failing == ["network.connection"]
-    assert "http://" in found.one("network.connection").next_step
+    """One says so, and one waits for the end of a head that never comes."""
+    async with serving(FaultyServer(fault=silence)) as server:
+        with served(JSONResponse([])) as url:
+            for plain in (server.url, url):
+                found = await look(target(plain.replace("http:", "https:"), tmp_path))
+                assert found.failing == ["network.connection"]
+                assert found.one("network.connection").facts["fault"] == "no TLS"
+                assert "http://" in found.one("network.connection").next_step
 
 
 async def test_certificates_that_cannot_be_read(
@@ -168,9 +171,7 @@ async def test_certificates_that_cannot_be_read(
     assert "SSL_CERT_FILE" in found.one("network.connection").message
 
 
-@pytest.mark.parametrize(
-    ("status", "fault"), [(None, "refused"), (407, "proxy"), (502, "proxy")]
-)
+@pytest.mark.parametrize(("status", "fault"), [(None, "refused"), (407, "proxy"), (502, "proxy")])
 async def test_a_proxy_in_between_is_named_without_its_password(
     status: int | None, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
