@@ -2,11 +2,13 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
 
 from dbos_mcp.conductor.credentials import API_KEY_PREFIX, Login, expiry_of
 from dbos_mcp.conductor.identity import FixedIdentity
-from dbos_mcp.doctor.finding import Fact, Finding, fail, failed, ok, skip, warn
+from dbos_mcp.doctor.asking import Asked
+from dbos_mcp.doctor.finding import Fact, Finding, Look, fail, failed, ok, skip, warn
 from dbos_mcp.doctor.network import OFFLINE
 from dbos_mcp.doctor.subject import Account, Subject
 from dbos_mcp.domain import format_duration, tell_time
@@ -146,13 +148,23 @@ def file(subject: Subject) -> Iterator[Finding]:
         yield ok(f"{shown} is yours alone ({mode:04o})", **facts)
 
 
-def accepted(subject: Subject) -> Iterator[Finding]:
+def if_asked(look: Callable[[Subject, Asked], Iterator[Finding]]) -> Look:
+    """With what came of asking Conductor as whoever it is."""
+
+    @wraps(look)
+    def run(subject: Subject) -> Iterator[Finding]:
+        why, asked = _not_asked(subject), subject.asked
+        if why is not None or asked is None:
+            yield skip(why or OFFLINE)
+        else:
+            yield from look(subject, asked)
+
+    return run
+
+
+@if_asked
+def accepted(subject: Subject, asked: Asked) -> Iterator[Finding]:
     """Whether Conductor takes what is sent."""
-    if (why := _not_asked(subject)) is not None:
-        yield skip(why)
-        return
-    asked = subject.asked
-    assert asked is not None
     error = asked.error
     if isinstance(error, AuthenticationError):
         step = error.hint
@@ -166,13 +178,9 @@ def accepted(subject: Subject) -> Iterator[Finding]:
         yield ok(f"Conductor takes {nobody}")
 
 
-def organization(subject: Subject) -> Iterator[Finding]:
+@if_asked
+def organization(subject: Subject, asked: Asked) -> Iterator[Finding]:
     settings = subject.settings
-    if (why := _not_asked(subject)) is not None:
-        yield skip(why)
-        return
-    asked = subject.asked
-    assert asked is not None
     asked_for, user = asked.organization or settings.known_organization, asked.user
     if user is not None and settings.organization not in (None, user.org_name):
         yield fail(
@@ -199,13 +207,9 @@ def organization(subject: Subject) -> Iterator[Finding]:
         )
 
 
-def permissions(subject: Subject) -> Iterator[Finding]:
+@if_asked
+def permissions(subject: Subject, asked: Asked) -> Iterator[Finding]:
     settings = subject.settings
-    if (why := _not_asked(subject)) is not None:
-        yield skip(why)
-        return
-    asked = subject.asked
-    assert asked is not None
     role = None if asked.user is None else asked.user.role
     if role is not None:
         may = {READ: READ in role.permissions, WRITE: WRITE in role.permissions}

@@ -108,7 +108,7 @@ def _broken(subject: Subject, asked: Asked, fault: Fault) -> Finding:
         ),
         Fault.NOT_TLS: (
             f"{place} does not speak TLS as it should",
-            f"Should it be http://? {check} {try_it}",
+            f"Should it be http://? Correct {_setting(subject)}. {try_it}",
         ),
         Fault.EXPIRED: (
             f"the certificate of {place} has expired",
@@ -121,7 +121,7 @@ def _broken(subject: Subject, asked: Asked, fault: Fault) -> Finding:
         ),
         Fault.OTHER_HOST: (
             f"the certificate of {place} is one of another host",
-            f"Give the name that the certificate is for. {check} {try_it}",
+            f"Correct {_setting(subject)} to the name that the certificate is for. {try_it}",
         ),
         Fault.UNTRUSTED: (
             f"the certificate of {place} is of an authority that is not trusted here",
@@ -167,17 +167,22 @@ def _database(asked: Asked) -> Finding:
         return ok(f"the system database answers{schema}", schema=version)
     step = "Start that database, or correct DBOS_SYSTEM_DATABASE_URL."
     if isinstance(error, UnavailableError):  # the local Conductor's words around it say little
-        because = error.message.partition(": ")[2] or error.message
+        because = (error.message.partition(": ")[2] or error.message).rstrip("?.")
         return fail(f"the system database does not answer: {because}", step)
     return failed(error, error.hint or step)
 
 
 def _check_the_setting(subject: Subject, asked: Asked) -> str:
-    settings, environ = subject.settings, subject.environ
     if asked.proxy is not None:
         return f"Check {asked.proxy.variable}."
-    if environ.get("DBOS_URL"):
-        return "If it is elsewhere, correct DBOS_URL."
-    if settings.profile is not None:
-        return f"Check the profile {settings.profile} (`dbosctl config`)."
-    return "Check that this machine is on a network."
+    if subject.settings.is_managed:
+        return "Check that this machine is on a network."
+    return f"If it is elsewhere, correct {_setting(subject)}."
+
+
+def _setting(subject: Subject) -> str:
+    """What says where Conductor is."""
+    profile = subject.settings.profile
+    if subject.environ.get("DBOS_URL") or profile is None:
+        return "DBOS_URL"
+    return f"`url` of the profile {profile}"

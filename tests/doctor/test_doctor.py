@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +120,8 @@ def test_it_writes_nothing_at_all(place: Place) -> None:
     before = state_of(home)
     login = {"DBOS_URL": place.settings.url or "", "DBOS_MCP_ISSUER": "http://127.0.0.1:1"}
     for variables in (settings_of(place), {**login, "DBOS_MCP_CLIENT_ID": "c"}, {}):
-        for arguments in ([], ["--deep"], ["--json", "--offline"]):
-            run(home, "doctor", *arguments, **variables)
-            assert state_of(home) == before
+        run(home, "doctor", "--deep", **variables)
+        assert state_of(home) == before
     keep(place.settings, 0o644, token=token("alice", -60), refreshToken="r")
     before = state_of(home)
     run(home, "doctor", **login, DBOS_MCP_CLIENT_ID="c")
@@ -163,11 +161,10 @@ def test_it_never_prints_a_secret(place: Place, tmp_path: Path) -> None:
         {"DBOS_URL": place.settings.url or "", "DBOS_MCP_ISSUER": "http://127.0.0.1:1"}
         | {"DBOS_MCP_CLIENT_ID": "c", "DBOS_MCP_LOG_LEVEL": "debug"},
     ):
-        for arguments in ([], ["--json"]):
-            done = run(home, "doctor", *arguments, **variables)
-            assert done.returncode in (0, 1, 3), done.stderr
-            assert CANARY not in done.stdout + done.stderr, variables
-            assert "Traceback" not in done.stderr
+        done = run(home, "doctor", "--json", **variables)  # all that is shown, and more
+        assert done.returncode in (0, 1, 3), done.stderr
+        assert CANARY not in done.stdout + done.stderr, variables
+        assert "Traceback" not in done.stderr
 
 
 def test_settings_that_cannot_be_used_are_a_line(tmp_path: Path) -> None:
@@ -228,12 +225,10 @@ def test_names_that_mean_harm_are_written_out(place: Place) -> None:
 
 
 def test_it_has_an_end_where_nobody_answers(tmp_path: Path) -> None:
-    began = time.monotonic()
     with open_listener() as listener:
         done = run(tmp_path, "doctor", DBOS_URL=url_of(listener))
     assert done.returncode == 1
     assert "gives no answer within 5 s" in done.stdout
-    assert time.monotonic() - began < 120  # and not for ever; the bound itself is a constant
 
 
 def test_a_home_that_is_not_there(tmp_path: Path) -> None:
