@@ -114,6 +114,12 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def size_text(count: int) -> str:
+    if count >= 10**9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1000:.0f} KB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
 def tell_time(seconds: int) -> str:
     """Unix seconds by somebody else's word, for people: it may be no time at all."""
     try:

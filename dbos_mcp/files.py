@@ -51,6 +51,11 @@ def drafted(path: Path, *, force: bool = False) -> Iterator[Path]:
         raise not_to_be_written(path, error) from error
 
 
+def may(path: Path, mode: int) -> bool:
+    """Whether this process may do that to a file: `os.R_OK`, `os.W_OK`, `os.X_OK`, or several."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
 def require_free(path: Path) -> None:
     """
     Raises:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio.to_thread
 
@@ -182,8 +182,10 @@ async def open_client(
     settings: Settings,
     identity: "Identity",
     transport: "httpx.AsyncBaseTransport | None" = None,
+    **options: Any,
 ) -> "AsyncIterator[ConductorClient]":
-    """The way to Conductor: over the network, or to a local one inside this process."""
+    """The way to Conductor: over the network, or to a local one inside this process. `options` are
+    the client's."""
     import httpx
 
     from dbos_mcp.conductor.client import ConductorClient
@@ -203,7 +205,11 @@ async def open_client(
             stack.callback(database.close)
             transport = httpx.ASGITransport(create_app(database))
         client = ConductorClient(
-            settings.base_url, identity, transport=transport, reads_per_second=reads_per_second
+            settings.base_url,
+            identity,
+            transport=transport,
+            reads_per_second=reads_per_second,
+            **options,
         )
         yield await stack.enter_async_context(client)
 
@@ -222,13 +228,15 @@ def rules_of(settings: Settings) -> "Rules | None":
     return NO_RULES if path is None else load_rules(path)
 
 
-def locate_cache(settings: Settings) -> Path:
+def locate_cache(settings: Settings, *, look_only: bool = False) -> Path:
     """The cache file of the target.
 
     Raises:
         AuthenticationError: nobody ever logged in, so not even the organization is known.
     """
-    return settings.cache or settings.cache_path(identity_of(settings).organization())
+    if settings.cache is not None:
+        return settings.cache
+    return settings.cache_path(identity_of(settings, look_only=look_only).organization())
 
 
 def organization_of(settings: Settings) -> str | None:
@@ -253,9 +261,11 @@ def identity_of(
     *,
     pinned: str | None = None,
     transport: "httpx.AsyncBaseTransport | None" = None,
+    look_only: bool = False,
 ) -> "LoginIdentity | FixedIdentity":
     """Who asks: DBOS_TOKEN, else nobody in front of a Conductor without logins, else the login that
-    is kept. `pinned` is the organization whose mirror is open.
+    is kept. `pinned` is the organization whose mirror is open; with `look_only` the files that keep
+    logins are left as they are.
 
     Raises:
         UsageError: the organization of DBOS_TOKEN is missing.
@@ -276,12 +286,12 @@ def identity_of(
         return FixedIdentity(Credentials(organization or LOCAL_ORGANIZATION), how_to_log_in)
     issuer = None if settings.issuer is None else _issuer(settings.issuer, transport)
     return LoginIdentity(
-        login_store(settings),
+        login_store(settings, look_only=look_only),
         url=settings.address,
         organization=settings.organization,
         pinned=pinned,
         issuer=issuer,
-        fallbacks=_other_logins(settings),
+        fallbacks=_other_logins(settings, look_only=look_only),
         how_to_log_in=how_to_log_in,
     )
 
@@ -292,15 +302,17 @@ def _issuer(issuer: Issuer, transport: "httpx.AsyncBaseTransport | None") -> "Is
     return IssuerClient(issuer, transport=transport)
 
 
-def login_store(settings: Settings) -> "CredentialStore":
+def login_store(settings: Settings, *, look_only: bool = False) -> "CredentialStore":
     """Where the login to this target is kept."""
     from dbos_mcp.conductor.credentials import CredentialStore
 
     name = settings.profile or (None if settings.is_managed else settings.address)
-    return CredentialStore(settings.credentials_path, name)
+    return CredentialStore(settings.credentials_path, name, look_only=look_only)
 
 
-def _other_logins(settings: Settings) -> "tuple[Callable[[], Login | None], ...]":
+def _other_logins(
+    settings: Settings, *, look_only: bool
+) -> "tuple[Callable[[], Login | None], ...]":
     """For a profile: dbosctl's own login to it, and the one that was made without a profile."""
     profile, folder = settings.profile, settings.dbosctl_folder
     if profile is None:
@@ -321,7 +333,7 @@ def _other_logins(settings: Settings) -> "tuple[Callable[[], Login | None], ...]
             url=settings.address,
         )
 
-    return (of_dbosctl, CredentialStore(settings.credentials_path).load)
+    return (of_dbosctl, CredentialStore(settings.credentials_path, look_only=look_only).load)
 
 
 def how_to_log_in_to(settings: Settings) -> str:
@@ -333,9 +345,14 @@ def how_to_log_in_to(settings: Settings) -> str:
             return "The API key in DBOS_TOKEN may have been deleted: set another one."
         return "Set DBOS_TOKEN to a newer one; or unset it, and log in."
     if settings.wants_login and settings.issuer is not None:
-        option = f" --profile {settings.profile}" if settings.profile else ""
-        return f"Call `login`, or run `dbos-mcp login{option}`; or set DBOS_TOKEN to an API key."
+        command = login_command(settings)
+        return f"Call `login`, or run `{command}`; or set DBOS_TOKEN to an API key."
     return (
         "Set DBOS_TOKEN to an API key; or, to log in, DBOS_MCP_ISSUER and DBOS_MCP_CLIENT_ID (or"
         " `oidc` in dbosctl's profile) to those of this Conductor."
     )
+
+
+def login_command(settings: Settings) -> str:
+    """What to type to log in to a target."""
+    return f"dbos-mcp login --profile {settings.profile}" if settings.profile else "dbos-mcp login"

@@ -436,7 +436,15 @@ def _refuse_misspelt_limits(environ: Mapping[str, str]) -> None:
 
 
 def _home(environ: Mapping[str, str]) -> Path:
-    return Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+    if environ.get("HOME"):
+        return Path(environ["HOME"])
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise UsageError(
+            "This user has no home folder, and HOME is not set.",
+            hint="Set HOME to a folder: the cache, logins and profiles are looked for below it.",
+        ) from error
 
 
 def _is_managed(url: str) -> bool:

@@ -53,6 +53,7 @@ def _server() -> "subprocess.Popen[str]":
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        env={**os.environ},  # without the COLUMNS that readline has set behind Python's back
     )
     atexit.register(server.communicate)  # it ends with its input
     return server

@@ -62,6 +62,7 @@ COMMANDS = (
         "dbos-mcp local-conductor --system-database-url sqlite:///shop.sqlite",
     ),
     Registered("demo", "local:demo", FIRST, "dbos-mcp demo --keep shop"),
+    Registered("doctor", "doctor:doctor", FIRST, "dbos-mcp doctor --json"),
     Registered("token", "token:app", SERVER, "dbos-mcp token create alice --expires 30d"),
     Registered("cache", "cache:app", MIRROR, "dbos-mcp cache check --deep"),
 )

@@ -12,6 +12,7 @@ from rich.status import Status
 from rich.text import Text
 
 from dbos_mcp.domain import plain
+from dbos_mcp.domain import size_text as size_text
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -90,10 +91,6 @@ def until_interrupted(said: str = "") -> Iterator[None]:
         if said:
             say(said, console=err)
         sys.exit(130)
-
-
-def size_text(count: int) -> str:
-    return f"{count / 1000:.0f} KB" if count < 1e6 else f"{count / 1e6:.1f} MB"
 
 
 def redacted_text(found: Mapping[str, int]) -> str:

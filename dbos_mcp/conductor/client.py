@@ -11,7 +11,7 @@ would go out as deleting its application.
 
 import re
 import unicodedata
-from collections.abc import Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -60,7 +60,16 @@ from dbos_mcp.conductor.models import (
     WorkflowSearch,
 )
 from dbos_mcp.conductor.traffic import PATIENCE_SECONDS, READS_PER_SECOND, Traffic
-from dbos_mcp.conductor.wire import body_of, deadline, http_client, proxy_of, retry_after
+from dbos_mcp.conductor.wire import (
+    BAD_CERTIFICATE,
+    Proxy,
+    body_of,
+    deadline,
+    fault_of,
+    http_client,
+    proxy_of,
+    retry_after,
+)
 from dbos_mcp.domain import one_line
 from dbos_mcp.errors import (
     AuthenticationError,
@@ -77,6 +86,7 @@ from dbos_mcp.settings import MANAGED_URL
 
 T = TypeVar("T")
 Row = TypeVar("Row", bound=Wire)
+Hook = Callable[..., Awaitable[None]]
 
 MAX_ANSWER_BYTES = 64_000_000
 """Unpacked: what comes beyond it is not read."""
@@ -125,7 +135,8 @@ class ConductorClient:
     Methods raise the ConductorError and NotFoundError of `dbos_mcp.errors`, and UsageError, before
     anything is sent, for what cannot be asked without asking for something else.
 
-    Reads take turns, and are repeated for up to `patience_seconds`. `traffic` counts all requests.
+    Reads take turns, and are repeated for up to `patience_seconds`. `traffic` counts all requests;
+    `event_hooks` are httpx's.
     """
 
     def __init__(
@@ -137,6 +148,7 @@ class ConductorClient:
         patience_seconds: float = PATIENCE_SECONDS,
         request_seconds: float = REQUEST_SECONDS,
         reads_per_second: float = READS_PER_SECOND,
+        event_hooks: Mapping[str, list[Hook]] | None = None,
     ) -> None:
         self.traffic = Traffic(patience_seconds=patience_seconds, reads_per_second=reads_per_second)
         url = _parse_base_url(base_url)
@@ -149,6 +161,7 @@ class ConductorClient:
             auth=httpx.BasicAuth(url.username, url.password) if url.userinfo else None,
             timeout=httpx.Timeout(30.0, connect=5.0),
             transport=transport,
+            event_hooks=event_hooks,
         )
 
     async def aclose(self) -> None:
@@ -586,8 +599,8 @@ class _Asked:
     command: bool
     how_to_log_in: str
     token: str | None = field(repr=False)
-    proxy: str | None = None
-    """In words, where there is one in between."""
+    proxy: Proxy | None = None
+    """Where there is one in between."""
 
     def path(self) -> str:
         return _FIELD.sub(lambda match: self._segment(match[1]), self.template)
@@ -747,7 +760,7 @@ class _Asked:
 
 
 def _check(error: httpx.HTTPError) -> str:
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+    if fault_of(error) in BAD_CERTIFICATE:
         return (
             "Its certificate is not trusted here: check DBOS_URL, or name the authority's"
             " certificate with SSL_CERT_FILE. Checks cannot be turned off."

@@ -113,12 +113,13 @@ class CredentialStore:
     """One login's place in the file: under a name, or without one that of DBOS-managed.
 
     Only the file's owner can read it, no reader sees it half-written, and the processes that write
-    it take turns.
+    it take turns. With `look_only` a look leaves the file as it is, whatever is wrong with it.
     """
 
-    def __init__(self, path: Path, name: str | None = None) -> None:
+    def __init__(self, path: Path, name: str | None = None, *, look_only: bool = False) -> None:
         self._path = path
         self._name = name
+        self._look_only = look_only
 
     def load(self) -> Login | None:
         """What was saved, or None if nothing was.
@@ -130,8 +131,9 @@ class CredentialStore:
             return self._content().get(self._name)
         # Outside the handler: the error holds the file's text, and so the token.
         aside = None
-        with suppress(Timeout, OSError, LoginError), self._lock():
-            aside = self._set_aside_if_damaged()
+        if not self._look_only:
+            with suppress(Timeout, OSError, LoginError), self._lock():
+                aside = self._set_aside_if_damaged()
         raise AuthenticationError(
             f"The credentials in {self._path} are damaged"
             + (f", and were kept as {aside.name}." if aside else "."),
@@ -204,7 +206,7 @@ class CredentialStore:
 
     def _narrow(self, descriptor: int) -> None:
         folder = self._path.parent
-        if os.name != "posix":
+        if os.name != "posix" or self._look_only:
             return
         with suppress(OSError):  # a file of somebody else's
             if os.fstat(descriptor).st_mode & 0o077:

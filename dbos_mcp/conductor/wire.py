@@ -4,13 +4,17 @@ As with curl: HTTPS_PROXY, HTTP_PROXY and ALL_PROXY name the proxy by the scheme
 for this machine itself; NO_PROXY excepts hosts. SSL_CERT_FILE and SSL_CERT_DIR name who is trusted.
 """
 
+import errno
 import os
 import re
+import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from enum import StrEnum
+from typing import Any, NamedTuple
 from urllib.request import getproxies, proxy_bypass
 
 import anyio
@@ -44,19 +48,92 @@ def http_client(**options: Any) -> httpx.AsyncClient:
     raise refusal
 
 
-def proxy_of(url: httpx.URL) -> str | None:
-    """The proxy that the environment names for a URL, for people: its host and the variable."""
+class Proxy(NamedTuple):
+    host: str | None
+    """None: what names it cannot be read."""
+    port: int
+    variable: str
+
+    def __str__(self) -> str:
+        """For people: its host and the variable, never its password."""
+        place = "a proxy" if self.host is None else f"{one_line(self.host, 100)}:{self.port}"
+        return f"{place}, which {self.variable} names"
+
+
+def proxy_of(url: httpx.URL) -> Proxy | None:
+    """The proxy that the environment names for a URL."""
     proxies = getproxies()
     scheme = url.scheme if proxies.get(url.scheme) else "all"
     if not proxies.get(scheme) or proxy_bypass(url.host):
         return None
-    named = proxies[scheme]
+    named, variable = proxies[scheme], _set(f"{scheme}_PROXY".upper())
     try:
         parsed = httpx.URL(named if "://" in named else f"http://{named}")
-        place = str(parsed.netloc, "ascii")
+        port = parsed.port or (443 if parsed.scheme == "https" else 80)
+        return Proxy(parsed.host or None, port, variable)
     except (httpx.InvalidURL, UnicodeError):
-        place = "a proxy"
-    return f"{one_line(place, 100)}, which {_set(f'{scheme}_PROXY'.upper())} names"
+        return Proxy(None, 0, variable)
+
+
+class Fault(StrEnum):
+    """What kept a request from getting its answer."""
+
+    NAME = "name not found"
+    REFUSED = "refused"
+    NO_ROUTE = "no route"
+    TIMEOUT = "timeout"
+    PROXY = "proxy"
+    EXPIRED = "certificate expired"
+    NOT_YET = "certificate not valid yet"
+    OTHER_HOST = "certificate of another host"
+    UNTRUSTED = "certificate of an unknown authority"
+    NOT_TLS = "no TLS"
+    SILENT = "no answer in time"
+    BROKEN = "broken off"
+
+
+BAD_CERTIFICATE = frozenset({Fault.EXPIRED, Fault.NOT_YET, Fault.OTHER_HOST, Fault.UNTRUSTED})
+_VERIFY_CODES = {
+    9: Fault.NOT_YET,
+    10: Fault.EXPIRED,
+    62: Fault.OTHER_HOST,
+    64: Fault.OTHER_HOST,  # an address instead of a name
+}
+"""OpenSSL's X509_V_ERR_…; all others are of an authority that is not trusted."""
+
+
+def fault_of(error: httpx.HTTPError) -> Fault:
+    """Told by what the libraries below say happened, rather than by their words."""
+    for each in _causes(error):
+        match each:
+            case httpx.ProxyError():
+                return Fault.PROXY
+            case httpx.ConnectTimeout() | httpx.PoolTimeout():
+                return Fault.TIMEOUT
+            case httpx.TimeoutException():
+                return Fault.SILENT
+            case ssl.SSLCertVerificationError():
+                return _VERIFY_CODES.get(each.verify_code, Fault.UNTRUSTED)
+            case ssl.SSLError():
+                return Fault.NOT_TLS
+            case socket.gaierror():
+                return Fault.NAME
+            case ConnectionRefusedError():
+                return Fault.REFUSED
+            case OSError() if each.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+                return Fault.NO_ROUTE
+    return Fault.BROKEN
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it came of; also where that was several at once."""
+    yield error
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _causes(each)
+    cause = error.__cause__ or error.__context__
+    if cause is not None:
+        yield from _causes(cause)
 
 
 def _set(*names: str) -> str:

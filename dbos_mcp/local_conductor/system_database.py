@@ -135,6 +135,7 @@ _QUEUES = _table(
 )
 _VERSIONS = _table("application_versions", "application_name")
 _SCHEDULES = _table("workflow_schedules", "application_name")
+_MIGRATIONS = _table("dbos_migrations", version=sa.BigInteger)
 
 
 def is_away(error: DBAPIError) -> bool:
@@ -186,6 +187,11 @@ class SystemDatabase:
         """One read of the system tables: it raises what any other read would."""
         with self.reading() as connection:
             connection.execute(sa.select(_WORKFLOWS.c.workflow_uuid).limit(1))
+
+    def schema_version(self) -> int | None:
+        """Its newest migration, as DBOS counts them."""
+        with self.reading() as connection:
+            return connection.execute(sa.select(_MIGRATIONS.c.version)).scalar()
 
     def list_applications(self) -> list[Application]:
         try:

@@ -80,6 +80,14 @@ def _checked_file(cache_path: Path) -> Path:
     return file.with_name(f"{file.name}.checked")
 
 
+def found_sound_at(cache_path: Path) -> int | None:
+    """When a look found nothing wrong with a cache the last time; None: none ever did."""
+    try:
+        return int(_checked_file(cache_path).stat().st_mtime * 1000)
+    except OSError:
+        return None
+
+
 def _age_ms(checked: Path, now: int) -> float:
     try:
         age = now - checked.stat().st_mtime * 1000

@@ -25,6 +25,7 @@ from sqlmodel import SQLModel
 
 from dbos_mcp.domain import one_line
 from dbos_mcp.errors import NotFoundError, NotOurFileError, StoreError
+from dbos_mcp.files import may
 from dbos_mcp.store import filesystems, schema
 from dbos_mcp.store.connections import (
     EVERY_CONNECTION,
@@ -71,11 +72,13 @@ class Cache:
         path: Path,
         *,
         writable: bool = True,
+        leave_no_trace: bool = False,
         lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
         shown_as: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Open `path`; a writable one is created when it is missing.
+        """Open `path`; a writable one is created when it is missing. With `leave_no_trace` one that
+        is only read, and that nobody has open, gets no -wal and no -shm beside it either.
 
         Raises:
             NotFoundError: read-only, and there is no such file.
@@ -105,8 +108,8 @@ class Cache:
         self.cleanup = ExitStack()
         """What `close()` does besides."""
         # Such a file in WAL mode can be opened in no other way, and hardly be written to.
-        sealed_in = not writable and not _may_write_to(self._file.parent)
-        immutable = sealed_in and not self._wal.path.exists()
+        sealed_in = leave_no_trace or not may(self._file.parent, os.W_OK)
+        immutable = not writable and sealed_in and not self._wal.path.exists()
         self.read_uri = uri_of(self._file, "ro") + ("&immutable=1" if immutable else "")
         """How a connection that only reads is opened, by any process."""
         self._reader = engine_of(self.read_uri, read_only=True)
@@ -458,17 +461,13 @@ def seal(cache: Cache, path: Path) -> int:
 def unwritable(path: Path) -> str | None:
     """Why a file that is there can only be read; None: it can be written to, or is not there."""
     file = Path(os.path.realpath(path))
-    if not file.is_file() or all(map(_may_write_to, (file, file.parent))):
+    if not file.is_file() or all(may(each, os.W_OK) for each in (file, file.parent)):
         return None
     return (
         f"The cache {path} cannot be written to (a read-only file system, or no permission): it is"
         " only read, and nothing is synced. Make it writable and restart, or name another file with"
         " DBOS_MCP_CACHE."
     )
-
-
-def _may_write_to(path: Path) -> bool:
-    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def size_bytes(connection: Connection) -> int:

@@ -61,18 +61,23 @@ def require_local(path: Path, mounts: str | None = None) -> None:
     Raises:
         StoreError: the path leads to a file system over a network.
     """
-    if mounts is None:
-        try:
-            mounts = MOUNTS.read_text(errors="surrogateescape")
-        except OSError:
-            return
-    mount = mount_of(Path(os.path.realpath(path)), mounts)
+    mount = mount_under(path, mounts)
     if mount is not None and mount.is_remote:
         raise StoreError(
             f"The cache {path} would be on a network or shared file system ({mount.kind}), where"
             " it cannot be kept safe from several processes.",
             hint="Name a file on a local disk with DBOS_MCP_CACHE.",
         )
+
+
+def mount_under(path: Path, mounts: str | None = None) -> "Mount | None":
+    """The file system that a path leads to; None: it is not told."""
+    if mounts is None:
+        try:
+            mounts = MOUNTS.read_text(errors="surrogateescape")
+        except OSError:
+            return None
+    return mount_of(Path(os.path.realpath(path)), mounts)
 
 
 class Mount(NamedTuple):

@@ -60,15 +60,23 @@ class Checked:
 _Findings = Iterable[Finding]
 
 
-def check(path: Path, *, now: int, deep: bool = False, progress: Progress | None = None) -> Checked:
-    """Look through a cache or an incident file; `deep` reads each event and folds all of them."""
+def check(
+    path: Path,
+    *,
+    now: int,
+    deep: bool = False,
+    leave_no_trace: bool = False,
+    progress: Progress | None = None,
+) -> Checked:
+    """Look through a cache or an incident file; `deep` reads each event and folds all of them, on a
+    copy beside it."""
     checked = Checked(path)
     found = partial(_tried, checked)
     found("file", partial(_file, path))
     with ExitStack() as stack:
         copy = None
         try:
-            cache = Cache(path, writable=False)
+            cache = Cache(path, writable=False, leave_no_trace=leave_no_trace)
             stack.callback(cache.close)
             if deep:
                 copy = _copy_of(cache, stack)

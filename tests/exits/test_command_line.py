@@ -51,6 +51,7 @@ COMMANDS: dict[str, Sequence[Sequence[str]]] = {
     "cache check": [[], ["--json"]],
     "whoami": [[], ["--json"]],
     "sync": [[]],
+    "doctor": [[], ["--json"], ["--deep"]],
 }
 ELSEWHERE = {
     "login": "tests/test_cli_login.py",
@@ -188,7 +189,7 @@ def test_an_incident_file_that_means_harm_is_read_as_any_other(
         look_at(done)
 
 
-@pytest.mark.parametrize("command", LIVE)
+@pytest.mark.parametrize("command", [*LIVE, "doctor"])
 def test_what_conductor_says_of_the_user_or_refuses_with_is_seen_as_it_is(
     site: Site, folder: Path, run: Run, command: str
 ) -> None:
