@@ -201,6 +201,18 @@ def note_question(connection: Connection, application_name: str, asked_at: int) 
     )
 
 
+def stay_awake(connection: Connection, asked_at: int) -> None:
+    """As if somebody had asked about all of them then, unless somebody has since."""
+    statement = insert(AttentionRow).values(application_name=CONDUCTOR, asked_at=asked_at)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["application_name"],
+            set_={"asked_at": asked_at},
+            where=table_of(AttentionRow).c.asked_at < asked_at,
+        )
+    )
+
+
 def questions(connection: Connection) -> dict[str, int]:
     """When somebody last asked, by application name."""
     rows = connection.execute(select(table_of(AttentionRow)))
