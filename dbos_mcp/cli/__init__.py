@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from dbos_mcp import __version__
-from dbos_mcp.cli import account, cache, export, local, report, sql, sync, token
+from dbos_mcp.cli import account, cache, export, install, local, report, sql, sync, token
 from dbos_mcp.cli.options import Options
 from dbos_mcp.cli.serve import serve, serve_stdio
 from dbos_mcp.cli.terminal import err, out, print_error
@@ -108,3 +108,4 @@ app.add_typer(token.app, name="token")
 app.add_typer(cache.app, name="cache")
 app.command("local-conductor")(local.local_conductor)
 app.command()(local.demo)
+app.add_typer(install.app, name="install")
