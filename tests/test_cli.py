@@ -191,7 +191,7 @@ def test_a_log_is_told_what_changes_and_not_each_look(
         journal.tell(outcome)
     told = capsys.readouterr()
     assert told.err.splitlines() == [
-        "Error: Conductor: It is away. Wait.",
+        "Error: It is away. Wait.",
         "Error: a\\x1b: It is away. Wait.",
     ]
     assert told.out.splitlines() == [

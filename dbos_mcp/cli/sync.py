@@ -153,7 +153,7 @@ class Journal:
         if error is not None:
             self._wrong[key] = type(error)
             if type(error) is not before:
-                print_error(f"{plain(shown)}: {error}")
+                print_error(str(error) if key == CONDUCTOR else f"{plain(shown)}: {error}")
         elif before is not None:
             out.print(f"{name}: all is well again.")
 
