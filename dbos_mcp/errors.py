@@ -18,6 +18,7 @@
     │   ├── NotOurFileError        the cache path names some other file
     │   ├── SchemaTooNewError      written by a newer version
     │   └── UnknownEventError      an event kind that this version cannot read
+    ├── InstallError               a program's configuration, which is left as it is
     └── QueryError
         ├── InvalidCursorError
         ├── SqlRejectedError       it is no statement that may be run here
@@ -156,6 +157,10 @@ class SchemaTooNewError(StoreError):
 
 class UnknownEventError(StoreError):
     """The log holds an event kind that this version cannot read."""
+
+
+class InstallError(DbosMcpError):
+    """Another program's configuration cannot be changed; it was left as it is."""
 
 
 class QueryError(DbosMcpError):

@@ -15,8 +15,14 @@ from threading import Thread
 
 import pytest
 
+from dbos_mcp.cli.sync import Journal
+from dbos_mcp.errors import UnavailableError
+from dbos_mcp.store.migrate import HEAD
+from dbos_mcp.sync.leadership import Leadership
+from dbos_mcp.sync.visit import ApplicationReport
 from tests import command_line
 from tests.command_line import Done, command, environment
+from tests.store.test_versions import migrated_by_a_newer_version
 
 Run = Callable[..., Done]
 
@@ -148,6 +154,76 @@ def test_on_a_terminal_watching_shows_a_table_until_it_is_interrupted(
         assert process.stderr.read() == b""
     for heading in ("state", "lag", "requests", "steps pending", "seen", "events"):
         assert heading in shown
+
+
+@pytest.mark.e2e
+def test_in_a_log_watching_is_few_lines_and_ends_well_with_sigterm(
+    shop_url: str, tmp_path: Path
+) -> None:
+    with subprocess.Popen(
+        command("sync", "--watch"),
+        env=environment(tmp_path, DBOS_SYSTEM_DATABASE_URL=shop_url, DBOS_APP="shop"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            first, second = process.stdout.readline(), process.stdout.readline()
+            process.send_signal(signal.SIGTERM)
+            rest, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert first.startswith("Mirroring into ")
+    assert second.startswith("shop: ")
+    assert (rest, err, process.returncode) == ("", "", 0)
+    (cache,) = (tmp_path / ".dbos-mcp").glob("*.sqlite")
+    assert not Leadership(cache).taken()
+
+
+def test_a_log_is_told_what_changes_and_not_each_look(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    journal = Journal()
+    away, slow = UnavailableError("It is away.", hint="Wait."), UnavailableError("For 5 s.")
+    report, failed = ApplicationReport("a\x1b", 3, 4), ApplicationReport("a\x1b", error=away)
+    for outcome in (away, slow, [report], [report], [failed], [failed], [report], [report]):
+        journal.tell(outcome)
+    told = capsys.readouterr()
+    assert told.err.splitlines() == [
+        "Error: It is away. Wait.",
+        "Error: a\\x1b: It is away. Wait.",
+    ]
+    assert told.out.splitlines() == [
+        "Conductor: all is well again.",
+        "a\\x1b: 3 workflows seen, 4 events",
+        "a\\x1b: all is well again.",
+    ]
+
+
+@pytest.mark.e2e
+def test_watching_ends_when_a_newer_version_has_taken_the_cache_over(
+    shop_url: str, tmp_path: Path
+) -> None:
+    with subprocess.Popen(
+        command("sync", "--watch"),
+        env=environment(tmp_path, DBOS_SYSTEM_DATABASE_URL=shop_url),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            process.stdout.readline()
+            process.stdout.readline()
+            (cache,) = (tmp_path / ".dbos-mcp").glob("*.sqlite")
+            migrated_by_a_newer_version(cache, readable_from=HEAD)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert "newer" in err.splitlines()[-1]
+    assert "Traceback" not in err
 
 
 def test_a_conductor_that_is_away_is_exit_code_1(run: Run) -> None:

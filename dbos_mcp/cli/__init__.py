@@ -65,6 +65,7 @@ COMMANDS = (
     Registered("doctor", "doctor:doctor", FIRST, "dbos-mcp doctor --json"),
     Registered("token", "token:app", SERVER, "dbos-mcp token create alice --expires 30d"),
     Registered("cache", "cache:app", MIRROR, "dbos-mcp cache check --deep"),
+    Registered("install", "install:app", FIRST, "dbos-mcp install claude-code"),
 )
 
 app = Commands(cls=group_of(COMMANDS), add_completion=False)

@@ -1,8 +1,11 @@
 """`sync` and `status`: the mirror, and how it goes."""
 
+import asyncio
 import json
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Annotated
 
@@ -18,7 +21,7 @@ from rich.text import Text
 from dbos_mcp.cli.options import AsJson, existing_cache
 from dbos_mcp.cli.terminal import err, out, print_error, say, until_interrupted
 from dbos_mcp.cli.words import of_the_command_line
-from dbos_mcp.domain import counted, now_ms, plain
+from dbos_mcp.domain import CONDUCTOR, counted, now_ms, plain
 from dbos_mcp.errors import DbosMcpError, UsageError
 from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus, sync_status
 from dbos_mcp.runtime import Runtime, open_runtime
@@ -35,7 +38,7 @@ from dbos_mcp.sync.visit import ApplicationReport
 
 def sync(
     context: typer.Context,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C, or SIGTERM.")] = False,
 ) -> None:
     """Mirror Conductor into the cache, once.
 
@@ -86,27 +89,79 @@ async def _watch(settings: Settings) -> int:
             name = report.application_name
             this_run.setdefault(name, ApplicationReport(name)).add(report)
 
-    def tell(outcome: "list[ApplicationReport] | DbosMcpError") -> None:
-        if isinstance(outcome, DbosMcpError):
-            print_error(of_the_command_line(str(outcome)))
-        else:
-            _print_reports([r for r in outcome if r.events or r.error])
-
     async with open_runtime(settings) as runtime:
-        worker = runtime.require_live().worker
+        seen = out.is_interactive
+        looked = anyio.Event()
         scheduler = SyncScheduler(
-            worker, watched=True, on_cycle=add if out.is_interactive else tell
+            runtime.require_live().worker,
+            watched=seen,
+            awake=not seen,
+            on_cycle=add if seen else Journal().tell,
+            on_look=lambda: looked.set(),
         )
         scheduler.start()
         say(f"Mirroring into {runtime.cache.path}; Ctrl-C ends it.")
         try:
-            if out.is_interactive:
-                await _show_live(runtime, scheduler, this_run)
-            await anyio.sleep_forever()
+            with anyio.CancelScope() as going:
+                with _ended_by_sigterm(going):
+                    if seen:
+                        await _show_live(runtime, scheduler, this_run)
+                    while runtime.cache.notice is None:
+                        await looked.wait()
+                        looked = anyio.Event()
+            # Damaged, or a newer version's: whoever starts it again may be that one.
+            if runtime.cache.notice is not None:
+                runtime.require_live()
         finally:
             with anyio.CancelScope(shield=True):
                 await scheduler.stop()
     return 0
+
+
+@contextmanager
+def _ended_by_sigterm(scope: anyio.CancelScope) -> Iterator[None]:
+    """As a service is ended: in order, and well."""
+    if sys.platform == "win32":  # where a process is not asked
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, scope.cancel)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+class Journal:
+    """What a log is told: each application once, and then what goes wrong, and when that ends; not
+    each look."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._wrong: dict[str, type[DbosMcpError]] = {}
+        """By application; `CONDUCTOR` is all of them."""
+
+    def tell(self, outcome: "list[ApplicationReport] | DbosMcpError") -> None:
+        if isinstance(outcome, DbosMcpError):
+            self._note(CONDUCTOR, "Conductor", outcome)
+            return
+        self._note(CONDUCTOR, "Conductor", None)
+        for report in outcome:
+            name = report.application_name
+            if name not in self._known and report.error is None:
+                self._known.add(name)
+                _print_reports([report])
+            self._note(name, name, report.error)
+
+    def _note(self, key: str, shown: str, error: DbosMcpError | None) -> None:
+        before = self._wrong.pop(key, None)
+        if error is not None:
+            self._wrong[key] = type(error)
+            if type(error) is not before:
+                text = of_the_command_line(str(error))
+                print_error(text if key == CONDUCTOR else f"{shown}: {text}")
+        elif before is not None:
+            say(f"{shown}: all is well again.")
 
 
 async def _show_live(
@@ -122,7 +177,7 @@ async def _show_live(
         ("events", lambda item: str(of_this_run(item).events)),
     ]
     with Live(console=out, auto_refresh=False) as live:
-        while True:
+        while runtime.cache.notice is None:
             status = await runtime.read(partial(sync_status, now=now_ms()))
             syncing = who_syncs(scheduler.leadership)
             live.update(_status_shown(status, syncing=syncing, more=more), refresh=True)

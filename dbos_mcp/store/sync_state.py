@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Index, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlmodel import Field, SQLModel, col
 
+from dbos_mcp.domain import CONDUCTOR
 from dbos_mcp.errors import StoreError
 from dbos_mcp.store.tables import table_of
 
@@ -195,6 +196,18 @@ def note_question(connection: Connection, application_name: str, asked_at: int) 
         insert(AttentionRow)
         .values(values)
         .on_conflict_do_update(index_elements=["application_name"], set_={"asked_at": asked_at})
+    )
+
+
+def stay_awake(connection: Connection, asked_at: int) -> None:
+    """As if somebody had asked about all of them then, unless somebody has since."""
+    statement = insert(AttentionRow).values(application_name=CONDUCTOR, asked_at=asked_at)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["application_name"],
+            set_={"asked_at": asked_at},
+            where=table_of(AttentionRow).c.asked_at < asked_at,
+        )
     )
 
 

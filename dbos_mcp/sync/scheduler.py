@@ -18,6 +18,7 @@ from dbos_mcp.store.sync_state import SyncStateRow
 from dbos_mcp.sync import known
 from dbos_mcp.sync.leadership import Leadership
 from dbos_mcp.sync.pacing import (
+    ATTENTIVE_MS,
     Attention,
     Outcome,
     Pace,
@@ -35,6 +36,7 @@ TICK_SECONDS = 5.0
 TAKEOVER_SECONDS = 0.5
 """How often a process that does not lead tries to: a fraction of a millisecond each time."""
 NOTE_EVERY_MS = 15_000
+STAY_AWAKE_EVERY_MS = 600_000
 RETRY_SECONDS = 2.0
 """When a cache that could not be written, of a full disk perhaps, is tried again."""
 
@@ -74,16 +76,20 @@ class SyncScheduler:
         interval_seconds: float = TICK_SECONDS,
         takeover_seconds: float = TAKEOVER_SECONDS,
         watched: bool = False,
+        awake: bool = False,
         on_cycle: OnCycle = lambda _outcome: None,
         on_look: Callable[[], None] = lambda: None,
     ) -> None:
-        """`watched`: somebody wants to see everything for as long as it runs. `on_look` is called
-        after each look whose turn it is, also where another process leads."""
+        """`watched`: somebody wants to see everything for as long as it runs. `awake`: nobody does,
+        but the mirror stays fresh all the same, at the pace of what nobody asks about just now.
+        `on_look` is called after each look whose turn it is, also where another process leads."""
         self.worker = worker
         self.leadership = Leadership(worker.mirror.cache.path)
         self._on_cycle = on_cycle
         self._on_look = on_look
         self._watched = watched
+        self._awake = awake
+        self._stayed_awake_at: int | None = None
         self._slack_ms = round(interval_seconds * 100)  # a tick is never exactly on time
         self._spending = Spending(worker.mirror)
         self._paces: dict[str, Pace] = {}
@@ -248,6 +254,11 @@ class SyncScheduler:
         if self._watched:
             self._note(CONDUCTOR)
         asked = dict(self._unsaved)
+        now = self.worker.mirror.clock()
+        stays = self._awake and (
+            self._stayed_awake_at is None
+            or not 0 <= now - self._stayed_awake_at < STAY_AWAKE_EVERY_MS
+        )
 
         def work(connection: Connection) -> None:
             names = known.applications(connection)
@@ -255,8 +266,12 @@ class SyncScheduler:
                 # What nobody knows may be new: only the list of all can tell.
                 subject = name if name in names else CONDUCTOR
                 sync_state.note_question(connection, subject, asked_at)
+            if stays:
+                sync_state.stay_awake(connection, now - ATTENTIVE_MS)
 
-        await self._spending.save(work if asked else None)
+        await self._spending.save(work if asked or stays else None)
+        if stays:
+            self._stayed_awake_at = now
         for name, asked_at in asked.items():
             if self._unsaved[name] == asked_at:
                 del self._unsaved[name]

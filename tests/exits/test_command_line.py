@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from dbos_mcp import cli
 from dbos_mcp.cli import app
+from dbos_mcp.installing.clients import CLIENTS
 from tests.command_line import Done
 from tests.exits import rules
 from tests.exits.site import APP, HOSTILE, Site, failed_ids
@@ -65,6 +66,8 @@ ELSEWHERE = {
     "cache backup": "tests/store/test_backup.py",
     "cache restore": "tests/upkeep/test_restore.py",
     "cache prune": "tests/upkeep/test_prune.py",
+    **{f"install {client.name}": "tests/test_cli_install.py" for client in CLIENTS},
+    "install service": "tests/installing/test_service.py",
 }
 """They show nothing of the mirror: tests that run them."""
 LIVE = ("whoami", "sync")

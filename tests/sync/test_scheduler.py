@@ -39,6 +39,7 @@ class Watched:
         *,
         hurried: bool = True,
         watched: bool = False,
+        awake: bool = False,
         interval_seconds: float = INTERVAL_SECONDS,
     ) -> None:
         """`hurried`: the next cycle is due as soon as one has ended; else time stands still until
@@ -56,6 +57,7 @@ class Watched:
             interval_seconds=interval_seconds,
             takeover_seconds=INTERVAL_SECONDS,
             watched=watched,
+            awake=awake,
             on_cycle=self._on_cycle,
             on_look=self._on_look,
         )
@@ -116,10 +118,10 @@ def watched(shop_database: Path, cache_path: Path) -> Open:
 
     @asynccontextmanager
     async def opened(
-        *names: str, hurried: bool = True, watched: bool = False
+        *names: str, hurried: bool = True, watched: bool = False, awake: bool = False
     ) -> AsyncIterator[Watched]:
         async with open_site(shop_database, cache_path, names=names or (APP,)) as site:
-            yield Watched(site, hurried=hurried, watched=watched)
+            yield Watched(site, hurried=hurried, watched=watched, awake=awake)
 
     return opened
 
@@ -558,6 +560,27 @@ async def test_the_next_leader_goes_on_at_the_pace_of_the_one_before(watched: Op
         second.site.clock.ahead_ms += 2 * SHORTEST_MS
         assert await second.looked_at() > 0
         await second.scheduler.stop()
+
+
+async def test_who_stays_awake_does_not_fall_asleep_nor_hurries_unless_somebody_asks(
+    watched: Open,
+) -> None:
+    async with watched(hurried=False, awake=True) as one, watched(hurried=False) as asking:
+        one.scheduler.note_question(CONDUCTOR)
+        looks = []
+        for minute in range(0, 24 * 60, 40):
+            one.site.clock.ahead_ms = asking.site.clock.ahead_ms = minute * MINUTE
+            looks.append(await one.looked_at())
+        assert all(looks)
+        one.site.clock.ahead_ms += SHORTEST_MS
+        assert await one.looked_at() == 0
+        asking.site.clock.ahead_ms = one.site.clock.ahead_ms
+        asking.scheduler.note_question(APP)
+        assert await asking.looked_at() == 0
+        assert await one.looked_at() > 0
+        one.site.clock.ahead_ms += SHORTEST_MS
+        assert await one.looked_at() > 0
+        await one.scheduler.stop()
 
 
 async def test_a_process_whose_cache_a_newer_version_has_migrated_leaves_the_lead_to_it(
