@@ -132,3 +132,7 @@ fuzz-ids examples="10000":
 # Whatever JSON a Conductor might say, against sync; the suite tries a few
 fuzz-answers examples="1000":
     FUZZ_EXAMPLES={{ examples }} uv run pytest -q tests/sync/test_any_answer.py
+
+# The wheel in a new venv, on machines with something wrong: it works, or says why; `--only disk`
+clean-machine *arguments:
+    uv run python -m benchmarks.reliability.clean_machine {{ arguments }}
