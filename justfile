@@ -148,3 +148,7 @@ fuzz-answers examples="1000":
 docs:
     uv run python -m docs.generate.sql
     uv run python -m docs.generate.tools
+
+# The wheel in a new venv, on machines with something wrong: it works, or says why; `--only disk`
+clean-machine *arguments:
+    uv run python -m benchmarks.reliability.clean_machine {{ arguments }}

@@ -378,3 +378,16 @@ def test_a_missing_system_database_is_not_created(run: Run, tmp_path: Path) -> N
     assert done.returncode == 1
     assert done.stderr.startswith("Error: shop has no executor connected to Conductor.")
     assert not missing.exists()
+
+
+def test_a_server_without_a_stdin_says_so_in_one_sentence(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(),
+        env=environment(tmp_path, DBOS_URL="http://127.0.0.1:9"),
+        preexec_fn=lambda: os.close(0),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: There is no stdin or no stdout to speak MCP on")

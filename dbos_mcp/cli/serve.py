@@ -1,6 +1,7 @@
 """`serve`: the MCP server for one agent on stdin and stdout, or for a team over HTTP."""
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -70,6 +71,11 @@ def serve(
 
 
 def serve_stdio(targets: "Callable[[], Sequence[Settings]]") -> None:
+    if sys.stdin is None or sys.stdout is None:
+        raise UsageError(
+            "There is no stdin or no stdout to speak MCP on: whoever started this has closed it.",
+            hint="`dbos-mcp serve --http` needs neither.",
+        )
     with until_interrupted(), told_apart():
         settings = targets()
         from dbos_mcp.server.app import build_server

@@ -10,7 +10,7 @@ from sqlmodel import col
 
 from dbos_mcp.domain import FAILED, IN_FLIGHT, WorkflowStatus, format_time
 from dbos_mcp.errors import NotFoundError, UsageError
-from dbos_mcp.incident import LIMIT
+from dbos_mcp.incident import LIMIT as LIMIT
 from dbos_mcp.postmortem.causes import find_causes
 from dbos_mcp.postmortem.failures import FAILED_AT, TIMED_OUT, Window, failed_alike
 from dbos_mcp.queries.applications import require_application

@@ -104,6 +104,8 @@ class SyncScheduler:
         self._stopped = False
         self._cycle: anyio.CancelScope | None = None
         self._cycle_ended = anyio.Event()
+        self._check_ended: anyio.Event | None = None
+        """Of the one that has begun."""
         self._scheduler = AsyncIOScheduler(timezone=UTC, logger=_quiet)
         self._job = self._scheduler.add_job(
             self.tick,
@@ -148,6 +150,8 @@ class SyncScheduler:
             # A transaction that has begun is ended first: its thread is never left behind.
             self._cycle.cancel()
             await self._cycle_ended.wait()
+        if self._check_ended is not None:  # soon, now that it is told to stop
+            await self._check_ended.wait()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
         self.leadership.release()
@@ -242,12 +246,15 @@ class SyncScheduler:
 
     async def _check(self) -> None:
         mirror = self.worker.mirror
+        self._check_ended = anyio.Event()
         try:
             await anyio.to_thread.run_sync(
                 lambda: damage.look(mirror.cache, now=mirror.clock(), stop=lambda: self._stopped)
             )
         except StoreError as error:
             logger.warning("The cache could not be looked through for damage: %s", error)
+        finally:
+            self._check_ended.set()
 
     async def _save_questions(self) -> None:
         """For whichever process leads; with what this one's own requests have cost."""
