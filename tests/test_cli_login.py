@@ -342,7 +342,7 @@ def test_after_a_logout_the_mirror_is_still_read_and_says_that_it_grows_old(site
         assert told.returncode == 0
         assert "shop" in told.stdout or "equal to the live ones" in told.stdout
         assert told.stderr.startswith("Warning: The mirror is not kept up to date. Nobody is log")
-        assert "run `dbos-mcp login`" in told.stderr
+        assert "Run `dbos-mcp login`" in told.stderr
     assert json.loads(site.run("status", "--json").stdout)["cache"] == str(cache)
 
     before = len(site.conductor.requests)
@@ -408,13 +408,13 @@ def test_without_a_login_that_is_accepted_a_command_is_exit_code_3(site: Site, n
         assert next_step in done.stderr
         assert "alice" not in done.stdout
 
-    refused("Error: Nobody is logged in to Conductor at 127.0.0.1", "run `dbos-mcp login`")
+    refused("Error: Nobody is logged in to Conductor at 127.0.0.1", "Run `dbos-mcp login`")
     site.login(expires_at=ENDED, refresh_token=None)
-    refused("Error: The login of alice ended at 2023-11-14T22:13:20Z.", "run `dbos-mcp login`")
+    refused("Error: The login of alice ended at 2023-11-14T22:13:20Z.", "Run `dbos-mcp login`")
     assert site.conductor.requests == []
     login = site.login(refresh_token=None)
     site.oauth.revoke(str(login.token))
-    refused("does not accept the credentials", "run `dbos-mcp login`")
+    refused("does not accept the credentials", "Run `dbos-mcp login`")
     assert {asked.status for asked in site.conductor.requests} == {401}
 
 
@@ -480,7 +480,7 @@ def test_the_profile_of_the_command_wins_over_the_others(site: Site) -> None:
     assert site.run("--profile", "staging", "sync", **site.unset).returncode == 0
     nobody = site.run("whoami", DBOS_PROFILE="prod", **site.unset)
     assert nobody.returncode == 3
-    assert "run `dbos-mcp login --profile prod`" in nobody.stderr
+    assert "Run `dbos-mcp login --profile prod`" in nobody.stderr
 
 
 def test_a_command_is_for_one_profile_and_names_the_nearest_to_a_misspelt_one(site: Site) -> None:

@@ -101,7 +101,7 @@ def test_completion_imports_nothing_that_takes_long(home: Path, line: str) -> No
             COMP_WORDS="\n".join(words),
             COMP_CWORD=str(len(words) - 1),
         ),
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.stdout
     assert done.stderr == "[]\n"
@@ -119,7 +119,7 @@ def test_a_real_bash_completes(home: Path) -> None:
     done = subprocess.run(
         ["bash", "--norc", "-c", typed],
         env=environment(home, PATH=f"{scripts}:/usr/bin:/bin"),
-        capture_output=True, text=True, timeout=60, cwd=home,
+        capture_output=True, text=True, timeout=120, cwd=home,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("staging\n", "")
     assert not (home / "harm").exists()

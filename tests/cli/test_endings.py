@@ -9,7 +9,7 @@ import pytest
 from dbos_mcp.store import projector
 from dbos_mcp.store.events import ApplicationObserved
 from dbos_mcp.store.migrate import open_cache
-from tests.command_line import command, environment, run
+from tests.command_line import Done, command, environment, run
 from tests.store.factories import BORN, observed
 
 TERMINAL = {"TTY_COMPATIBLE": "1", "NO_COLOR": "1", "TERM": "xterm"}
@@ -28,6 +28,14 @@ def cache(cache_path: Path) -> Path:
     return cache_path
 
 
+def alone(home: Path, *arguments: str, **variables: str) -> Done:
+    """In a process of its own: how wide a terminal is is looked up at the start."""
+    return subprocess.run(
+        command(*arguments), env=environment(home, **variables),
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
 def test_a_pipe_that_is_closed_ends_it_quietly(cache: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         command("--offline", "--cache", str(cache), "sql", MANY, "--limit", "5000"),
@@ -38,7 +46,7 @@ def test_a_pipe_that_is_closed_ends_it_quietly(cache: Path, tmp_path: Path) -> N
     process.stdout.close()  # before there is anything to write
     said = process.stderr.read()
     process.stderr.close()
-    assert (process.wait(60), said) == (1, b"")
+    assert (process.wait(120), said) == (1, b"")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
@@ -49,7 +57,7 @@ def test_a_stdout_that_is_full_is_one_sentence(
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             command("--offline", "--cache", str(cache), *arguments),
-            env=environment(tmp_path), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
+            env=environment(tmp_path), stdout=full, stderr=subprocess.PIPE, text=True, timeout=120,
         )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == "Error: The answer could not be written: No space left on device.\n"
@@ -62,7 +70,7 @@ def test_an_encoding_of_few_characters_gets_the_nearest_ones(
     done = subprocess.run(
         command("--offline", "--cache", str(cache), *arguments),
         env=environment(tmp_path, PYTHONIOENCODING="ascii", LC_ALL="C"),
-        capture_output=True, timeout=60,
+        capture_output=True, timeout=120,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.isascii()
@@ -75,7 +83,7 @@ def test_the_status_of_a_narrow_terminal_has_whole_words(
     cache: Path, tmp_path: Path, columns: int
 ) -> None:
     terminal = {**TERMINAL, "COLUMNS": str(columns)}
-    done = run(tmp_path, "--offline", "--cache", str(cache), "status", **terminal)
+    done = alone(tmp_path, "--offline", "--cache", str(cache), "status", **terminal)
     assert done.returncode == 0
     lines = _STYLE.sub("", done.stdout).splitlines()
     shown = " ".join(" ".join(lines).split())
@@ -101,7 +109,7 @@ def test_a_pager_that_is_not_there_is_told_and_not_missed(cache: Path, tmp_path:
     terminal = {**TERMINAL, "LINES": "5", "COLUMNS": "80"}
     statement = MANY.replace("5000", "20")
     arguments = ["--offline", "--cache", str(cache), "sql", statement]
-    done = run(tmp_path, *arguments, **terminal, PAGER="LESS=R no-such-pager -x")
+    done = alone(tmp_path, *arguments, **terminal, PAGER="LESS=R no-such-pager -x")
     assert done.returncode == 0
     assert "Warning: $PAGER is no-such-pager, which is not there: this goes without it." in (
         done.stderr

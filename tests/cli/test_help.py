@@ -68,7 +68,8 @@ def test_the_example_of_a_command_is_of_it_and_can_be_parsed(
     program, *arguments = shlex.split(example(command))
     assert program == "dbos-mcp"
     assert isinstance(PROGRAM, TyperGroup)
-    here, context = PROGRAM, PROGRAM.make_context("dbos-mcp", arguments)
+    here: Any = PROGRAM
+    context = PROGRAM.make_context("dbos-mcp", arguments)
     given = [*context._protected_args, *context.args]
     found = []
     while isinstance(here, TyperGroup):
@@ -108,6 +109,7 @@ def test_every_command_is_below_a_heading_of_its_own() -> None:
 
 
 def test_the_toolsets_are_those_that_there_are() -> None:
+    assert isinstance(PROGRAM, TyperGroup)
     (option,) = (each for each in parameters(PROGRAM) if each.name == "toolsets")
     assert f"default, all, {', '.join(Toolset)}." in (option.help or "")
 

@@ -10,7 +10,7 @@ from tests.command_line import run
 MISTAKES = [
     (["sqll"], 2, "There is no command sqll; did you mean sql?"),
     (["check"], 2, "There is no command check; did you mean cache check?"),
-    (["cache", "chekc"], 2, "There is no command chekc; did you mean check?"),
+    (["cache", "backupp"], 2, "There is no command backupp; did you mean backup?"),
     (["nothing-like-it"], 2, "There is no command nothing-like-it."),
     (["sql", "--fromat", "csv"], 2, "`dbos-mcp sql` has no option --fromat; did you mean --format"),
     (["sql", "x", "--format", "cvs"], 2, "none of table, csv, json, markdown; did you mean csv?"),
