@@ -27,6 +27,8 @@ fix:
 # The pages of docs/ that say what the program is, from the program
 docs:
     uv run python -m docs.generate.commands
+    uv run python -m docs.generate.sql
+    uv run python -m docs.generate.tools
 
 # Accept the tools' schemas as they are now
 snapshots:
@@ -143,11 +145,6 @@ fuzz-ids examples="10000":
 # Whatever JSON a Conductor might say, against sync; the suite tries a few
 fuzz-answers examples="1000":
     FUZZ_EXAMPLES={{ examples }} uv run pytest -q tests/sync/test_any_answer.py
-
-# The pages of docs/ that say what the program is, from the program
-docs:
-    uv run python -m docs.generate.sql
-    uv run python -m docs.generate.tools
 
 # The wheel in a new venv, on machines with something wrong: it works, or says why; `--only disk`
 clean-machine *arguments:
