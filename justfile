@@ -149,3 +149,28 @@ fuzz-answers examples="1000":
 # The wheel in a new venv, on machines with something wrong: it works, or says why; `--only disk`
 clean-machine *arguments:
     uv run python -m benchmarks.reliability.clean_machine {{ arguments }}
+
+# With the oldest of each thing that is asked for; `tests/store`
+test-lowest *tests="tests/store tests/queries tests/sync tests/server tests/test_cli.py":
+    uv venv --quiet --clear --python 3.11 .venv-lowest
+    uv pip install --quiet --python .venv-lowest --resolution lowest-direct \
+        --editable '.[local,patterns,inspect]' --group dev
+    PATH="$PWD/.venv-lowest/bin:$PATH" python -m pytest -n auto {{ tests }}
+
+# On another Python: `just test-python 3.14`
+test-python version *tests:
+    uv venv --quiet --clear --python {{ version }} .venv-{{ version }}
+    uv pip install --quiet --python .venv-{{ version }} \
+        --editable '.[local,patterns,inspect]' --group dev
+    PATH="$PWD/.venv-{{ version }}/bin:$PATH" python -m pytest -n auto {{ tests }}
+
+# A bundle for Claude Desktop, dist/dbos-mcp.mcpb; needs npm
+mcpb:
+    rm -rf build/mcpb
+    uv build --quiet --wheel --out-dir build/mcpb
+    cp LICENSE integrations/mcpb/* build/mcpb
+    npx --yes @anthropic-ai/mcpb pack build/mcpb dist/dbos-mcp.mcpb
+
+# The Claude Code plugin, looked at by Claude Code; needs npm
+plugin:
+    npx --yes @anthropic-ai/claude-code plugin validate --strict integrations/claude-code

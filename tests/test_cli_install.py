@@ -172,7 +172,9 @@ def test_a_file_that_cannot_be_read_is_left_as_it_is(
     assert backups_of(path) == []
 
 
-@pytest.mark.parametrize("client", [each for each in CLIENTS if each.is_strict], ids=str)
+@pytest.mark.parametrize(
+    "client", [each for each in CLIENTS if each.is_strict], ids=lambda each: each.name
+)
 def test_what_the_client_itself_cannot_read_is_told(
     client: Client, run: Run, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """`sql` and `schema`: statements over the mirror."""
 
+import importlib.util
 import json
 import re
 import sys
@@ -152,6 +153,12 @@ def schema(
     path = existing_cache(context.obj.target())
     if datasette:
         typer.echo(json.dumps(metadata(path), indent=2))
+        if importlib.util.find_spec("datasette") is None:
+            err.print(
+                "Datasette itself is not installed here: `dbos-mcp[inspect]` brings it, and"
+                ' `uvx "datasette<1"` runs it.',
+                markup=False,
+            )
         return
     cache = open_cache(path, writable=False)
     try:

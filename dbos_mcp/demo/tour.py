@@ -27,6 +27,7 @@ from rich.markup import escape
 from dbos_mcp.errors import DbosMcpError, UsageError
 from dbos_mcp.server.app import build_server
 from dbos_mcp.settings import Settings
+from dbos_mcp.sqlite import require_sqlite_for_dbos
 
 APPLICATION_NAME = "shop"
 START_SECONDS = 60.0
@@ -48,7 +49,8 @@ async def run_tour(console: Console, keep: Path | None) -> None:
     """Run the tour, and leave its cache behind for an agent.
 
     Raises:
-        UsageError: the `local` extra is missing, or `keep` holds an earlier demo.
+        UsageError: the `local` extra is missing, SQLite is too old for DBOS, or `keep` holds an
+            earlier demo.
         DemoError: something did not start or answer.
     """
     if importlib.util.find_spec("dbos") is None:
@@ -56,6 +58,7 @@ async def run_tour(console: Console, keep: Path | None) -> None:
             "The demo runs real DBOS workflows, which the extra `local` brings.",
             hint="Run `uv run --extra local dbos-mcp demo`, or install `dbos-mcp[local]`.",
         )
+    require_sqlite_for_dbos()
     folder = keep or Path(tempfile.mkdtemp(prefix="dbos-mcp-demo-"))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     cache, database = folder / "cache.sqlite", folder / "shop.sqlite"

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from dbos_mcp import __version__
 from dbos_mcp.doctor.finding import Finding, fail, ok
+from dbos_mcp.errors import StoreError
+from dbos_mcp.sqlite import require_sqlite
 from dbos_mcp.store.engine import has_wal_reset_bug
 
 OLDEST_PYTHON = (3, 11)
@@ -26,8 +28,13 @@ def python() -> Iterator[Finding]:
 
 
 def sqlite() -> Iterator[Finding]:
-    bug = has_wal_reset_bug()
     told = sqlite3.sqlite_version
+    try:
+        require_sqlite()
+    except StoreError as error:
+        yield fail(error.message, error.hint, version=told)
+        return
+    bug = has_wal_reset_bug()
     if bug:
         told += (
             ", which has the WAL-reset bug: dbos-mcp keeps clear of it, so let no other tool"

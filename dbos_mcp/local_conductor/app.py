@@ -72,6 +72,7 @@ from dbos_mcp.local_conductor.system_database import (
     SystemDatabase,
     is_away,
 )
+from dbos_mcp.sqlite import TOO_OLD_FOR_DBOS, makes_no_rows
 
 _log = logging.getLogger(__name__)
 
@@ -394,4 +395,6 @@ def _answer_database_error(_: Request, error: Exception) -> Response:
         status = HTTPStatus.SERVICE_UNAVAILABLE
     elif isinstance(error, IntegrityError):
         status = HTTPStatus.CONFLICT
+        if makes_no_rows(error.orig):
+            return _problem(status, f"{error.orig}. {TOO_OLD_FOR_DBOS}")
     return _problem(status, str(error.orig))

@@ -26,6 +26,7 @@ from sqlmodel import SQLModel
 from dbos_mcp.domain import one_line
 from dbos_mcp.errors import NotFoundError, NotOurFileError, StoreError
 from dbos_mcp.files import may
+from dbos_mcp.sqlite import require_sqlite
 from dbos_mcp.store import filesystems, schema
 from dbos_mcp.store.connections import (
     EVERY_CONNECTION,
@@ -83,8 +84,9 @@ class Cache:
         Raises:
             NotFoundError: read-only, and there is no such file.
             NotOurFileError: the file is something else.
-            StoreError: it cannot be opened at all, or not for writing.
+            StoreError: it cannot be opened at all, or not for writing; SQLite is too old.
         """
+        require_sqlite()
         self.path = shown_as or path
         self.writable = writable
         self.is_excerpt = False

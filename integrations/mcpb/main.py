@@ -1,0 +1,5 @@
+"""The program of the bundle."""
+
+from dbos_mcp.cli import main
+
+main()
