@@ -238,10 +238,10 @@ def _next_step(client: Client, targets: Sequence[Settings]) -> str:
 for _client in CLIENTS:
     app.command(
         _client.name,
-        help=f"Let {_client.title} start the server: it is put into its configuration, beside what"
-        " is there, and as it runs now, with the options before this command and the settings of"
-        " the environment. A copy of the file stays beside it. Secrets are left out.",
-        short_help=f"Let {_client.title} start the server.",
+        help=f"Let {_client.title} start the server.\n\nIt is put into the configuration of"
+        f" {_client.title}, beside what is there, and as it runs now: with the options before this"
+        " command and the settings of the environment. A copy of the file stays beside it. Secrets"
+        " are left out.",
         epilog=f"Example: dbos-mcp install {_client.name} --read-only",
     )(_command_of(_client))
 

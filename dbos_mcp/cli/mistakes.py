@@ -59,7 +59,7 @@ def _no_such_option(name: str, context: Any) -> tuple[str, str]:
     if name in (each for p in parameters(root) for each in p.opts):
         rest = path.removeprefix(f"{PROGRAM} ")
         return f"{name} goes before the command.", f"As `{PROGRAM} {name} … {rest}`."
-    near = _nearest(name, [each for each in known if each.startswith("--")])
+    near = _nearest(name, [each for each in known if each.startswith("--") and each != "--help"])
     return f"`{path}` has no option {one_line(name, 80)}{near}", more
 
 
