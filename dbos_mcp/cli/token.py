@@ -2,7 +2,8 @@
 
 import json
 import re
-from typing import Annotated
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,8 +13,9 @@ from dbos_mcp.cli.terminal import err, say
 from dbos_mcp.domain import Rights, format_time
 from dbos_mcp.errors import UsageError
 from dbos_mcp.server.render import table
-from dbos_mcp.serving.tokens import TokenFile
-from dbos_mcp.settings import DAY_MS
+
+if TYPE_CHECKING:
+    from dbos_mcp.serving.tokens import TokenFile
 
 app = Commands(
     help="""Make, list and revoke the tokens of `dbos-mcp serve --http`.
@@ -22,7 +24,7 @@ app = Commands(
     """
 )
 
-_UNITS_MS = {"h": DAY_MS // 24, "d": DAY_MS, "w": 7 * DAY_MS}
+_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
 @app.command(epilog="Example: dbos-mcp token create alice --expires 30d")
@@ -96,7 +98,9 @@ def revoke(
     say(f"Revoked {token.name} ({token.id}).")
 
 
-def _tokens(context: typer.Context) -> TokenFile:
+def _tokens(context: typer.Context) -> "TokenFile":
+    from dbos_mcp.serving.tokens import TokenFile
+
     return TokenFile(context.obj.targets()[0].tokens_path)
 
 
@@ -104,7 +108,7 @@ def _milliseconds(text: str) -> int:
     found = re.fullmatch(r"([1-9]\d{0,4})([hdw])", text.strip())
     if found is None:
         raise UsageError(f"{text!r} is no length of time.", hint="Give one as 12h, 30d or 8w.")
-    return int(found[1]) * _UNITS_MS[found[2]]
+    return int(found[1]) * _UNITS[found[2]] // timedelta(milliseconds=1)
 
 
 def _time(ms: int | None) -> str:
