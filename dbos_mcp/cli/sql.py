@@ -19,6 +19,7 @@ from dbos_mcp.cli.terminal import (
     size_text,
     until_interrupted,
     working,
+    wrapped,
 )
 from dbos_mcp.cli.words import of_the_command_line
 from dbos_mcp.domain import format_duration
@@ -166,4 +167,7 @@ def schema(
             )
     finally:
         cache.close()
-    _show(of_the_command_line("\n".join(lines)) + "\n")
+    text = of_the_command_line("\n".join(lines))
+    if out.is_terminal:
+        text = "\n".join(wrapped(line, out.width) for line in text.split("\n"))
+    _show(f"{text}\n")

@@ -242,13 +242,10 @@ def status(
 def _status_shown(
     found: "SyncStatus", *, syncing: str, more: "Sequence[Column[ApplicationSync]]" = ()
 ) -> "RenderableType":
-    """The columns that hold something, `more` of them before the last; where they are wider than
-    the terminal, each application has lines of its own."""
-    from rich.console import Group
-    from rich.measure import Measurement
-    from rich.table import Table
+    """The columns that hold something, `more` of them before the last."""
     from rich.text import Text
 
+    from dbos_mcp.cli.tables import shown
     from dbos_mcp.server.sync_status import columns as status_columns
 
     title = f"{counted(len(found.applications), 'application')}, synced by {syncing}"
@@ -257,22 +254,9 @@ def _status_shown(
     reason = found.conductor.last_error
     caption = Text(plain(of_the_command_line(reason), limit=500)) if reason else None
     *columns, last = status_columns(now=now_ms(), syncing=syncing)
-    held = []
+    held: dict[str, list[str]] = {}
     for heading, read in (*columns, *more, last):
         cells = [plain(read(item), limit=200) for item in found.applications]
         if any(cells):
-            held.append((heading.replace("_", " "), cells))
-    shown = Table(title=title, caption=caption)
-    for heading, _ in held:
-        shown.add_column(heading)
-    rows = list(zip(*(cells for _, cells in held), strict=True))
-    for row in rows:
-        shown.add_row(*map(Text, row))
-    if Measurement.get(out, out.options, shown).minimum < out.width:
-        return shown
-    lines = [Text(f"{title}\n", "italic")]
-    for name, *cells in rows:
-        lines.append(Text(name, "bold"))
-        named = zip((heading for heading, _ in held[1:]), cells, strict=True)
-        lines += [Text(f"  {heading}: {cell}") for heading, cell in named if cell]
-    return Group(*lines, *filter(None, [caption]))
+            held[heading.replace("_", " ")] = cells
+    return shown(title, held, caption=caption)

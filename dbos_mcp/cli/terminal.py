@@ -51,11 +51,11 @@ def say(text: str, *, console: Console = out, limit: int = 4000) -> None:
     for line in text.split("\n"):
         shown = plain(line, limit=limit)
         if console.is_terminal:
-            shown = _wrapped(shown, console.width)
+            shown = wrapped(shown, console.width)
         console.print(Text(shown))
 
 
-def _wrapped(line: str, width: int) -> str:
+def wrapped(line: str, width: int) -> str:
     """What is longer than the terminal, such as a path, is left whole to be copied."""
     indent = " " * (len(line) - len(line.lstrip()))
     lines = textwrap.wrap(

@@ -9,13 +9,13 @@ import typer
 
 from dbos_mcp.cli.help import Commands
 from dbos_mcp.cli.options import AsJson
-from dbos_mcp.cli.terminal import err, say
-from dbos_mcp.domain import Rights, format_time
+from dbos_mcp.cli.terminal import err, out, say
+from dbos_mcp.domain import Rights, counted, format_time, plain
 from dbos_mcp.errors import UsageError
-from dbos_mcp.server.render import table
+from dbos_mcp.server.render import Column, table
 
 if TYPE_CHECKING:
-    from dbos_mcp.serving.tokens import TokenFile
+    from dbos_mcp.serving.tokens import Token, TokenFile
 
 app = Commands(
     help="""Make, list and revoke the tokens of `dbos-mcp serve --http`.
@@ -74,7 +74,7 @@ def list_tokens(
     elif not tokens:
         say("There are none: `dbos-mcp token create NAME` makes one.")
     else:
-        columns = [
+        columns: list[Column[Token]] = [
             ("id", lambda token: token.id),
             ("name", lambda token: token.name),
             ("rights", lambda token: token.rights),
@@ -82,7 +82,16 @@ def list_tokens(
             ("expires_at", lambda token: _time(token.expires_at)),
             ("last_used_at", lambda token: _time(token.last_used_at)),
         ]
-        say(table(columns, tokens))
+        if not out.is_terminal:
+            say(table(columns, tokens))
+            return
+        from dbos_mcp.cli.tables import shown
+
+        cells = {
+            heading.replace("_", " "): [plain(read(token)) for token in tokens]
+            for heading, read in columns
+        }
+        out.print(shown(counted(len(tokens), "token"), cells), soft_wrap=False)
 
 
 @app.command(epilog="Example: dbos-mcp token revoke alice")
