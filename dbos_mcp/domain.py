@@ -9,8 +9,6 @@ from enum import StrEnum
 from time import time_ns
 from typing import Annotated, Any
 
-from pydantic import PlainSerializer
-
 CONDUCTOR = ""
 """The name under which the list of applications itself is looked at, asked about and kept."""
 
@@ -140,7 +138,18 @@ def parse_time(text: str) -> int:
     return to_ms(moment)
 
 
-EpochMs = Annotated[int, PlainSerializer(format_time, return_type=str, when_used="json")]
+class _TellsTime:
+    """Loads pydantic only where there is a model: these words are needed in programs without."""
+
+    @staticmethod
+    def __get_pydantic_core_schema__(source: Any, handler: Any) -> Any:
+        from pydantic import PlainSerializer
+
+        serializer = PlainSerializer(format_time, return_type=str, when_used="json")
+        return serializer.__get_pydantic_core_schema__(source, handler)
+
+
+EpochMs = Annotated[int, _TellsTime]
 """Epoch milliseconds in Python, RFC 3339 in a JSON answer."""
 
 

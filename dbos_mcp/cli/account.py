@@ -4,22 +4,20 @@ import json
 import time
 import webbrowser
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import anyio
 import typer
-from rich.panel import Panel
-from rich.style import Style
-from rich.text import Text
 
 from dbos_mcp.cli.options import AsJson, OneProfile
 from dbos_mcp.cli.terminal import err, out, print_warning, say, until_interrupted, working
-from dbos_mcp.conductor.device_login import DeviceLogin
 from dbos_mcp.domain import plain, tell_time
 from dbos_mcp.errors import LoginPendingError, UnavailableError
-from dbos_mcp.login import Account, LoggedIn, LoginFlow, log_out, who_am_i
 from dbos_mcp.server.render import fields
-from dbos_mcp.settings import Settings
+
+if TYPE_CHECKING:
+    from dbos_mcp.conductor.device_login import DeviceLogin
+    from dbos_mcp.login import Account, LoggedIn, LoginFlow
+    from dbos_mcp.settings import Settings
 
 
 def login(
@@ -35,6 +33,8 @@ def login(
     Approve it only if the page shows the same one. The login is kept for all servers of this user,
     and is renewed by itself where the issuer allows it.
     """
+    import anyio
+
     settings = context.obj.target(profile)
     with until_interrupted("The login was given up."):
         done = anyio.run(_log_in, settings, browser)
@@ -50,7 +50,9 @@ def login(
         print_warning(f"{done.problem} Then `dbos-mcp whoami` asks again.")
 
 
-async def _log_in(settings: Settings, browser: bool) -> LoggedIn:
+async def _log_in(settings: "Settings", browser: bool) -> "LoggedIn":
+    from dbos_mcp.login import LoginFlow
+
     flow = LoginFlow(settings)
     device = await flow.begin()
     _show_code(device)
@@ -60,7 +62,11 @@ async def _log_in(settings: Settings, browser: bool) -> LoggedIn:
     return await _approved(flow, device)
 
 
-def _show_code(device: DeviceLogin) -> None:
+def _show_code(device: "DeviceLogin") -> None:
+    from rich.panel import Panel
+    from rich.style import Style
+    from rich.text import Text
+
     url = plain(device.url, limit=2000)
     seconds = device.expires_at - time.monotonic()
     say("Open this address in a browser, and check that it shows the same code:")
@@ -74,7 +80,7 @@ def _show_code(device: DeviceLogin) -> None:
     say(fields([("host", device.host), ("valid until", until)]))
 
 
-async def _approved(flow: LoginFlow, device: DeviceLogin) -> LoggedIn:
+async def _approved(flow: "LoginFlow", device: "DeviceLogin") -> "LoggedIn":
     """Wait for as long as the code is valid."""
 
     def waiting() -> str:
@@ -108,6 +114,10 @@ def logout(context: typer.Context, profile: OneProfile = None) -> None:
     What was mirrored can still be read. The login server is asked to end the login, too, where it
     can; a login that dbosctl made is only no longer used here.
     """
+    import anyio
+
+    from dbos_mcp.login import log_out
+
     settings = context.obj.target(profile)
     with until_interrupted():
         done = anyio.run(log_out, settings)
@@ -138,6 +148,10 @@ def whoami(
 
     Conductor is asked, so it also tells whether the login or the API key is still good.
     """
+    import anyio
+
+    from dbos_mcp.login import who_am_i
+
     settings = context.obj.target(profile)
     with until_interrupted():
         account = anyio.run(who_am_i, settings)
@@ -157,7 +171,7 @@ def whoami(
         raise account.error
 
 
-def _account_fields(account: Account) -> dict[str, Any]:
+def _account_fields(account: "Account") -> dict[str, Any]:
     user = account.user
     role = None if user is None else user.role
     return {

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,20 +21,11 @@ from dbos_mcp.cli.terminal import (
 )
 from dbos_mcp.domain import counted, format_time, now_ms
 from dbos_mcp.errors import DbosMcpError, StoreError, UsageError
-from dbos_mcp.runtime import locate_cache
 from dbos_mcp.server.render import fields
-from dbos_mcp.settings import Settings
-from dbos_mcp.store import backup as backups
-from dbos_mcp.store import projector
-from dbos_mcp.store.engine import Cache
-from dbos_mcp.store.migrate import open_cache
-from dbos_mcp.store.schema import revision_of
-from dbos_mcp.sync.leadership import Leadership
-from dbos_mcp.upkeep import check as upkeep
-from dbos_mcp.upkeep.check import Level
-from dbos_mcp.upkeep.prune import give_back
-from dbos_mcp.upkeep.prune import prune as prune_log
-from dbos_mcp.upkeep.restore import restore as restore_cache
+
+if TYPE_CHECKING:
+    from dbos_mcp.settings import Settings
+    from dbos_mcp.store.engine import Cache
 
 app = Commands(
     help="""Look after the cache file: check, back up, restore and prune it.
@@ -50,6 +41,9 @@ def rebuild(context: typer.Context) -> None:
     The log holds every fact; what questions are answered from is folded from it. This folds it
     anew, and says whether it came out equal. The log itself is not changed.
     """
+    from dbos_mcp.store import projector
+    from dbos_mcp.store.migrate import open_cache
+
     cache = open_cache(existing_cache(context.obj.target()))
     try:
         with cache.write() as connection:
@@ -76,6 +70,10 @@ def path_(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
+    from dbos_mcp.store import backup as backups
+    from dbos_mcp.store.engine import Cache
+    from dbos_mcp.store.schema import revision_of
+
     facts: dict[str, Any] = {
         "path": str(path),
         "bytes": path.stat().st_size,
@@ -106,6 +104,9 @@ def check(
     It ends with exit code 1 where there is some, and says of each finding what to do. Servers may
     go on meanwhile.
     """
+    from dbos_mcp.upkeep import check as upkeep
+    from dbos_mcp.upkeep.check import Level
+
     path = cache_file(context.obj.target())
     with until_interrupted(), working("Looking…") as status:
 
@@ -150,6 +151,10 @@ def backup(
     The copy lies beside the cache unless a file is named, and only its owner may read it.
     `dbos-mcp cache restore` takes the newest one.
     """
+    from dbos_mcp.store import backup as backups
+    from dbos_mcp.store.engine import Cache
+    from dbos_mcp.store.schema import revision_of
+
     if file is not None and keep is not None:
         raise UsageError("--keep is about the backups beside the cache, not about a named file.")
     path = _own_cache(context.obj.target())
@@ -190,6 +195,8 @@ def restore(
     From a backup, or from what can be saved of the cache and the newest backup beside it. The old
     file is set aside, never removed. Servers and `sync --watch` on it have to be ended first.
     """
+    from dbos_mcp.upkeep.restore import restore as restore_cache
+
     path = _own_cache(context.obj.target(), missing_ok=True)
     with _nobody_syncs(path), until_interrupted("Nothing was changed."), working("Restoring…"):
         done = restore_cache(path, file, now=now_ms(), force=force)
@@ -223,6 +230,9 @@ def prune(
     flight is left as it is. Make a backup first, or look with --dry-run.
     """
     from dbos_mcp.server.tools import arguments
+    from dbos_mcp.store.migrate import open_cache
+    from dbos_mcp.upkeep.prune import give_back
+    from dbos_mcp.upkeep.prune import prune as prune_log
 
     now = now_ms()
     moment = arguments.time("--before", before, now=now)
@@ -262,8 +272,10 @@ def prune(
         print_warning("`dbos-mcp cache check --deep` tells what is wrong with them.")
 
 
-def _own_cache(settings: Settings, *, missing_ok: bool = False) -> Path:
+def _own_cache(settings: "Settings", *, missing_ok: bool = False) -> Path:
     """A cache that may be worked on."""
+    from dbos_mcp.runtime import locate_cache
+
     if settings.offline:
         raise UsageError(
             "With --offline a cache can only be read.", hint="Leave --offline out for that."
@@ -271,7 +283,7 @@ def _own_cache(settings: Settings, *, missing_ok: bool = False) -> Path:
     return locate_cache(settings) if missing_ok else cache_file(settings)
 
 
-def _refuse_excerpt(cache: Cache) -> None:
+def _refuse_excerpt(cache: "Cache") -> None:
     if cache.is_excerpt:
         raise UsageError(f"{cache.path} is an incident file: it can only be read, or copied.")
 
@@ -279,6 +291,8 @@ def _refuse_excerpt(cache: Cache) -> None:
 @contextmanager
 def _nobody_syncs(path: Path) -> Iterator[None]:
     """A cycle under way would write what it knows of the old file."""
+    from dbos_mcp.sync.leadership import Leadership
+
     locks = [Leadership(path), Leadership(path, "asked")]
     try:
         if not all(lock.take() for lock in locks):

@@ -8,18 +8,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
 from dbos_mcp import __version__
 from dbos_mcp.cli.terminal import err, out, until_interrupted
-from dbos_mcp.doctor.checks import Told, examine, examine_without, exit_code, overall
-from dbos_mcp.doctor.finding import Finding, Status
+from dbos_mcp.doctor.finding import Finding, Status, Told, exit_code, overall
 from dbos_mcp.domain import plain
 from dbos_mcp.errors import DbosMcpError
-from dbos_mcp.settings import Settings
+
+if TYPE_CHECKING:
+    from dbos_mcp.settings import Settings
 
 STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red", Status.SKIP: "dim"}
 LONGEST = 600
@@ -53,6 +54,8 @@ def doctor(
 
 
 def _told(context: typer.Context, *, deep: bool, offline: bool, quiet: bool) -> list[Told]:
+    from dbos_mcp.doctor.checks import examine, examine_without
+
     options = context.obj
     try:
         if offline:

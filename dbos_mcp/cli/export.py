@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,12 +10,11 @@ from dbos_mcp.cli.options import existing_cache
 from dbos_mcp.cli.terminal import redacted_text, say, size_text, until_interrupted, working
 from dbos_mcp.domain import counted, now_ms
 from dbos_mcp.errors import UsageError
-from dbos_mcp.incident import LIMIT, selection
-from dbos_mcp.incident.export import Exported
-from dbos_mcp.incident.export import export as write_export
-from dbos_mcp.queries.freshness import now_offline
+from dbos_mcp.incident import LIMIT
 from dbos_mcp.server.render import fields
-from dbos_mcp.store.migrate import open_cache
+
+if TYPE_CHECKING:
+    from dbos_mcp.incident.export import Exported
 
 
 def export(
@@ -51,7 +50,11 @@ def export(
         raise UsageError(
             "Say what to export.", hint="Either --workflow ID, or --since TIME, as --since -24h."
         )
+    from dbos_mcp.incident import selection
+    from dbos_mcp.incident.export import export as write_export
+    from dbos_mcp.queries.freshness import now_offline
     from dbos_mcp.server.tools import arguments
+    from dbos_mcp.store.migrate import open_cache
 
     now = now_ms()
     settings = context.obj.target()
@@ -82,7 +85,7 @@ def export(
     _print_exported(done)
 
 
-def _print_exported(done: Exported) -> None:
+def _print_exported(done: "Exported") -> None:
     excerpt = done.excerpt
     parts = ", ".join(f"{count} {reason}" for reason, count in done.parts.items() if count)
     redacted = redacted_text(done.redacted)

@@ -6,10 +6,9 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 
 from dbos_mcp.cli.help import Commands
 from dbos_mcp.cli.options import Options
@@ -23,12 +22,13 @@ from dbos_mcp.installing.clients import (
     Snippet,
     snippet_of,
 )
-from dbos_mcp.installing.configuration import Configuration, opened
-from dbos_mcp.installing.entry import entry_of, is_secret
 from dbos_mcp.installing.service import Kind, service_of, usual
-from dbos_mcp.redaction import Redactor
-from dbos_mcp.runtime import identity_of
-from dbos_mcp.settings import ENVIRONMENT, Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dbos_mcp.installing.configuration import Configuration
+    from dbos_mcp.settings import Settings
 
 T = TypeVar("T")
 
@@ -74,6 +74,8 @@ def _command_of(client: Client) -> Callable[..., None]:
         with_secrets: WithSecrets = False,
         remove: Remove = False,
     ) -> None:
+        from dbos_mcp.installing.entry import entry_of
+
         path = _path(client, project=project)
         if remove:
             _remove(client, path, name)
@@ -114,6 +116,9 @@ def _command_of(client: Client) -> Callable[..., None]:
 
 
 def _write(snippet: Snippet, path: Path, *, force: bool) -> None:
+    from dbos_mcp.installing.configuration import opened
+    from dbos_mcp.redaction import Redactor
+
     title = snippet.client.title
     try:
         with opened(path, _place().home / ".dbos-mcp") as configuration:
@@ -147,6 +152,8 @@ def _write(snippet: Snippet, path: Path, *, force: bool) -> None:
 
 
 def _remove(client: Client, path: Path, name: str) -> None:
+    from dbos_mcp.installing.configuration import opened
+
     snippet = Snippet(client, name, {})
     with opened(path, _place().home / ".dbos-mcp") as configuration:
         found = _of(configuration, snippet.found_in)
@@ -158,7 +165,7 @@ def _remove(client: Client, path: Path, name: str) -> None:
     say(f"What was in {path} before is in {backup}.")
 
 
-def _of(configuration: Configuration, work: Callable[[str], T]) -> T:
+def _of(configuration: "Configuration", work: Callable[[str], T]) -> T:
     """What comes of its text; an error says of which file."""
     try:
         return work(configuration.text)
@@ -185,6 +192,8 @@ def _place() -> Place:
 
 def _shown(server: Mapping[str, Any] | None) -> str:
     """Somebody's server, without what may be secret in it."""
+    from dbos_mcp.redaction import Redactor
+
     shown = dict(server or {})
     variables = shown.get("env")
     if isinstance(variables, Mapping):
@@ -195,12 +204,15 @@ def _shown(server: Mapping[str, Any] | None) -> str:
 
 
 def _is_harmless(name: str, value: object) -> bool:
+    from dbos_mcp.installing.entry import is_secret
+    from dbos_mcp.settings import ENVIRONMENT
+
     if not isinstance(value, str) or value.startswith("${"):
         return True
     return name in ENVIRONMENT and not is_secret(name, value)
 
 
-def _tell_of_secrets(snippet: Snippet, *, console: Console = out) -> None:
+def _tell_of_secrets(snippet: Snippet, *, console: "Console" = out) -> None:
     title = snippet.client.title
     if snippet.inputs:
         names = ", ".join(str(each["description"]) for each in snippet.inputs)
@@ -221,7 +233,9 @@ def _tell_of_secrets(snippet: Snippet, *, console: Console = out) -> None:
         )
 
 
-def _next_step(client: Client, targets: Sequence[Settings]) -> str:
+def _next_step(client: Client, targets: "Sequence[Settings]") -> str:
+    from dbos_mcp.runtime import identity_of
+
     for target in targets:
         if target.offline:
             continue
@@ -263,6 +277,8 @@ def service(
     this command and the settings of the environment. Secrets are left out. Nothing is written: it
     is for you to look at, and to put where it belongs.
     """
+    from dbos_mcp.installing.entry import entry_of
+
     options: Options = context.obj
     target = options.target(profile)
     if target.offline:

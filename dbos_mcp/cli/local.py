@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import anyio
 import typer
 
 from dbos_mcp.cli.terminal import err, out, say, until_interrupted
@@ -58,6 +57,8 @@ def demo(
     failed, cancels, resumes and forks a workflow, ends the application, and asks again. It takes
     less than a minute, and needs no account.
     """
+    import anyio
+
     from dbos_mcp.demo.tour import run_tour
 
     context.obj.targets()

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import anyio
 import typer
 
 from dbos_mcp import files
@@ -20,12 +19,11 @@ from dbos_mcp.cli.terminal import (
 )
 from dbos_mcp.domain import now_ms
 from dbos_mcp.errors import UsageError
-from dbos_mcp.runtime import open_runtime
 from dbos_mcp.server.render import fields
-from dbos_mcp.settings import Settings
 
 if TYPE_CHECKING:
     from dbos_mcp.report.subjects import FailuresReport, WorkflowReport
+    from dbos_mcp.settings import Settings
 
 
 class ReportFormat(StrEnum):
@@ -81,6 +79,8 @@ def report(
         raise UsageError(
             "A report on one workflow tells all of it: --since and --until do not fit."
         )
+    import anyio
+
     from dbos_mcp.server import reports
 
     now = now_ms()
@@ -118,7 +118,7 @@ def report(
 
 
 async def _read_report(
-    settings: Settings,
+    settings: "Settings",
     workflow_id: str | None,
     application: str | None,
     *,
@@ -126,6 +126,7 @@ async def _read_report(
     until: str | None,
     now: int,
 ) -> "WorkflowReport | FailuresReport":
+    from dbos_mcp.runtime import open_runtime
     from dbos_mcp.server import reports
 
     async with open_runtime(settings) as runtime:

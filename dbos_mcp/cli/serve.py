@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dbos_mcp.cli.person import told_apart
 from dbos_mcp.cli.terminal import err, print_warning, say, until_interrupted
 from dbos_mcp.errors import UsageError
 
@@ -76,6 +75,8 @@ def serve_stdio(targets: "Callable[[], Sequence[Settings]]") -> None:
             "There is no stdin or no stdout to speak MCP on: whoever started this has closed it.",
             hint="`dbos-mcp serve --http` needs neither.",
         )
+    from dbos_mcp.cli.person import told_apart
+
     with until_interrupted(), told_apart():
         settings = targets()
         from dbos_mcp.server.app import build_server

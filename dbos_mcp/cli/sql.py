@@ -20,17 +20,13 @@ from dbos_mcp.cli.terminal import (
     size_text,
     until_interrupted,
     working,
+    wrapped,
 )
 from dbos_mcp.cli.words import of_the_command_line
 from dbos_mcp.domain import format_duration
 from dbos_mcp.errors import SqlTimeoutError, UsageError
 from dbos_mcp.inspection import sandbox
-from dbos_mcp.inspection import schema as in_use
-from dbos_mcp.inspection.datasette import metadata
-from dbos_mcp.inspection.hints import caution
-from dbos_mcp.server import schema as told
 from dbos_mcp.server.found import SqlFormat, written
-from dbos_mcp.store.migrate import open_cache
 
 SQL_CELL_CHARACTERS = 2_000_000
 """As long as a value can be: what programs get is whole."""
@@ -61,6 +57,9 @@ def sql(
     its own that can read the views and do nothing else. Conductor is not asked. On a terminal a
     long result goes through $PAGER.
     """
+    from dbos_mcp.inspection.hints import caution
+    from dbos_mcp.store.migrate import open_cache
+
     text = _stdin() if statement == "-" else statement
     parameters = _parameters(param or [])
     cache = open_cache(existing_cache(context.obj.target()), writable=False)
@@ -149,6 +148,11 @@ def schema(
     It names each view with its columns and their frequent values, and ends with statements to begin
     with. Of one view it tells what each column means.
     """
+    from dbos_mcp.inspection import schema as in_use
+    from dbos_mcp.inspection.datasette import metadata
+    from dbos_mcp.server import schema as told
+    from dbos_mcp.store.migrate import open_cache
+
     asked = None if view is None else told.view_named(view)
     path = existing_cache(context.obj.target())
     if datasette:
@@ -170,4 +174,7 @@ def schema(
             )
     finally:
         cache.close()
-    _show(of_the_command_line("\n".join(lines)) + "\n")
+    text = of_the_command_line("\n".join(lines))
+    if out.is_terminal:
+        text = "\n".join(wrapped(line, out.width) for line in text.split("\n"))
+    _show(f"{text}\n")

@@ -1,39 +1,31 @@
 """`sync` and `status`: the mirror, and how it goes."""
 
-import asyncio
 import json
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import anyio
 import typer
-from rich.console import Group, RenderableType
-from rich.live import Live
-from rich.measure import Measurement
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 from dbos_mcp.cli.options import AsJson, existing_cache
 from dbos_mcp.cli.terminal import err, out, print_error, say, until_interrupted
 from dbos_mcp.cli.words import of_the_command_line
 from dbos_mcp.domain import CONDUCTOR, counted, now_ms, plain
 from dbos_mcp.errors import DbosMcpError, UsageError
-from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus, sync_status
-from dbos_mcp.runtime import Runtime, open_runtime
-from dbos_mcp.server.render import Column
-from dbos_mcp.server.sync_status import columns as status_columns
-from dbos_mcp.server.sync_status import redacted_line, status_text, who_syncs
-from dbos_mcp.settings import Settings
-from dbos_mcp.store.migrate import open_cache
-from dbos_mcp.sync.leadership import Leadership
-from dbos_mcp.sync.scheduler import SyncScheduler
-from dbos_mcp.sync.spending import Spending
-from dbos_mcp.sync.visit import ApplicationReport
+
+if TYPE_CHECKING:
+    from anyio import CancelScope
+    from rich.console import RenderableType
+
+    from dbos_mcp.queries.sync_status import ApplicationSync, SyncStatus
+    from dbos_mcp.runtime import Runtime
+    from dbos_mcp.server.render import Column
+    from dbos_mcp.settings import Settings
+    from dbos_mcp.sync.scheduler import SyncScheduler
+    from dbos_mcp.sync.visit import ApplicationReport
 
 
 def sync(
@@ -46,6 +38,8 @@ def sync(
     with --watch for as long as it runs. The first time it reads the last 30 days, newest first;
     DBOS_MCP_HISTORY says how many.
     """
+    import anyio
+
     settings = context.obj.target()
     if settings.offline:
         raise UsageError("sync and --offline do not go together.")
@@ -53,7 +47,12 @@ def sync(
         sys.exit(anyio.run(_watch if watch else _sync_once, settings))
 
 
-async def _sync_once(settings: Settings) -> int:
+async def _sync_once(settings: "Settings") -> int:
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from dbos_mcp.runtime import open_runtime
+    from dbos_mcp.sync.spending import Spending
+
     async with open_runtime(settings) as runtime:
         worker = runtime.require_live().worker
         if err.is_interactive:
@@ -81,7 +80,13 @@ async def _sync_once(settings: Settings) -> int:
     return max((report.error.exit_code for report in reports if report.error), default=0)
 
 
-async def _watch(settings: Settings) -> int:
+async def _watch(settings: "Settings") -> int:
+    import anyio
+
+    from dbos_mcp.runtime import open_runtime
+    from dbos_mcp.sync.scheduler import SyncScheduler
+    from dbos_mcp.sync.visit import ApplicationReport
+
     this_run: dict[str, ApplicationReport] = {}
 
     def add(outcome: "list[ApplicationReport] | DbosMcpError") -> None:
@@ -119,11 +124,13 @@ async def _watch(settings: Settings) -> int:
 
 
 @contextmanager
-def _ended_by_sigterm(scope: anyio.CancelScope) -> Iterator[None]:
+def _ended_by_sigterm(scope: "CancelScope") -> Iterator[None]:
     """As a service is ended: in order, and well."""
     if sys.platform == "win32":  # where a process is not asked
         yield
         return
+    import asyncio
+
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, scope.cancel)
     try:
@@ -165,11 +172,17 @@ class Journal:
 
 
 async def _show_live(
-    runtime: Runtime, scheduler: SyncScheduler, this_run: Mapping[str, ApplicationReport]
+    runtime: "Runtime", scheduler: "SyncScheduler", this_run: "Mapping[str, ApplicationReport]"
 ) -> None:
     """What the cache says, every second, with what this run has seen."""
+    import anyio
+    from rich.live import Live
 
-    def of_this_run(item: ApplicationSync) -> ApplicationReport:
+    from dbos_mcp.queries.sync_status import sync_status
+    from dbos_mcp.server.sync_status import who_syncs
+    from dbos_mcp.sync.visit import ApplicationReport
+
+    def of_this_run(item: "ApplicationSync") -> ApplicationReport:
         return this_run.get(item.application_name) or ApplicationReport(item.application_name)
 
     more: list[Column[ApplicationSync]] = [
@@ -184,7 +197,7 @@ async def _show_live(
             await anyio.sleep(1)
 
 
-def _print_reports(reports: list[ApplicationReport]) -> None:
+def _print_reports(reports: "list[ApplicationReport]") -> None:
     for report in reports:
         seen, events = counted(report.workflows_seen, "workflow"), counted(report.events, "event")
         say(f"{plain(report.application_name)}: {seen} seen, {events}")
@@ -201,6 +214,11 @@ def status(
     Of each application: how complete and how old its mirror is, what it cost, and the last error.
     Conductor is not asked: `dbos-mcp sync` does that.
     """
+    from dbos_mcp.queries.sync_status import sync_status
+    from dbos_mcp.server.sync_status import redacted_line, status_text, who_syncs
+    from dbos_mcp.store.migrate import open_cache
+    from dbos_mcp.sync.leadership import Leadership
+
     path = existing_cache(context.obj.target())
     cache = open_cache(path, writable=False)
     try:
@@ -222,32 +240,23 @@ def status(
 
 
 def _status_shown(
-    found: SyncStatus, *, syncing: str, more: Sequence[Column[ApplicationSync]] = ()
-) -> RenderableType:
-    """The columns that hold something, `more` of them before the last; where they are wider than
-    the terminal, each application has lines of its own."""
+    found: "SyncStatus", *, syncing: str, more: "Sequence[Column[ApplicationSync]]" = ()
+) -> "RenderableType":
+    """The columns that hold something, `more` of them before the last."""
+    from rich.text import Text
+
+    from dbos_mcp.cli.tables import shown
+    from dbos_mcp.server.sync_status import columns as status_columns
+
     title = f"{counted(len(found.applications), 'application')}, synced by {syncing}"
     if not found.applications:
         return Text(f"{title}\nNone is registered, or none has been seen yet.")
     reason = found.conductor.last_error
     caption = Text(plain(of_the_command_line(reason), limit=500)) if reason else None
     *columns, last = status_columns(now=now_ms(), syncing=syncing)
-    held = []
+    held: dict[str, list[str]] = {}
     for heading, read in (*columns, *more, last):
         cells = [plain(read(item), limit=200) for item in found.applications]
         if any(cells):
-            held.append((heading.replace("_", " "), cells))
-    shown = Table(title=title, caption=caption)
-    for heading, _ in held:
-        shown.add_column(heading)
-    rows = list(zip(*(cells for _, cells in held), strict=True))
-    for row in rows:
-        shown.add_row(*map(Text, row))
-    if Measurement.get(out, out.options, shown).minimum < out.width:
-        return shown
-    lines = [Text(f"{title}\n", "italic")]
-    for name, *cells in rows:
-        lines.append(Text(name, "bold"))
-        named = zip((heading for heading, _ in held[1:]), cells, strict=True)
-        lines += [Text(f"  {heading}: {cell}") for heading, cell in named if cell]
-    return Group(*lines, *filter(None, [caption]))
+            held[heading.replace("_", " ")] = cells
+    return shown(title, held, caption=caption)

@@ -6,13 +6,16 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.status import Status
 from rich.text import Text
 
 from dbos_mcp.domain import plain
 from dbos_mcp.domain import size_text as size_text
+
+if TYPE_CHECKING:
+    from rich.status import Status
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -48,11 +51,11 @@ def say(text: str, *, console: Console = out, limit: int = 4000) -> None:
     for line in text.split("\n"):
         shown = plain(line, limit=limit)
         if console.is_terminal:
-            shown = _wrapped(shown, console.width)
+            shown = wrapped(shown, console.width)
         console.print(Text(shown))
 
 
-def _wrapped(line: str, width: int) -> str:
+def wrapped(line: str, width: int) -> str:
     """What is longer than the terminal, such as a path, is left whole to be copied."""
     indent = " " * (len(line) - len(line.lstrip()))
     lines = textwrap.wrap(
@@ -76,7 +79,7 @@ def print_warning(text: str) -> None:
     say(f"Warning: {text}", console=err)
 
 
-def working(doing: str) -> Status:
+def working(doing: str) -> "Status":
     """A spinner for a person who waits; for a program, a file, or a dumb terminal nothing."""
     spinner = "dots" if err.encoding.startswith("utf") else "line"
     return err.status(doing, spinner=spinner)

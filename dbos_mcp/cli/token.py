@@ -2,18 +2,20 @@
 
 import json
 import re
-from typing import Annotated
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dbos_mcp.cli.help import Commands
 from dbos_mcp.cli.options import AsJson
-from dbos_mcp.cli.terminal import err, say
-from dbos_mcp.domain import Rights, format_time
+from dbos_mcp.cli.terminal import err, out, say
+from dbos_mcp.domain import Rights, counted, format_time, plain
 from dbos_mcp.errors import UsageError
-from dbos_mcp.server.render import table
-from dbos_mcp.serving.tokens import TokenFile
-from dbos_mcp.settings import DAY_MS
+from dbos_mcp.server.render import Column, table
+
+if TYPE_CHECKING:
+    from dbos_mcp.serving.tokens import Token, TokenFile
 
 app = Commands(
     help="""Make, list and revoke the tokens of `dbos-mcp serve --http`.
@@ -22,7 +24,7 @@ app = Commands(
     """
 )
 
-_UNITS_MS = {"h": DAY_MS // 24, "d": DAY_MS, "w": 7 * DAY_MS}
+_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
 @app.command(epilog="Example: dbos-mcp token create alice --expires 30d")
@@ -72,7 +74,7 @@ def list_tokens(
     elif not tokens:
         say("There are none: `dbos-mcp token create NAME` makes one.")
     else:
-        columns = [
+        columns: list[Column[Token]] = [
             ("id", lambda token: token.id),
             ("name", lambda token: token.name),
             ("rights", lambda token: token.rights),
@@ -80,7 +82,16 @@ def list_tokens(
             ("expires_at", lambda token: _time(token.expires_at)),
             ("last_used_at", lambda token: _time(token.last_used_at)),
         ]
-        say(table(columns, tokens))
+        if not out.is_terminal:
+            say(table(columns, tokens))
+            return
+        from dbos_mcp.cli.tables import shown
+
+        cells = {
+            heading.replace("_", " "): [plain(read(token)) for token in tokens]
+            for heading, read in columns
+        }
+        out.print(shown(counted(len(tokens), "token"), cells), soft_wrap=False)
 
 
 @app.command(epilog="Example: dbos-mcp token revoke alice")
@@ -96,7 +107,9 @@ def revoke(
     say(f"Revoked {token.name} ({token.id}).")
 
 
-def _tokens(context: typer.Context) -> TokenFile:
+def _tokens(context: typer.Context) -> "TokenFile":
+    from dbos_mcp.serving.tokens import TokenFile
+
     return TokenFile(context.obj.targets()[0].tokens_path)
 
 
@@ -104,7 +117,7 @@ def _milliseconds(text: str) -> int:
     found = re.fullmatch(r"([1-9]\d{0,4})([hdw])", text.strip())
     if found is None:
         raise UsageError(f"{text!r} is no length of time.", hint="Give one as 12h, 30d or 8w.")
-    return int(found[1]) * _UNITS_MS[found[2]]
+    return int(found[1]) * _UNITS[found[2]] // timedelta(milliseconds=1)
 
 
 def _time(ms: int | None) -> str:

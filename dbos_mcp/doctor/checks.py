@@ -1,10 +1,9 @@
 """The table of all checks, and how they are run."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from dbos_mcp.doctor import account, cache, conductor, network, program, sync, target
-from dbos_mcp.doctor.finding import Check, Finding, Status, fail, failed
+from dbos_mcp.doctor.finding import Check, Finding, Status, Told, fail, failed
 from dbos_mcp.doctor.later import LateError
 from dbos_mcp.doctor.subject import Subject
 from dbos_mcp.errors import DbosMcpError
@@ -39,15 +38,6 @@ CHECKS = (
 """In the order in which they are told: what comes first may be why what follows is skipped."""
 
 REPORT = "Please report this, with the line: it is a fault of dbos-mcp's."
-
-
-@dataclass(frozen=True)
-class Told:
-    """A finding, and of what."""
-
-    check: Check
-    profile: str | None
-    finding: Finding
 
 
 def examine(
@@ -95,16 +85,3 @@ def run(check: Check, *subject: Subject) -> Iterator[Finding]:
     except Exception as error:  # noqa: BLE001 # whatever it is, the others are still of use
         # Its text may hold anything, a secret too.
         yield fail(f"the check broke ({type(error).__name__})", REPORT)
-
-
-def overall(told: Sequence[Told]) -> Status:
-    found = {each.finding.status for each in told}
-    return next((each for each in (Status.FAIL, Status.WARN) if each in found), Status.OK)
-
-
-def exit_code(told: Sequence[Told]) -> int:
-    """0: nothing fails; 3: a login is all that it takes; 1: more than that."""
-    failures = [each.finding for each in told if each.finding.status is Status.FAIL]
-    if not failures:
-        return 0
-    return 3 if all(each.login_needed for each in failures) else 1

@@ -1,6 +1,6 @@
 """What a check finds, and how it is said."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -54,6 +54,15 @@ class Check:
         return self.id.partition(".")[2].replace("_", " ")
 
 
+@dataclass(frozen=True)
+class Told:
+    """A finding, and of what."""
+
+    check: Check
+    profile: str | None
+    finding: Finding
+
+
 def ok(message: str, **facts: Fact) -> Finding:
     return Finding(Status.OK, message, facts=facts)
 
@@ -75,3 +84,16 @@ def failed(error: DbosMcpError, next_step: str = "", **facts: Fact) -> Finding:
     login_needed = isinstance(error, AuthenticationError)
     step = next_step or error.hint or "`dbos-mcp --help` tells what there is."
     return Finding(Status.FAIL, error.message, step, facts, login_needed)
+
+
+def overall(told: Sequence[Told]) -> Status:
+    found = {each.finding.status for each in told}
+    return next((each for each in (Status.FAIL, Status.WARN) if each in found), Status.OK)
+
+
+def exit_code(told: Sequence[Told]) -> int:
+    """0: nothing fails; 3: a login is all that it takes; 1: more than that."""
+    failures = [each.finding for each in told if each.finding.status is Status.FAIL]
+    if not failures:
+        return 0
+    return 3 if all(each.login_needed for each in failures) else 1

@@ -24,7 +24,6 @@ from typing import IO, Any
 from dbos_mcp.domain import counted
 from dbos_mcp.errors import SqlRejectedError, SqlStoppedError, SqlTimeoutError, StoreError
 from dbos_mcp.inspection import worker
-from dbos_mcp.inspection.hints import hint
 from dbos_mcp.inspection.views import VIEWS
 
 SECONDS = 5.0
@@ -176,6 +175,8 @@ class Sandbox:
             case "file":
                 raise StoreError(f"The cache cannot be read: {message}.")
             case _:
+                from dbos_mcp.inspection.hints import hint
+
                 raise SqlRejectedError(
                     f"SQLite: {str(message).rstrip('.')}.", hint=hint(str(message), sql)
                 )

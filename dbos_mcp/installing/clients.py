@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbos_mcp.errors import InstallError, UsageError
 from dbos_mcp.installing import jsonc, toml
-from dbos_mcp.installing.entry import Entry
+
+if TYPE_CHECKING:
+    from dbos_mcp.installing.entry import Entry
 
 NAME = "dbos"
 STARTS_WITHIN_SECONDS = 60
@@ -183,7 +185,7 @@ _OURS = {"type", "command", "args", "env", "env_vars"}
 
 
 def snippet_of(
-    client: Client, entry: Entry, *, name: str = NAME, with_secrets: bool = False
+    client: Client, entry: "Entry", *, name: str = NAME, with_secrets: bool = False
 ) -> Snippet:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
         raise UsageError(

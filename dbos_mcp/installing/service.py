@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 from dbos_mcp.errors import UsageError
-from dbos_mcp.installing.entry import Entry
+
+if TYPE_CHECKING:
+    from dbos_mcp.installing.entry import Entry
 
 SECRETS_FILE = ".dbos-mcp/service.env"
 """In the home."""
@@ -75,7 +78,7 @@ class Service:
     """Where secrets are read from; None: from nowhere."""
 
 
-def service_of(kind: Kind, entry: Entry, *, home: Path, profile: str | None) -> Service:
+def service_of(kind: Kind, entry: "Entry", *, home: Path, profile: str | None) -> Service:
     """
     Raises:
         UsageError: a value that no such file can hold.

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import anyio.to_thread
 
-from dbos_mcp.doctor.checks import Told, examine, exit_code
-from dbos_mcp.doctor.finding import Finding, Status
+from dbos_mcp.doctor.checks import examine
+from dbos_mcp.doctor.finding import Finding, Status, Told, exit_code
 from dbos_mcp.settings import Settings
 
 

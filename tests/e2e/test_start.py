@@ -1,14 +1,15 @@
 """What a client waits for when it starts the server: how much is imported, and how much is sent."""
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dbos_mcp.cli import COMMANDS
 from tests.command_line import environment
 from tests.server.test_snapshots import DEFINITIONS_BYTES
 
@@ -21,6 +22,23 @@ FOR_ANSWERS = {
 }
 """Not needed to say who one is and what one can: each costs time that a client waits."""
 FOR_A_SERVER = {"mcp", "mcp_types", "starlette", "cryptography", "dbos_mcp.server.app"}
+FOR_WORK = {
+    *(*FOR_ANSWERS, *FOR_A_SERVER, "anyio", "asyncio", "dbos", "filelock", "uvicorn", "yaml"),
+    *("dbos_mcp.inspection.hints", "dbos_mcp.runtime", "dbos_mcp.settings"),
+}
+"""Not needed to say what a command does."""
+EVERY_HELP = """
+import typer
+from dbos_mcp.cli import app
+
+def show(command, *path):
+    program.main([*path, "--help"], prog_name="dbos-mcp", standalone_mode=False)
+    for name, each in getattr(command, "commands", {}).items():
+        show(each, *path, name)
+
+program = typer.main.get_command(app)
+show(program)
+"""
 TELLING = (
     "import atexit, sys; from dbos_mcp.cli import main;"
     " atexit.register(lambda: print(*sys.modules, sep='\\n', file=sys.stderr)); "
@@ -91,27 +109,43 @@ def test_the_definitions_as_they_are_sent_stay_within_their_budget(
     assert len(line) <= DEFINITIONS_BYTES
 
 
-def test_a_command_that_asks_nothing_imports_neither_a_server_nor_a_database(
+def imported_by(home: Path, code: str, **variables: str) -> tuple[str, set[str]]:
+    """What it prints, and what it has imported at its end."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{TELLING}\n{code}"],
+        env=environment(home, **variables),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout, set(done.stderr.split())
+
+
+def test_the_help_of_every_command_imports_nothing_that_a_command_works_with(
     tmp_path: Path,
 ) -> None:
-    def imported_by(*arguments: str, **variables: str) -> set[str]:
-        code = f"{TELLING} sys.argv = {['dbos-mcp', *arguments]!r}; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env=environment(tmp_path, **variables),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return set(done.stderr.split())
+    printed, imported = imported_by(tmp_path, EVERY_HELP)
+    shown = re.findall(r"^Usage: dbos-mcp ?([a-z-]*(?: [a-z-]+)?) (?:\[|--)", printed, re.MULTILINE)
+    assert set(shown) >= {"", *(each.name for each in COMMANDS), "cache check", "install service"}
+    assert imported >= {f"dbos_mcp.cli.{each.place.partition(':')[0]}" for each in COMMANDS}
+    assert not FOR_WORK & imported
 
-    asked: Mapping[str, set[str]] = {
-        "--version": imported_by("--version"),
-        "--help": imported_by("--help"),
-        "completion": imported_by(
-            _DBOS_MCP_COMPLETE="complete_bash", COMP_WORDS="dbos-mcp ca", COMP_CWORD="1"
-        ),
-    }
-    for of, imported in asked.items():
-        assert "dbos_mcp.cli" in imported, of
-        assert not (FOR_ANSWERS | FOR_A_SERVER) & imported, of
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_what_the_program_says_of_itself_imports_nothing_that_reads_or_checks(
+    option: str, tmp_path: Path
+) -> None:
+    printed, imported = imported_by(tmp_path, f"sys.argv[1:] = ['{option}']; main()")
+    assert printed.strip()
+    assert not {*FOR_WORK, "pydantic"} & imported
+
+
+@pytest.mark.parametrize(
+    "line", ["dbos-mcp ca", "dbos-mcp sync --w", "dbos-mcp install codex --", "dbos-mcp sql --f"]
+)
+def test_completion_imports_nothing_that_a_command_works_with(line: str, tmp_path: Path) -> None:
+    words = line.split()
+    asked = {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1)}
+    printed, imported = imported_by(tmp_path, "main()", _DBOS_MCP_COMPLETE="complete_bash", **asked)
+    assert printed.strip()
+    assert not FOR_WORK & imported
