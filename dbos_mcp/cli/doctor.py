@@ -39,7 +39,7 @@ def doctor(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Check what it takes, from the way to Conductor to the cache, and say what to do next.
+    """Check everything between Conductor and the cache, and say what to do next.
 
     It changes nothing, sends a handful of GETs, and takes at most some seconds. Exit code 1 if
     something fails, 3 if a login is all that is missing; warnings are no failures.

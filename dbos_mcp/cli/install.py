@@ -33,13 +33,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 app = Commands(
-    help="Let an agent's program start dbos-mcp, or have it run as a service.",
+    help="""Let an agent's program start dbos-mcp, or have it run as a service.
+
+    It goes into the program's own configuration, and all else in that stays as it is.
+    """,
     no_args_is_help=True,
 )
 
 Profiles = Annotated[
     list[str] | None,
-    typer.Option("--profile", help="A profile of dbosctl's that it serves; may be repeated."),
+    typer.Option(
+        "--profile", metavar="NAME", help="A profile of dbosctl's that it serves; may be repeated."
+    ),
 ]
 ReadOnly = Annotated[bool, typer.Option("--read-only", help="Offer the agent no command.")]
 Print = Annotated[
@@ -48,7 +53,7 @@ Print = Annotated[
 Project = Annotated[
     bool, typer.Option("--project", help="For the project in this folder, not for all of yours.")
 ]
-Name = Annotated[str, typer.Option(help="What the agent calls the server.")]
+Name = Annotated[str, typer.Option(metavar="NAME", help="What the agent calls the server.")]
 Force = Annotated[
     bool,
     typer.Option(
@@ -267,7 +272,8 @@ def service(
         Kind | None, typer.Argument(help="For what; if nothing is said, for this platform.")
     ] = None,
     profile: Annotated[
-        str | None, typer.Option("--profile", help="The profile of dbosctl's to mirror.")
+        str | None,
+        typer.Option("--profile", metavar="NAME", help="The profile of dbosctl's to mirror."),
     ] = None,
     print_only: Print = False,
 ) -> None:

@@ -290,7 +290,7 @@ def limits_of(pid: int) -> str:
 
 def test_the_grammar_reaches_all_that_can_be_asked(cache: Cache) -> None:
     """Otherwise the above would say little."""
-    sandbox = Sandbox(cache.read_uri, seconds=0.05)
+    sandbox = Sandbox(cache.read_uri, seconds=0.2)
     answered: list[str] = []
     asked: list[str] = []
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from dbos_mcp import runtime
 from dbos_mcp.domain import format_time, now_ms
+from dbos_mcp.inspection import sandbox
 from dbos_mcp.inspection.examples import EXAMPLES
 from dbos_mcp.inspection.sandbox import Sandbox, Stop
 from dbos_mcp.inspection.views import VIEWS, View
@@ -170,8 +170,8 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[Watched]:
         asked.append(Watched())
         return asked[-1]
 
-    monkeypatch.setattr(runtime, "Stop", watched)
-    monkeypatch.setattr(runtime, "Sandbox", partial(Sandbox, seconds=3600))
+    monkeypatch.setattr(sandbox, "Stop", watched)
+    monkeypatch.setattr(sandbox, "Sandbox", partial(Sandbox, seconds=3600))
     return asked
 
 
