@@ -244,8 +244,8 @@ def test_a_conductor_that_is_away_is_exit_code_1(run: Run) -> None:
         (["sync"], {"DBOS_TOKEN": "dbos_canary"}, "Set DBOS_ORG"),
         (["demo"], {"DBOS_MCP_LOG_LEVEL": "loud"}, "DBOS_MCP_LOG_LEVEL cannot be used"),
         (["--offline", "sync"], {}, "do not go together"),
-        (["no-such-command"], {}, "No such command"),
-        (["sync", "--no-such-option"], {}, "No such option"),
+        (["no-such-command"], {}, "There is no command no-such-command"),
+        (["sync", "--no-such-option"], {}, "has no option --no-such-option"),
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_names_what_is_wrong(
