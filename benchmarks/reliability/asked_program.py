@@ -37,11 +37,16 @@ _UNEXPECTED = ("Traceback", "does not expect", "Exception ignored")
 
 
 class Outcome(StrEnum):
-    ROWS = "answers with rows"
-    EMPTY = "answers without rows"
-    ERROR = "answers with an error"
-    ENDS = "ends, and says why"
+    """What a question came to."""
+
+    ROWS = "answered"
+    EMPTY = "nothing found"
+    ERROR = "an error"
+    """Of a server that goes on."""
+    ENDS = "says why"
+    """And ends."""
     WRONG = "wrong"
+    """A traceback, silence, or words that say nothing."""
 
 
 @dataclass
@@ -82,7 +87,7 @@ def ask_server(program: Sequence[str], given: Situation, application_name: str) 
             if _ask(process, "initialize", _HELLO) is not None:
                 _ask(process, "notifications/initialized", None)
                 _ask(process, "tools/list", {})
-                questions = {
+                questions: dict[str, dict[str, Any]] = {
                     "list_workflows": {"application_name": application_name, "limit": 3},
                     "query_sql": {"sql": SQL},
                 }
@@ -105,14 +110,18 @@ def ask_server(program: Sequence[str], given: Situation, application_name: str) 
 
 
 def ask_command(program: Sequence[str], given: Situation, arguments: Sequence[str]) -> Seen:
-    done = subprocess.run(
-        [*given.before, *program, *arguments],
-        **_surroundings(given),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
+    command = [*given.before, *program, *arguments]
+    try:
+        done = subprocess.run(
+            command,
+            **_surroundings(given),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Seen(Outcome.WRONG, f"nothing came of it in {PATIENCE_SECONDS:g} s")
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     told = "\n".join(line for line in lines if not line.startswith('{"time": '))  # of the log
     said = done.stdout.decode(errors="replace").strip()

@@ -59,25 +59,26 @@ async def run(only: str, commands: bool) -> int:
 
 
 def _look(folder: Path, around: Around, only: str, commands: bool) -> int:
-    """How many went wrong is not told by an exit code: 1, if any did."""
+    """1, if anything was other than expected."""
     program = _installed(folder)
-    made = table("A clean machine", "Situation", "Asked", "", "What was seen")
+    columns = ("list_workflows", "query_sql", *(f"{command[0]}" for command in COMMANDS))
+    made = table("A clean machine", "Situation", "The server", *columns)
     bad = 0
     for number, (name, prepare) in enumerate(SITUATIONS.items()):
         if only not in name:
             continue
         place = folder / f"ré {number}"
         place.mkdir(mode=0o755)
+        cells: dict[str, str] = {}
         try:
             with prepare(place, around) as given:
                 for asked, seen, fine in _seen(program, given, commands):
                     bad += not fine
-                    if not fine:
-                        out.print(f"{name}, {asked}: {seen.outcome}: {seen.said}", markup=False)
-                    verdict = str(seen.outcome) if fine else f"[red]{seen.outcome}[/red]"
-                    made.add_row(name, asked, verdict, seen.said)
+                    out.print(f"{name}; {asked}: {seen.outcome}: {seen.said}", markup=False)
+                    cells[asked] = seen.outcome if fine else f"[red]{seen.outcome}[/red]"
         except SkippedError as skipped:
-            made.add_row(name, "", "skipped", str(skipped))
+            cells["the server"] = f"skipped: {skipped}"
+        made.add_row(name, *(cells.get(column, "") for column in ("the server", *columns)))
     show(made)
     return min(bad, 1)
 

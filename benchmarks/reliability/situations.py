@@ -262,7 +262,7 @@ def older_cache(*, read_only: bool) -> Prepare:
 @contextmanager
 def _unreadable_names(place: Path, around: Around) -> Iterator[Situation]:
     """Bytes that are no UTF-8, of the home, of the folder that it is started in, and of a file."""
-    home = Path(os.fsdecode(os.fsencode(place) + b"/caf\xe9"))
+    home = Path(os.fsdecode(os.fsencode(place) + b"/M\xfcll"))
     home.mkdir()
     (home / os.fsdecode(b"na\xefve.txt")).touch()
     yield Situation(home, {"DBOS_URL": around.url})
@@ -273,7 +273,10 @@ def _limit(what: int, most: int) -> Callable[[], None]:
 
 
 def _umask(mode: int) -> Callable[[], None]:
-    return lambda: os.umask(mode) and None
+    def umask() -> None:
+        os.umask(mode)
+
+    return umask
 
 
 small_files = _with(_limit(resource.RLIMIT_FSIZE, 20_000), Outcome.ERROR)
