@@ -17,7 +17,7 @@ from typing import Any
 PATIENCE_SECONDS = 60.0
 SQL = "SELECT application_name, count(*) AS workflows FROM workflows GROUP BY 1"
 COMMANDS = (
-    ("install", "cursor", "--force"),
+    ("install", "cursor"),
     ("doctor",),
     ("status",),
     ("sql", SQL),
@@ -111,6 +111,8 @@ def ask_server(program: Sequence[str], given: Situation, application_name: str) 
 
 def ask_command(program: Sequence[str], given: Situation, arguments: Sequence[str]) -> Seen:
     command = [*given.before, *program, *arguments]
+    if arguments[0] == "install":  # without a HOME it would be that of whoever runs this
+        command.append("--print" if given.variables.get("HOME", "") is None else "--force")
     try:
         done = subprocess.run(
             command,

@@ -68,6 +68,13 @@ def _named_cache(place: Path, around: Around) -> Iterator[Situation]:
     yield Situation(place, {"DBOS_URL": around.url, "DBOS_MCP_CACHE": cache})
 
 
+@contextmanager
+def _no_home(place: Path, around: Around) -> Iterator[Situation]:
+    """Its cache is a named one: nothing is left where whoever runs this lives."""
+    given = {"HOME": None, "DBOS_URL": around.url, "DBOS_MCP_CACHE": str(place / "cache.sqlite")}
+    yield Situation(place, given)
+
+
 def read_only_home(*, mirrored: bool) -> Prepare:
     """Of a user who is not root."""
 
@@ -109,7 +116,8 @@ def _nowhere(place: Path, around: Around) -> Iterator[Situation]:
     before = _as_nobody(place)
     place.chmod(0o555)
     home = place / "not" / "there"
-    yield Situation(home, {"DBOS_URL": around.url}, before=before, expected=Outcome.ERROR)
+    given = {"DBOS_URL": around.url}
+    yield Situation(home, given, before=before, cwd=place, expected=Outcome.ERROR)
     place.chmod(0o755)
 
 
@@ -166,7 +174,7 @@ def _read_only_tmp(place: Path, around: Around) -> Iterator[Situation]:
     )
     with _mounted(place, "size=64m,mode=755"):
         before = ("unshare", "-m", "sh", "-c", f'{script}exec "$0" "$@"')
-        yield Situation(place, {"DBOS_URL": around.url}, before=before, cwd=Path("/"))
+        yield Situation(place, {"DBOS_URL": around.url}, before=before)
 
 
 def _fill(place: Path) -> None:
@@ -293,7 +301,7 @@ SITUATIONS: dict[str, Prepare] = {
     "a home that is read-only, with a mirror": read_only_home(mirrored=True),
     "a read-only file system, with a mirror": _read_only_file_system,
     "a home that does not exist": _nowhere,
-    "no HOME": _with(HOME=None),
+    "no HOME": _no_home,
     "a full disk": _disk("64k", full=True),
     "a full disk, with a mirror": _disk("2m", full=True, mirrored=True),
     "a disk that is soon full": _disk("96k"),
