@@ -218,7 +218,8 @@ class Settings(BaseModel):
             subject = names[0] if names else field
             if field in values and field not in given:
                 subject += f" (of dbosctl's profile {values['profile']})"
-            said = f"{subject} cannot be used: {fault['msg']}" if field else fault["msg"]
+            wrong = fault["msg"].removeprefix("Value error, ")
+            said = f"{subject} cannot be used: {wrong}" if field else wrong
             raise UsageError(f"{said}.") from error
 
     @property

@@ -107,7 +107,7 @@ class Sandbox:
 
         Raises:
             SqlRejectedError: it is wrong, or may not be run here.
-            SqlStoppedError: it went beyond its time or memory, or was stopped.
+            SqlStoppedError: it went beyond its time or memory, was stopped, or never begun.
             StoreError: the file is damaged, or out of reach.
         """
         if len(sql) > worker.LONGEST_SQL:
@@ -132,7 +132,13 @@ class Sandbox:
             ) from error
         with self._lock:
             process = self._idle.pop() if self._idle else None
-        process = process or _Worker(self._uri)
+        try:
+            process = process or _Worker(self._uri)
+        except OSError as error:  # no memory, no files or processes left; no Python any more
+            raise SqlStoppedError(
+                f"No process could be started for the statement: {error.strerror or error}.",
+                hint="Free what the system is short of, or restart where dbos-mcp was replaced.",
+            ) from error
         try:
             answer = process.ask(request, stop or Stop(), self._seconds * PATIENCE)
         except BaseException:

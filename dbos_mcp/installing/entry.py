@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from dbos_mcp import __version__
+from dbos_mcp.errors import InstallError
 from dbos_mcp.redaction import Redactor
 from dbos_mcp.settings import ENVIRONMENT, SEVERAL
 
@@ -70,16 +71,34 @@ def entry_of(
         names = [name for name in names if name not in ("DBOS_PROFILE", SEVERAL)]
     if of_profile:
         names.append("XDG_CONFIG_HOME")
-    found = Entry(program, _options(profiles, flags), {}, {})
+    program = tuple(_in_utf8(word, "The path of this program") for word in program)
+    options = tuple(_in_utf8(word, "An option") for word in _options(profiles, flags))
+    found = Entry(program, options, {}, {})
     if found.through_uv:
         names += _OF_UV
     variables: dict[str, str] = {}
     secrets: dict[str, str] = {}
     for name in names:
         if environ.get(name):
-            value = _absolute(name, environ[name])
+            value = _in_utf8(_absolute(name, environ[name]), name)
             (secrets if is_secret(name, value) else variables)[name] = value
     return Entry(found.program, found.options, variables, secrets)
+
+
+def _in_utf8(text: str, what: str) -> str:
+    """What it is in the files that it goes into, also where Python reads in another encoding and
+    keeps what it cannot read as surrogates, as a path with LANG=C.
+
+    Raises:
+        InstallError: it is in no UTF-8; its text may be a secret.
+    """
+    try:
+        return text.encode(errors="surrogateescape").decode()
+    except UnicodeError as error:
+        raise InstallError(
+            f"{what} is not in UTF-8, as what agents' programs read has to be.",
+            hint="Give what it names another name.",
+        ) from error
 
 
 def is_secret(name: str, value: str) -> bool:

@@ -326,18 +326,28 @@ async def _runtime_for_all(ctx: Context[Sessions, Any]) -> Runtime:
     return await runtime_for(ctx, CONDUCTOR)
 
 
-@speaking_to_agents
 async def runtime_for(ctx: Context[Sessions, Any], application_name: str) -> Runtime:
-    return await opened_for(await session_of(ctx), application_name)
+    """What is imported first is waited for as well."""
+    return await _runtime_since(ctx, application_name, anyio.current_time())
 
 
-async def opened_for(session: Session, application_name: str) -> Runtime:
+@speaking_to_agents
+async def _runtime_since(
+    ctx: Context[Sessions, Any], application_name: str, asked_at: float
+) -> Runtime:
+    return await opened_for(await session_of(ctx), application_name, asked_at)
+
+
+async def opened_for(
+    session: Session, application_name: str, asked_at: float | None = None
+) -> Runtime:
     """For a question about an application: the runtime, and on a new mirror something in it.
+    `asked_at` is when somebody began to wait, by the event loop's clock; now, if it is left out.
 
     Raises:
         DbosMcpError: see `open_runtime`.
     """
-    asked_at = anyio.current_time()
+    asked_at = anyio.current_time() if asked_at is None else asked_at
     runtime = await session.runtime()
     from dbos_mcp.server.freshness import first_look
 

@@ -1,5 +1,6 @@
 """What is wrong with a cache file, in a sentence, and what to do next."""
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from dbos_mcp.errors import StoreError
 RESTORE = "Set it aside and recover what it holds with `dbos-mcp cache restore`."
 """The way out of damage: nothing is ever made anew over a history."""
 ANOTHER_FILE = "name another file with DBOS_MCP_CACHE"
+FREE_SPACE = "Free some space and try again; nothing of this change was stored."
+LEAST_ROOM_BYTES = 64 * 1024
+"""A -shm, without which not even a reader can open the file, is half of it."""
 
 
 @contextmanager
@@ -33,7 +37,7 @@ def faults_as_errors(
     except (IntegrityError, sqlite3.IntegrityError):
         raise
     except faults as error:
-        reason, next_step = _explain(error)
+        reason, next_step = _explain(error, path)
         raise StoreError(
             f"The cache {path} cannot be {what}: {reason}.", hint=hint or next_step
         ) from error
@@ -45,7 +49,7 @@ def primary_code(error: BaseException | None) -> int | None:
     return None if code is None else code & 0xFF
 
 
-def _explain(error: Exception) -> tuple[str, str]:
+def _explain(error: Exception, path: Path) -> tuple[str, str]:
     cause = getattr(error, "orig", None) or error
     detail = getattr(cause, "strerror", None) or str(cause)
     if isinstance(error, UnicodeDecodeError):
@@ -56,6 +60,15 @@ def _explain(error: Exception) -> tuple[str, str]:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return detail, "Close the other program that has it open, and try again."
         case sqlite3.SQLITE_FULL:
-            return detail, "Free some space and try again; nothing of this change was stored."
+            return detail, FREE_SPACE
+        case sqlite3.SQLITE_IOERR if _is_full(path):  # of a -shm SQLite says no more than that
+            return f"the disk is full ({detail})", FREE_SPACE
         case _:
             return detail, f"Nothing was changed. Check its folder, or {ANOTHER_FILE}."
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        return shutil.disk_usage(path.parent).free < LEAST_ROOM_BYTES
+    except OSError:
+        return False

@@ -151,18 +151,24 @@ def _newer_but_readable(cache: Cache) -> str | None:
 
 def _require_current(cache: Cache) -> None:
     revision = _revision(cache)
+    stays = engine.unwritable(cache.path) is not None
+    elsewhere = (
+        "It cannot be written to here: make the file and its folder writable and start again, or"
+        " name a copy of it with DBOS_MCP_CACHE."
+    )
     if revision is None:
+        fill = "Fill it with `dbos-mcp sync`, or name another file with DBOS_MCP_CACHE."
         raise StoreError(
-            f"The cache {cache.path} is still empty.",
-            hint="Fill it with `dbos-mcp sync`, or name another file with DBOS_MCP_CACHE.",
+            f"The cache {cache.path} is still empty.", hint=elsewhere if stays else fill
         )
     if revision > HEAD:
         raise _too_new(cache)
     with cache.read() as connection:
         if revision < HEAD or projector.stale(connection):
+            rebuild = "`dbos-mcp rebuild` makes it current; it needs no Conductor."
             raise StoreError(
                 f"The cache {cache.path} was written by an older version of dbos-mcp.",
-                hint="`dbos-mcp rebuild` makes it current; it needs no Conductor.",
+                hint=elsewhere if stays else rebuild,
             )
 
 

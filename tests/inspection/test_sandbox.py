@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -434,3 +435,14 @@ def test_a_file_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="unable to open"):
         sandbox.run("SELECT 1")
     sandbox.close()
+
+
+def test_a_statement_for_which_no_process_can_be_started_is_answered(sandbox: Sandbox) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(SqlStoppedError, match=r"No process could be started.*open files"):
+            sandbox.run("SELECT 1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert sandbox.run("SELECT 1").rows == [[1]]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dbos_mcp import __version__
+from dbos_mcp.errors import InstallError
 from dbos_mcp.installing import entry
 from dbos_mcp.installing.entry import entry_of, is_secret
 
@@ -91,3 +92,16 @@ def test_what_is_installed_is_started_by_its_own_script(placed: Any, tmp_path: P
 )
 def test_what_is_secret(name: str, value: str, secret: bool) -> None:
     assert is_secret(name, value) is secret
+
+
+def test_a_path_that_the_encoding_of_the_machine_does_not_have_is_in_utf_8() -> None:
+    as_read = "/home/Größe/x.sqlite".encode().decode("ascii", "surrogateescape")
+    made = entry_of({"DBOS_MCP_CACHE": as_read}, flags={"redact_patterns": Path(as_read)})
+    assert made.variables["DBOS_MCP_CACHE"] == "/home/Größe/x.sqlite"
+    assert made.options == ("--redact-patterns", "/home/Größe/x.sqlite")
+
+
+def test_what_is_in_no_utf_8_is_named_and_not_told() -> None:
+    with pytest.raises(InstallError, match=r"^DBOS_TOKEN is not in UTF-8") as failed:
+        entry_of({"DBOS_TOKEN": "ann\udce9"}, flags={})
+    assert "ann" not in str(failed.value)

@@ -7,6 +7,7 @@ import pytest
 
 from dbos_mcp.domain import now_ms
 from dbos_mcp.server import context
+from dbos_mcp.server.context import Session, opened_for
 from tests.server.conftest import Place, ToolFailedError
 from tests.upstream import APP, Asked, workflow
 
@@ -68,6 +69,19 @@ async def test_a_conductor_that_says_nothing_is_not_waited_for(place: Place, era
         assert "No application 'shop' is known here." in str(failed.value)
         assert str(failed.value).endswith(NOT_FINISHED)
         assert (await ask("list_applications")).startswith("0 applications")
+
+
+async def test_who_has_waited_long_enough_before_is_answered_at_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "FIRST_ANSWER_SECONDS", 3600.0)
+    place.wire.heard = never
+    session = Session(place.settings, transport=place.wire)
+    try:
+        await opened_for(session, APP, anyio.current_time() - 3600)
+        assert not session.looked_once
+    finally:
+        await session.close()
 
 
 async def test_an_application_of_which_nothing_is_there_yet_has_an_answer(

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,7 @@ from dbos_mcp.store.engine import Cache
 from dbos_mcp.store.migrate import open_cache
 from tests.store.conftest import opened
 from tests.store.test_engine import count, folder_of, record, without_rights
+from tests.store.test_versions import OLDER, made_by
 
 
 @pytest.fixture
@@ -183,6 +185,25 @@ def test_a_cache_that_cannot_be_written_to_is_read_and_says_so(
             record(cache, "order-2")
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_an_older_cache_that_cannot_be_written_to_is_not_to_be_rebuilt_there(
+    tmp_path: Path, writable: bool
+) -> None:
+    folder = tmp_path / "older"
+    folder.mkdir()
+    path = folder / "cache.sqlite"
+    made_by(path, tmp_path / "migrations", OLDER[-1])
+    before = path.read_bytes()
+    with (
+        unwritable(folder),
+        pytest.raises(StoreError, match="by an older version") as failed,
+    ):
+        open_cache(path, writable=writable)
+    assert "rebuild" not in failed.value.hint
+    assert "name a copy of it with DBOS_MCP_CACHE" in failed.value.hint
+    assert path.read_bytes() == before
+
+
 @contextmanager
 def no_file_longer_than(size_bytes: int) -> Iterator[None]:
     """What a full disk is to SQLite, wherever the tests run."""
@@ -192,6 +213,21 @@ def no_file_longer_than(size_bytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_cache_that_cannot_be_opened_for_want_of_room_says_so(
+    cache_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
+    with (
+        no_file_longer_than(16 * 1024),
+        pytest.raises(StoreError, match=r"opened: the disk is full \(disk I/O error\)") as failed,
+    ):
+        open_cache(cache_path)
+    assert failed.value.hint.startswith("Free some space")
+    monkeypatch.undo()
+    with opened(cache_path) as cache:
+        record(cache, "order-1")
 
 
 def test_a_write_without_room_stores_nothing_and_the_same_connection_works_afterwards(
