@@ -53,7 +53,8 @@ def _server() -> "subprocess.Popen[str]":
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ},  # without the COLUMNS that readline has set behind Python's back
+        # Where readline is loaded, it has set the width for every process below this one.
+        env={k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")},
     )
     atexit.register(server.communicate)  # it ends with its input
     return server

@@ -185,7 +185,7 @@ def test_each_recipe_that_is_named_exists(page: Path) -> None:
     justfile = (ROOT / "justfile").read_text()
     recipes = {*re.findall(r"^([a-z][\w-]*)[^:\n]*:", justfile, flags=re.MULTILINE)}
     for text in code(page):
-        for recipe in re.findall(r"(?:^|\n)just ([\w-]+)", text):
+        for recipe in re.findall(r"(?:^|\n)just ([a-z][\w-]*)", text):
             assert recipe in recipes, recipe
 
 

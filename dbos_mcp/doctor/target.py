@@ -78,8 +78,10 @@ def settings_apply(subject: Subject) -> Iterator[Finding]:
     found = list(_without_effect(subject))
     names = [variable for variable in (*ENVIRONMENT, SEVERAL) if variable in subject.environ]
     if not found:
-        are_set = f"{_listed(names)} {'is' if len(names) == 1 else 'are'} set"
-        yield ok(are_set if names else "no variable is set: all defaults", variables=names)
+        told = "no variable is set: all defaults"
+        if names:
+            told = f"{_listed(names)} {'is' if len(names) == 1 else 'are'} set"
+        yield ok(told, variables=names)
     for message, next_step in found:
         yield warn(message, next_step)
 
