@@ -293,7 +293,7 @@ def _from_counts(
     first, behind = -(-begins // DAY_MS), (ends + 1) // DAY_MS  # the whole days
     if first >= behind:
         return _read(connection, question.conditions(), group_by, False, shift_ms)
-    tallies: defaultdict[Key, _Tally] = defaultdict(_Tally)
+    tallies = _none(group_by)
     for kind, state, deleted, count in day_counts.by_kind(
         connection, question, group_by, range(first, behind)
     ):
@@ -356,6 +356,14 @@ def _read(
     }
 
 
+def _none(group_by: Sequence[str]) -> defaultdict[Key, _Tally]:
+    """Without a grouping there is one group, also of no workflows, as in SQL."""
+    tallies: defaultdict[Key, _Tally] = defaultdict(_Tally)
+    if not group_by:
+        tallies[()] = _Tally()
+    return tallies
+
+
 def _period(time: ColumnElement[int], length: int) -> ColumnElement[int]:
     """The first millisecond of a time's; the remainder of a time before the epoch is negative."""
     return time - (time % length + length) % length
@@ -383,7 +391,7 @@ def _counted(connection: Connection, question: WorkflowFilter, group_by: Sequenc
         (state, workflow_name): count
         for state, workflow_name, count in connection.execute(both.where(*gone))
     }
-    tallies: defaultdict[Key, _Tally] = defaultdict(_Tally)
+    tallies = _none(group_by)
     for (state, workflow_name), count in counts.items():
         values = {"status": state, "workflow_name": workflow_name}
         tally = tallies[tuple(values[part] for part in group_by)]

@@ -26,7 +26,8 @@ def _noted(event: str, arguments: tuple[Any, ...]) -> tuple[str, str] | None:
     if event == "sqlite3.connect":
         return "write", os.fsdecode(arguments[0])
     if event in _CHANGES:
-        return "write", os.fsdecode(arguments[0])
+        path = arguments[0]
+        return None if isinstance(path, int) else ("write", os.fsdecode(path))
     if event in _NETWORK:
         return "network", str(arguments[0] if event == "socket.getaddrinfo" else arguments[1])
     if event in _PROGRAMS:

@@ -176,6 +176,17 @@ def any_row(draw: st.DrawFn) -> Row:
     order_by=None,
     are_counted=False,
 )
+@example(
+    rows=[row(0, "ENQUEUED")],
+    group_by=[],
+    window=(None, None),
+    status=("DELAYED",),
+    durations=None,
+    compare=None,
+    few_rows=0,
+    order_by=None,
+    are_counted=True,
+)
 def test_it_is_what_plain_python_finds(
     cache: Cache,
     rows: list[Row],

@@ -49,7 +49,7 @@ async def until(ask: Ask, text: str, tool: str = "sync_status") -> str:
 
 async def test_the_status_tells_how_each_application_is_mirrored(ask: Ask) -> None:
     answer = await until(ask, " | in ")
-    assert answer.splitlines()[0] == "1 applications, synced by this process"
+    assert answer.splitlines()[0] == "1 application, synced by this process"
     (shop,) = rows(answer)
     assert (shop["application_name"], shop["state"]) == ("shop", "live")
     assert re.fullmatch(r"20\d\d-\S+Z", shop["complete_since"])
@@ -75,7 +75,7 @@ async def test_the_status_is_a_resource_too(shop_settings: Settings, era: str) -
         assert (str(resource.uri), resource.mime_type) == (SYNC_STATUS, "text/plain")
         (content,) = (await client.read_resource(SYNC_STATUS)).contents
     assert isinstance(content, TextResourceContents)
-    assert content.text.startswith("1 applications, synced by this process\napplication_name | ")
+    assert content.text.startswith("1 application, synced by this process\napplication_name | ")
 
 
 async def test_another_server_on_the_cache_says_that_it_does_not_sync(
@@ -109,7 +109,7 @@ async def test_a_look_now_sees_what_has_just_changed_and_tells_how_far_it_is(
         listed = await asking(client)(
             "list_workflows", application_name="shop", workflow_id="brand-new"
         )
-    assert answer.startswith("Looked at 1 applications now\napplication_name | workflows_seen")
+    assert answer.startswith("Looked at 1 application now\napplication_name | workflows_seen")
     assert rows(answer)[0]["application_name"] == "shop"
     assert answer.endswith("live.")
     assert listed.startswith("1 of 1 ")
@@ -132,7 +132,7 @@ async def test_offline_there_is_a_status_but_no_look(
     before = attention(cache)
     offline = Settings(home=shop_settings.home, offline=True, cache=cache)
     async with serve(offline, era=era) as ask:
-        assert "1 applications, synced by no process" in await ask("sync_status")
+        assert "1 application, synced by no process" in await ask("sync_status")
         with pytest.raises(ToolFailedError, match="offline"):
             await ask("sync_now")
         await ask("list_applications")
