@@ -54,6 +54,10 @@ fuzz-login rounds="100":
 fuzz-sql examples="10000":
     FUZZ_EXAMPLES={{ examples }} uv run pytest -q tests/inspection/test_fuzzing.py
 
+# A first opening ends at each of its statements, and the next one makes it good
+fuzz-openings:
+    FUZZ_EXAMPLES=1 uv run pytest -q tests/store/test_migrate.py -k stop_at_any_statement
+
 # Eight processes open one cache at once, again and again, or are killed; the suite does it twice
 starts *arguments:
     uv run python -m benchmarks.reliability.starts {{ arguments }}

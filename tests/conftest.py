@@ -15,6 +15,12 @@ from tests.oauth_server import OAuthServer, running_oauth_server
 from tests.upstream import Site, Tables, open_site
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Of `-n auto`: half of their time is spent on waiting for processes, networks and disks, so
+    one more than there are cores."""
+    return min(4, (os.cpu_count() or 1) + 1)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def home_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test finds the settings, profiles and logins of whoever runs it."""

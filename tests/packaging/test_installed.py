@@ -79,12 +79,3 @@ def test_without_the_extra_the_demo_says_what_is_missing(program: Path, tmp_path
     assert done.returncode == 2
     assert "uv run --extra local dbos-mcp demo" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_the_demo_runs_in_another_folder(wheel: Path, tmp_path: Path) -> None:
-    program = install(wheel, tmp_path, "[local]")
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    said = run(program, "demo", "--keep", elsewhere / "kept", cwd=elsewhere)
-    assert "offline since" in said
-    assert str(program.with_name("python")) in said.splitlines()[-1]

@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks.reliability.kills import CONTROLS, OPERATIONS, kill
 
-KILLS = {"writing": 5, "syncing, 3 processes": 3}
-KILLS_OF_ANY_OTHER = 2
+KILLS = {"writing": 4, "syncing, 3 processes": 2}
+KILLS_OF_ANY_OTHER = 1
 KILLS_OF_A_CONTROL = 40
 
 pytestmark = [
