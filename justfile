@@ -68,7 +68,7 @@ demo:
 
 # The session that the README shows, from a run of the demo: its text and docs/session.svg
 session:
-    uv run --extra local python docs/record_session.py
+    uv run --extra local python -m docs.generate.session
 
 # How fast, how large and how polite sync is, beside the design's targets; `--rows 1000000`
 bench-sync *arguments:

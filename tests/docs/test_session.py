@@ -3,7 +3,7 @@
 from html import unescape
 from xml.etree import ElementTree
 
-from docs.record_session import PICTURE, README, shown_in
+from docs.generate.session import PICTURE, README, shown_in
 
 SMALL_BYTES = 100_000
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.record_session import README, shown_in
+from docs.generate.session import README, shown_in
 from tests.docs.pages import not_said
 
 pytestmark = pytest.mark.e2e

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs" / "session.svg"
 README = ROOT / "README.md"
 COMMAND = "uv run --extra local dbos-mcp demo"
