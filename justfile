@@ -19,6 +19,10 @@ audit:
 test *arguments:
     uv run pytest -n auto {{ arguments }}
 
+# Short runs of the benchmarks, the evals and the fuzzing that have recipes below
+test-slow:
+    uv run pytest -n auto -m slow
+
 # What a formatter can mend
 fix:
     uv run ruff check --fix .

@@ -1,9 +1,12 @@
 """The load of many clients, with a few for a moment."""
 
 import anyio.to_thread
+import pytest
 
 from benchmarks.reliability.http_load import QUESTIONS, load
 from tests.upstream import Site
+
+pytestmark = pytest.mark.slow
 
 
 async def test_every_client_gets_its_answers(site: Site) -> None:

@@ -15,6 +15,8 @@ from benchmarks.postmortem import Planted, Span
 from dbos_mcp.domain import FAILED
 from dbos_mcp.settings import DAY_MS
 
+pytestmark = pytest.mark.slow
+
 FAILED_ROWS = 300
 LAST_DAY = Span(ENDS_AT - DAY_MS, ENDS_AT)
 ANSWER = """\

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks import query
 from benchmarks.generate import Population
 from benchmarks.mirror import FEWEST_ROWS, mirror_of
 from benchmarks.questions import without_a_case
+
+pytestmark = pytest.mark.slow
 
 PAGE = "2 of 7 workflows of shop, newest first\nworkflow_id | status\none | ERROR\ntwo | ERROR"
 

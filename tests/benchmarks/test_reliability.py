@@ -14,7 +14,7 @@ from benchmarks.reliability.settled import come_to_rest, differences, faults_of
 from dbos_mcp.domain import now_ms
 from tests.upstream import APP, Site, workflow
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 def test_checkpoints_by_our_rule_leave_a_sound_file(tmp_path: Path) -> None:

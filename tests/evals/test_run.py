@@ -19,6 +19,8 @@ from evals.run import (
 )
 from evals.upstream import Upstream, open_upstream
 
+pytestmark = pytest.mark.slow
+
 BY_NAME = {incident.name: incident for incident in INCIDENTS}
 QUICK = ("deadlocked_children", "retry_storm", "starved_queue")
 

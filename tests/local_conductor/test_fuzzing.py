@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import schemathesis
 from schemathesis.config import (
     ChecksConfig,
@@ -21,6 +22,8 @@ from schemathesis.engine.recorder import ScenarioRecorder
 from dbos_mcp.local_conductor.app import OPERATIONS, create_app
 from dbos_mcp.local_conductor.system_database import SystemDatabase
 from tests.local_conductor.openapi import document
+
+pytestmark = pytest.mark.slow
 
 # Off: an unknown workflow has no events (as upstream), rather than being unknown; the 500s of
 # `EXECUTOR_THROWS` are looked at below; NUL is text for JSON, but for no database.
