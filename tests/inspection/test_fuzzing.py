@@ -290,11 +290,11 @@ def limits_of(pid: int) -> str:
 
 def test_the_grammar_reaches_all_that_can_be_asked(cache: Cache) -> None:
     """Otherwise the above would say little."""
-    sandbox = Sandbox(cache.read_uri, seconds=0.2)
+    sandbox = Sandbox(cache.read_uri, seconds=0.05)
     answered: list[str] = []
     asked: list[str] = []
 
-    @settings(max_examples=300, deadline=None, database=None, derandomize=True,
+    @settings(max_examples=600, deadline=None, database=None, derandomize=True,
               suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
     @given(questions)
     def ask(sql: str) -> None:
