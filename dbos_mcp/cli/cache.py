@@ -15,11 +15,10 @@ from dbos_mcp.cli.terminal import (
     err,
     print_warning,
     say,
-    size_text,
     until_interrupted,
     working,
 )
-from dbos_mcp.domain import counted, format_time, now_ms
+from dbos_mcp.domain import counted, format_time, now_ms, size_text
 from dbos_mcp.errors import DbosMcpError, StoreError, UsageError
 from dbos_mcp.server.render import fields
 

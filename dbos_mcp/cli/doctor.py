@@ -5,7 +5,7 @@ import os
 import platform
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +16,7 @@ from rich.text import Text
 from dbos_mcp import __version__
 from dbos_mcp.cli.terminal import err, out, until_interrupted
 from dbos_mcp.doctor.finding import Finding, Status, Told, exit_code, overall
-from dbos_mcp.domain import plain
+from dbos_mcp.domain import counted, plain
 from dbos_mcp.errors import DbosMcpError
 
 if TYPE_CHECKING:
@@ -158,9 +158,8 @@ def _wrapped(text: str, indent: int) -> list[str]:
 
 def _summary(told: Sequence[Told]) -> Text:
     counts = {status: sum(each.finding.status is status for each in told) for status in Status}
-    parts = list(_counted(counts[Status.FAIL], "failure")) + list(
-        _counted(counts[Status.WARN], "warning")
-    )
+    nouns = {Status.FAIL: "failure", Status.WARN: "warning"}
+    parts = [counted(counts[status], noun) for status, noun in nouns.items() if counts[status]]
     if not parts:
         return Text("All is well.", STYLES[Status.OK])
     text = f"{' and '.join(parts)}."
@@ -169,8 +168,3 @@ def _summary(told: Sequence[Told]) -> Text:
     elif not counts[Status.FAIL]:
         text += " It works."
     return Text(text, STYLES[overall(told)])
-
-
-def _counted(count: int, what: str) -> Iterator[str]:
-    if count:
-        yield f"{count} {what}{'' if count == 1 else 's'}"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dbos_mcp.cli.options import existing_cache
-from dbos_mcp.cli.terminal import redacted_text, say, size_text, until_interrupted, working
-from dbos_mcp.domain import counted, now_ms
+from dbos_mcp.cli.terminal import redacted_text, say, until_interrupted, working
+from dbos_mcp.domain import counted, now_ms, size_text
 from dbos_mcp.errors import UsageError
 from dbos_mcp.incident import LIMIT
 from dbos_mcp.server.render import fields

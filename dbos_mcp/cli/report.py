@@ -13,11 +13,10 @@ from dbos_mcp.cli.terminal import (
     print_warning,
     redacted_text,
     say,
-    size_text,
     until_interrupted,
     working,
 )
-from dbos_mcp.domain import now_ms
+from dbos_mcp.domain import now_ms, size_text
 from dbos_mcp.errors import UsageError
 from dbos_mcp.server.render import fields
 

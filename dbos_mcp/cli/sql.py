@@ -17,13 +17,12 @@ from dbos_mcp.cli.terminal import (
     out,
     print_warning,
     say,
-    size_text,
     until_interrupted,
     working,
     wrapped,
 )
 from dbos_mcp.cli.words import of_the_command_line
-from dbos_mcp.domain import format_duration
+from dbos_mcp.domain import format_duration, size_text
 from dbos_mcp.errors import SqlTimeoutError, UsageError
 from dbos_mcp.inspection import sandbox
 from dbos_mcp.server.found import SqlFormat, written

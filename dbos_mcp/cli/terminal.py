@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.text import Text
 
 from dbos_mcp.domain import plain
-from dbos_mcp.domain import size_text as size_text
 
 if TYPE_CHECKING:
     from rich.status import Status
